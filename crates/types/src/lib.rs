@@ -1,0 +1,17 @@
+//! Words every crate shares: identifiers, errors, deadlines, pipelines and topology.
+//!
+//! No I/O, no clock and no runtime: whatever needs the time takes it as an argument.
+
+pub mod error;
+pub mod id;
+pub mod span;
+pub mod spec;
+pub mod topology;
+pub mod worker;
+
+pub use error::ErrorCode;
+pub use id::{Generation, Incarnation, NodeId, PipelineName, ReplicaId, RequestId, Revision, StageIndex, StageKey};
+pub use span::{Span, SpanKind};
+pub use spec::{PipelineSpec, RouteIndex, RouteSpec, StageSpec};
+pub use topology::Topology;
+pub use worker::{WorkerState, WorkerStatus};

@@ -1,0 +1,6 @@
+//! Contracts between processes: the data plane's frames and links, and the control plane's protobuf API.
+
+pub mod frame;
+pub mod link;
+
+pub use link::{Answer, Answers, AnswerSink, Batch, Incoming, Item, Link, LinkError, LinkEvent, LinkServer, Window};
