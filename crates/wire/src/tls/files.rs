@@ -1,0 +1,43 @@
+//! Files with secrets: never readable by others, never half-written.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::TlsError;
+
+/// Mode of a private key's file.
+pub(super) const SECRET: u32 = 0o600;
+/// Mode of a certificate's file.
+pub(super) const PUBLIC: u32 = 0o644;
+
+pub(super) fn read(path: &Path) -> Result<String, TlsError> {
+    fs::read_to_string(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
+}
+
+pub(super) fn create_dir(dir: &Path) -> Result<(), TlsError> {
+    fs::create_dir_all(dir).map_err(|source| TlsError::File { path: dir.to_owned(), source })
+}
+
+/// Writes a file that appears whole or not at all, in a directory that exists. Replaces an older one.
+pub(super) fn write(path: &Path, mode: u32, text: &str) -> Result<(), TlsError> {
+    replace(path, mode, text).map_err(|source| TlsError::File { path: path.to_owned(), source })
+}
+
+fn replace(path: &Path, mode: u32, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("pem.tmp");
+    // What an interrupted write left there may have another mode, which opening would keep.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => File::open(dir)?.sync_all(),
+        _ => Ok(()),
+    }
+}

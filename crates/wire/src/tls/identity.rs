@@ -1,0 +1,110 @@
+//! One process's certificate and key, and the authority it trusts.
+
+use std::fmt;
+use std::path::Path;
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::{PeerIdentity, Role, TlsError, files};
+
+const CA_FILE: &str = "ca.pem";
+const CERT_FILE: &str = "cert.pem";
+const KEY_FILE: &str = "key.pem";
+
+/// What a process needs to prove who it is and to check who others are.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    peer: PeerIdentity,
+    ca_pem: String,
+    cert_pem: String,
+    key_pem: String,
+}
+
+impl Identity {
+    /// Takes the trusted authority's certificate, the own certificate and its private key, all as PEM.
+    pub fn from_pem(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
+        let chain = certificates(cert_pem, "certificate")?;
+        let peer = PeerIdentity::from_certificate(&chain[0])?;
+        certificates(ca_pem, "authority's certificate")?;
+        private_key(key_pem)?;
+        Ok(Self { peer, ca_pem: ca_pem.to_owned(), cert_pem: cert_pem.to_owned(), key_pem: key_pem.to_owned() })
+    }
+
+    /// Reads the identity that [`Identity::save`] wrote into `dir`.
+    pub fn load(dir: &Path) -> Result<Self, TlsError> {
+        let read = |name| files::read(&dir.join(name));
+        Self::from_pem(&read(CA_FILE)?, &read(CERT_FILE)?, &read(KEY_FILE)?)
+    }
+
+    /// Writes `ca.pem`, `cert.pem` and `key.pem` into `dir`, the key readable by its owner only. Replaces older ones.
+    pub fn save(&self, dir: &Path) -> Result<(), TlsError> {
+        files::create_dir(dir)?;
+        files::write(&dir.join(KEY_FILE), files::SECRET, &self.key_pem)?;
+        files::write(&dir.join(CERT_FILE), files::PUBLIC, &self.cert_pem)?;
+        files::write(&dir.join(CA_FILE), files::PUBLIC, &self.ca_pem)
+    }
+
+    pub fn peer(&self) -> &PeerIdentity {
+        &self.peer
+    }
+
+    pub fn role(&self) -> Role {
+        self.peer.role
+    }
+
+    pub fn name(&self) -> &str {
+        self.peer.name.as_str()
+    }
+
+    /// The authority's certificate.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// The own certificate, or its chain with the own one first.
+    pub fn cert_pem(&self) -> &str {
+        &self.cert_pem
+    }
+
+    /// The own private key.
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
+    }
+
+    pub(super) fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        certificates(&self.cert_pem, "certificate")
+    }
+
+    pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        private_key(&self.key_pem)
+    }
+
+    pub(super) fn roots(&self) -> Result<rustls::RootCertStore, TlsError> {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in certificates(&self.ca_pem, "authority's certificate")? {
+            roots.add(certificate)?;
+        }
+        Ok(roots)
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Identity").field(&self.peer).finish() // the key stays out of logs
+    }
+}
+
+/// The certificates in `pem`, at least one.
+fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(TlsError::unusable(what, "the text has no certificate")),
+        Ok(found) => Ok(found),
+        Err(error) => Err(TlsError::unusable(what, error)),
+    }
+}
+
+fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| TlsError::unusable("private key", error))
+}

@@ -1,0 +1,49 @@
+//! Who may talk to whom: the cluster's certificate authority, the identities it issues, and TLS set-ups from them.
+//!
+//! Every link is TLS 1.3 with both sides authenticated. A certificate carries its owner's [`Role`] twice: as the DNS
+//! name `<role>.mosec`, which a client checks as the server's name whatever address it dialled, and with the owner's
+//! name as the URI `mosec://<role>/<name>`, which both sides read as [`PeerIdentity`].
+//! The crypto provider is always passed explicitly: nothing here needs or sets the process's default.
+
+mod ca;
+mod config;
+mod files;
+mod identity;
+mod peer;
+
+use std::io;
+use std::path::PathBuf;
+
+use mosec_types::id::InvalidName;
+
+pub use ca::ClusterCa;
+pub use config::{client_config, server_config};
+pub use identity::Identity;
+pub use peer::{PeerIdentity, Role};
+
+/// Why an identity or an authority could not be made, stored or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    #[error("certificate could not be made")]
+    Issue(#[from] rcgen::Error),
+    #[error("TLS could not be set up")]
+    Setup(#[from] rustls::Error),
+    #[error("{what} is not usable: {reason}")]
+    Unusable { what: &'static str, reason: String },
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    #[error("certificate names no peer: {0}")]
+    NoPeer(String),
+    #[error("{}", path.display())]
+    File { path: PathBuf, source: io::Error },
+}
+
+impl TlsError {
+    fn unusable(what: &'static str, reason: impl ToString) -> Self {
+        Self::Unusable { what, reason: reason.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use rustls::{ClientConnection, ServerConnection};
+
+use super::*;
+
+const ALPN: &[u8] = b"test/1";
+
+/// Runs a handshake in memory, and gives the server's view of the client.
+fn handshake(client: &Identity, server: &Identity, allowed: &[Role]) -> Result<PeerIdentity, rustls::Error> {
+    let server_config = server_config(server, allowed, ALPN).unwrap();
+    let client_config = client_config(client, ALPN).unwrap();
+    let mut server = ServerConnection::new(Arc::new(server_config)).unwrap();
+    let mut client = ClientConnection::new(Arc::new(client_config), Role::Agent.server_name()).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        assert!(!wire.is_empty(), "the client always has the next word");
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets()?;
+        wire.clear();
+        server.write_tls(&mut wire).unwrap();
+        client.read_tls(&mut wire.as_slice()).unwrap();
+        client.process_new_packets()?;
+    }
+    assert_eq!(client.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    let certificates = server.peer_certificates().unwrap();
+    Ok(PeerIdentity::from_certificate(&certificates[0]).unwrap())
+}
+
+#[test]
+fn peers_of_one_authority_know_each_other() {
+    let ca = ClusterCa::create().unwrap();
+    let agent = ca.issue(Role::Agent, "node-1").unwrap();
+    for role in [Role::Gateway, Role::Agent] {
+        let client = ca.issue(role, "edge_7").unwrap();
+        let seen = handshake(&client, &agent, &[Role::Gateway, Role::Agent]).unwrap();
+        assert_eq!(&seen, client.peer());
+        assert_eq!(seen.to_string(), format!("{role}/edge_7"));
+    }
+}
+
+#[test]
+fn another_authority_is_refused_on_both_sides() {
+    let (ours, theirs) = (ClusterCa::create().unwrap(), ClusterCa::create().unwrap());
+    let agent = ours.issue(Role::Agent, "node-1").unwrap();
+    let stranger = theirs.issue(Role::Gateway, "edge").unwrap();
+    handshake(&stranger, &agent, &Role::ALL).unwrap_err();
+    // A stranger that pretends to trust us gets as far as the server's check of its certificate.
+    let trusting = Identity::from_pem(ours.ca_pem(), stranger.cert_pem(), stranger.key_pem()).unwrap();
+    handshake(&trusting, &agent, &Role::ALL).unwrap_err();
+}
+
+#[test]
+fn roles_are_checked_on_both_sides() {
+    let ca = ClusterCa::create().unwrap();
+    let agent = ca.issue(Role::Agent, "node-1").unwrap();
+    let operator = ca.issue(Role::Operator, "alice").unwrap();
+    let refused = handshake(&operator, &agent, &[Role::Gateway, Role::Agent]).unwrap_err();
+    let expected = rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure);
+    assert_eq!(refused, expected);
+    // The client dials an agent and finds a gateway.
+    let gateway = ca.issue(Role::Gateway, "edge").unwrap();
+    handshake(&agent, &gateway, &Role::ALL).unwrap_err();
+}
+
+#[test]
+fn authority_and_identity_survive_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = ClusterCa::create().unwrap();
+    ca.save(dir.path()).unwrap();
+    let loaded = ClusterCa::load(dir.path()).unwrap();
+    let old = ca.issue(Role::Agent, "node-1").unwrap();
+    let new = loaded.issue(Role::Gateway, "edge").unwrap();
+    handshake(&new, &old, &[Role::Gateway]).unwrap();
+
+    let home = dir.path().join("agent");
+    old.save(&home).unwrap();
+    assert_eq!(Identity::load(&home).unwrap(), old);
+    for key in [dir.path().join("ca-key.pem"), home.join("key.pem")] {
+        assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn an_authority_is_never_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = ClusterCa::create().unwrap();
+    ca.save(dir.path()).unwrap();
+    ca.save(dir.path()).unwrap();
+    ClusterCa::create().unwrap().save(dir.path()).unwrap_err();
+    assert_eq!(ClusterCa::load(dir.path()).unwrap().key_pem(), ca.key_pem());
+}
+
+#[test]
+fn bad_input_is_an_error() {
+    let ca = ClusterCa::create().unwrap();
+    assert!(matches!(ca.issue(Role::Agent, "Not A Name"), Err(TlsError::Name(_))));
+    let agent = ca.issue(Role::Agent, "node-1").unwrap();
+    // The authority's own certificate names no peer.
+    assert!(Identity::from_pem(ca.ca_pem(), ca.ca_pem(), agent.key_pem()).is_err());
+    assert!(Identity::from_pem("", agent.cert_pem(), agent.key_pem()).is_err());
+    assert!(Identity::from_pem(ca.ca_pem(), agent.cert_pem(), "nonsense").is_err());
+    let other = ClusterCa::create().unwrap();
+    assert!(ClusterCa::from_pem(ca.ca_pem(), &other.key_pem()).is_err());
+    assert!(ClusterCa::load(std::path::Path::new("/nonexistent")).is_err());
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let ca = ClusterCa::create().unwrap();
+    let agent = ca.issue(Role::Agent, "node-1").unwrap();
+    for text in [format!("{ca:?}"), format!("{agent:?}")] {
+        assert!(!text.contains("PRIVATE"), "{text}");
+    }
+}
