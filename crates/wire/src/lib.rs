@@ -1,6 +1,8 @@
 //! Contracts between processes: the data plane's frames and links, and the control plane's protobuf API.
 
+pub mod control;
 pub mod frame;
 pub mod link;
+pub mod tls;
 
 pub use link::{Answer, Answers, AnswerSink, Batch, Incoming, Item, Link, LinkError, LinkEvent, LinkServer, Window};

@@ -1,0 +1,364 @@
+//! Client of the control plane: tries its nodes in turn, follows leader hints, bounds every call.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mosec_types::{PipelineName, PipelineSpec, Revision};
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use super::endpoint::{EndpointError, channel};
+use super::heartbeat::Registration;
+use super::proto::control_plane_client::ControlPlaneClient;
+use super::{LEADER_KEY, MAX_MESSAGE_BYTES, proto};
+use crate::tls::Identity;
+
+/// Where the control plane is and how long its calls may take.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// `host:port` of some or all control-plane nodes.
+    pub endpoints: Vec<String>,
+    /// Plain text where absent.
+    pub identity: Option<Identity>,
+    /// Time for one try at one node.
+    pub attempt_timeout: Duration,
+    /// Time for a call with all its tries. Longer than the loss of a leader lasts.
+    pub call_timeout: Duration,
+}
+
+impl ClientConfig {
+    pub fn new(endpoints: Vec<String>, identity: Option<Identity>) -> Self {
+        let (attempt_timeout, call_timeout) = (Duration::from_secs(3), Duration::from_secs(15));
+        Self {
+            endpoints,
+            identity,
+            attempt_timeout,
+            call_timeout,
+        }
+    }
+}
+
+/// Why a call to the control plane failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The control plane answered no. Trying again would not help.
+    #[error("{message}")]
+    Refused { code: Code, message: String },
+    /// No node could answer within the call's time. The call may have had its effect.
+    #[error("the control plane is unavailable ({attempts} attempts at {endpoints}): {last}")]
+    Unavailable {
+        endpoints: String,
+        attempts: u32,
+        last: String,
+    },
+}
+
+/// A cheap handle to the control plane as a whole.
+#[derive(Clone)]
+pub struct ControlClient {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: ClientConfig,
+    channels: Mutex<BTreeMap<String, Channel>>,
+    /// Address that answered last or was named as the leader's.
+    preferred: Mutex<Option<String>>,
+    /// Names this client to the control plane's table of repeated writes.
+    name: String,
+    seq: AtomicU64,
+}
+
+impl ControlClient {
+    /// Checks addresses and TLS material; connects upon the first call.
+    pub fn new(config: ClientConfig) -> Result<Self, EndpointError> {
+        if config.endpoints.is_empty() {
+            return Err(EndpointError::None);
+        }
+        let open = |address: &String| Ok((address.clone(), channel(address, config.identity.as_ref())?));
+        let channels = config
+            .endpoints
+            .iter()
+            .map(open)
+            .collect::<Result<_, EndpointError>>()?;
+        let shared = Shared {
+            channels: Mutex::new(channels),
+            preferred: Mutex::new(None),
+            name: format!("{:032x}", rand::rng().random::<u128>()),
+            seq: AtomicU64::new(1),
+            config,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Announces a node; gives the topology version that has it.
+    pub async fn register_node(&self, node: &Registration) -> Result<u64, ControlError> {
+        let request = proto::RegisterNodeRequest::from(node);
+        let reply = self.call(request, |mut client, request| async move {
+            client.register_node(request).await
+        });
+        Ok(reply.await?.version)
+    }
+
+    /// Commits a new revision of a pipeline. Repeats of a lost answer do not commit twice.
+    ///
+    /// `healthy_deadline`: how long it may take until all replicas are ready, `None` for the control plane's default.
+    pub async fn deploy(
+        &self,
+        spec: &PipelineSpec,
+        healthy_deadline: Option<Duration>,
+    ) -> Result<Revision, ControlError> {
+        let millis = |deadline: Duration| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).max(1);
+        let request = proto::DeployRequest {
+            spec: Some(spec.into()),
+            dedup: Some(self.next_dedup()),
+            healthy_deadline_ms: healthy_deadline.map_or(0, millis),
+        };
+        let reply = self.call(request, |mut client, request| async move {
+            client.deploy(request).await
+        });
+        Ok(Revision(reply.await?.revision))
+    }
+
+    /// Removes every revision of a pipeline.
+    pub async fn delete(&self, pipeline: &PipelineName) -> Result<(), ControlError> {
+        let request = proto::DeleteRequest {
+            pipeline: pipeline.to_string(),
+            dedup: Some(self.next_dedup()),
+        };
+        self.call(request, |mut client, request| async move {
+            client.delete(request).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The leader's view of the whole cluster.
+    pub async fn status(&self) -> Result<proto::StatusResponse, ControlError> {
+        let request = proto::StatusRequest {};
+        self.call(request, |mut client, request| async move {
+            client.status(request).await
+        })
+        .await
+    }
+
+    fn next_dedup(&self) -> proto::Dedup {
+        let seq = self.shared.seq.fetch_add(1, Ordering::Relaxed);
+        proto::Dedup {
+            client: self.shared.name.clone(),
+            seq,
+        }
+    }
+
+    /// Sends `request` until a node answers it or the call's time is over.
+    async fn call<Q, R, F, Fut>(&self, request: Q, send: F) -> Result<R, ControlError>
+    where
+        Q: Clone,
+        F: Fn(ControlPlaneClient<Channel>, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
+        let deadline = Instant::now() + self.shared.config.call_timeout;
+        let mut route = self.route();
+        loop {
+            let target = route.next();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = left.min(self.shared.config.attempt_timeout);
+            let sent = send(self.service(&target), Request::new(request.clone()));
+            let status = match tokio::time::timeout(limit, sent).await {
+                Ok(Ok(response)) => {
+                    self.prefer(Some(target));
+                    return Ok(response.into_inner());
+                }
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded(format!("no answer within {limit:?}")),
+            };
+            if !worth_another_try(status.code()) {
+                return Err(ControlError::Refused {
+                    code: status.code(),
+                    message: status.message().to_owned(),
+                });
+            }
+            self.prefer(None);
+            let pause = route.failed(leader_hint(&status).filter(|hint| self.admit(hint)));
+            if Instant::now() + pause >= deadline {
+                return Err(self.unavailable(route.attempts, &format!("{target}: {}", status.message())));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn unavailable(&self, attempts: u32, last: &str) -> ControlError {
+        let endpoints = self.shared.config.endpoints.join(", ");
+        ControlError::Unavailable {
+            endpoints,
+            attempts,
+            last: last.to_owned(),
+        }
+    }
+
+    /// The order in which nodes are tried, the one that answered last first.
+    pub(super) fn route(&self) -> Route {
+        let preferred = self.shared.preferred.lock().clone();
+        Route::new(self.shared.config.endpoints.clone(), preferred)
+    }
+
+    pub(super) fn prefer(&self, address: Option<String>) {
+        *self.shared.preferred.lock() = address;
+    }
+
+    /// Opens a channel to an address that another node named; false where it is no address.
+    pub(super) fn admit(&self, address: &str) -> bool {
+        let mut channels = self.shared.channels.lock();
+        if channels.contains_key(address) {
+            return true;
+        }
+        // Hints come from a handful of nodes; a table that grows beyond it holds stale addresses.
+        if channels.len() >= 64 {
+            channels.retain(|known, _| self.shared.config.endpoints.contains(known));
+        }
+        match channel(address, self.shared.config.identity.as_ref()) {
+            Ok(opened) => channels.insert(address.to_owned(), opened).is_none(),
+            Err(error) => {
+                tracing::debug!(%error, address, "leader hint ignored");
+                false
+            }
+        }
+    }
+
+    /// The service at an address of the configuration or one that was admitted.
+    pub(super) fn service(&self, address: &str) -> ControlPlaneClient<Channel> {
+        let channels = self.shared.channels.lock();
+        let first = &self.shared.config.endpoints[0];
+        let channel = channels.get(address).or_else(|| channels.get(first));
+        let channel = channel
+            .expect("configured endpoints have channels from the start, never removed")
+            .clone();
+        ControlPlaneClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+/// Which node to try next, and after which pause.
+pub(super) struct Route {
+    endpoints: VecDeque<String>,
+    hint: Option<String>,
+    pub(super) attempts: u32,
+    failures: u32,
+}
+
+impl Route {
+    /// Starts at a node drawn at random, so that clients spread over the nodes, unless one is `preferred`.
+    fn new(endpoints: Vec<String>, preferred: Option<String>) -> Self {
+        let start = rand::rng().random_range(0..endpoints.len());
+        let mut endpoints = VecDeque::from(endpoints);
+        endpoints.rotate_left(start);
+        Self {
+            endpoints,
+            hint: preferred,
+            attempts: 0,
+            failures: 0,
+        }
+    }
+
+    pub(super) fn next(&mut self) -> String {
+        self.attempts += 1;
+        if let Some(hint) = self.hint.take() {
+            return hint;
+        }
+        self.endpoints.rotate_left(1);
+        self.endpoints[0].clone()
+    }
+
+    /// Notes a failure; the pause grows from 20 ms to 640 ms, and a half of it is drawn at random.
+    pub(super) fn failed(&mut self, hint: Option<String>) -> Duration {
+        self.hint = hint;
+        let base = 20 << self.failures.min(5);
+        self.failures += 1;
+        Duration::from_millis(base / 2 + rand::rng().random_range(0..=base / 2))
+    }
+
+    /// Notes a success, so that the next failure's pause is short.
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// The leader's address, where the answering node named it.
+pub(super) fn leader_hint(status: &Status) -> Option<String> {
+    status
+        .metadata()
+        .get(LEADER_KEY)?
+        .to_str()
+        .ok()
+        .map(str::to_owned)
+}
+
+fn worth_another_try(code: Code) -> bool {
+    // A broken connection shows as `Unknown` or `Cancelled` where the transport gives no better code.
+    matches!(
+        code,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_tries_the_hint_first_and_then_every_endpoint() {
+        let endpoints: Vec<_> = ["a:1", "b:1", "c:1"].map(String::from).to_vec();
+        let mut route = Route::new(endpoints.clone(), Some("x:1".into()));
+        assert_eq!(route.next(), "x:1");
+        let mut seen: Vec<_> = (0..3).map(|_| route.next()).collect();
+        seen.sort();
+        assert_eq!(seen, endpoints);
+        let pauses: Vec<_> = (0..10).map(|_| route.failed(None)).collect();
+        assert!(pauses.iter().all(|&pause| pause >= Duration::from_millis(10)));
+        assert!(pauses[9] >= Duration::from_millis(320) && pauses[9] <= Duration::from_millis(640));
+        let _ = route.failed(Some("y:1".into()));
+        assert_eq!(route.next(), "y:1");
+        assert_eq!(route.attempts, 5);
+    }
+
+    #[tokio::test]
+    async fn a_client_needs_valid_addresses() {
+        assert!(matches!(
+            ControlClient::new(ClientConfig::new(vec![], None)),
+            Err(EndpointError::None)
+        ));
+        let invalid = ControlClient::new(ClientConfig::new(vec!["no address".into()], None));
+        assert!(matches!(invalid, Err(EndpointError::Address { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_call_without_a_control_plane_ends_in_time() {
+        // Bound and dropped, so that nothing listens there.
+        let address = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
+        let mut config = ClientConfig::new(vec![address.clone()], None);
+        config.call_timeout = Duration::from_millis(200);
+        let started = Instant::now();
+        let error = ControlClient::new(config).unwrap().status().await.unwrap_err();
+        let ControlError::Unavailable {
+            endpoints, attempts, ..
+        } = error
+        else {
+            panic!("{error}")
+        };
+        assert!(endpoints == address && attempts >= 2, "{attempts}");
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,154 @@
+//! Pipelines.
+
+use std::time::Duration;
+
+use mosec_types::spec::{Delivery, PythonSource};
+use mosec_types::{PipelineSpec, RouteSpec, StageSpec};
+
+use super::{ConvertError, each, name, stage_index, to_millis};
+use crate::control::proto;
+
+impl From<&PipelineSpec> for proto::PipelineSpec {
+    fn from(spec: &PipelineSpec) -> Self {
+        Self {
+            name: spec.name.to_string(),
+            source: Some((&spec.source).into()),
+            stages: spec.stages.iter().map(Into::into).collect(),
+            routes: spec.routes.iter().map(Into::into).collect(),
+            timeout_ms: to_millis(spec.timeout),
+            capacity: spec.capacity,
+            max_request_bytes: spec.max_request_bytes,
+        }
+    }
+}
+
+impl TryFrom<proto::PipelineSpec> for PipelineSpec {
+    type Error = ConvertError;
+
+    fn try_from(message: proto::PipelineSpec) -> Result<Self, ConvertError> {
+        Ok(Self {
+            name: name("name", message.name)?,
+            source: message
+                .source
+                .ok_or_else(|| ConvertError::missing("source"))?
+                .into(),
+            stages: each("stages", message.stages)?,
+            routes: each("routes", message.routes)?,
+            timeout: Duration::from_millis(message.timeout_ms),
+            capacity: message.capacity,
+            max_request_bytes: message.max_request_bytes,
+        })
+    }
+}
+
+impl From<&PythonSource> for proto::PythonSource {
+    fn from(source: &PythonSource) -> Self {
+        let PythonSource {
+            dir,
+            main,
+            argv,
+            python,
+        } = source.clone();
+        Self {
+            dir,
+            main,
+            argv,
+            python,
+        }
+    }
+}
+
+impl From<proto::PythonSource> for PythonSource {
+    fn from(message: proto::PythonSource) -> Self {
+        let proto::PythonSource {
+            dir,
+            main,
+            argv,
+            python,
+        } = message;
+        Self {
+            dir,
+            main,
+            argv,
+            python,
+        }
+    }
+}
+
+impl From<&StageSpec> for proto::StageSpec {
+    fn from(stage: &StageSpec) -> Self {
+        let delivery = match stage.delivery {
+            Delivery::Retry => proto::Delivery::Retry,
+            Delivery::AtMostOnce => proto::Delivery::AtMostOnce,
+        };
+        let env = |variables: &std::collections::BTreeMap<_, _>| proto::Environment {
+            variables: variables.clone(),
+        };
+        Self {
+            name: stage.name.clone(),
+            module: stage.module.clone(),
+            class: stage.class.clone(),
+            replicas: stage.replicas,
+            max_batch_size: stage.max_batch_size,
+            max_wait_ms: to_millis(stage.max_wait),
+            timeout_ms: to_millis(stage.timeout),
+            env: stage.env.iter().map(env).collect(),
+            node_labels: stage.node_labels.clone(),
+            delivery: delivery.into(),
+            attempts: stage.attempts,
+            mime: stage.mime.clone(),
+        }
+    }
+}
+
+impl TryFrom<proto::StageSpec> for StageSpec {
+    type Error = ConvertError;
+
+    fn try_from(message: proto::StageSpec) -> Result<Self, ConvertError> {
+        let delivery = match proto::Delivery::try_from(message.delivery) {
+            Ok(proto::Delivery::Retry) => Delivery::Retry,
+            Ok(proto::Delivery::AtMostOnce) => Delivery::AtMostOnce,
+            Ok(proto::Delivery::Unspecified) => return Err(ConvertError::missing("delivery")),
+            Err(_) => return Err(ConvertError::unknown("delivery", message.delivery)),
+        };
+        Ok(Self {
+            name: message.name,
+            module: message.module,
+            class: message.class,
+            replicas: message.replicas,
+            max_batch_size: message.max_batch_size,
+            max_wait: Duration::from_millis(message.max_wait_ms),
+            timeout: Duration::from_millis(message.timeout_ms),
+            env: message.env.into_iter().map(|env| env.variables).collect(),
+            node_labels: message.node_labels,
+            delivery,
+            attempts: message.attempts,
+            mime: message.mime,
+        })
+    }
+}
+
+impl From<&RouteSpec> for proto::RouteSpec {
+    fn from(route: &RouteSpec) -> Self {
+        Self {
+            path: route.path.clone(),
+            stages: route.stages.iter().map(|stage| stage.0.into()).collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::RouteSpec> for RouteSpec {
+    type Error = ConvertError;
+
+    fn try_from(message: proto::RouteSpec) -> Result<Self, ConvertError> {
+        let stages = message
+            .stages
+            .into_iter()
+            .map(|number| stage_index("stages", number))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            path: message.path,
+            stages,
+        })
+    }
+}

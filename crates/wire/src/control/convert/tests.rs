@@ -1,0 +1,218 @@
+//! Round trips through protobuf's bytes, and the errors of messages that stand for nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mosec_types::spec::{Delivery, PythonSource};
+use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
+use mosec_types::{
+    Incarnation, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision, RouteSpec, StageIndex, StageKey,
+    StageSpec, Topology, WorkerState, WorkerStatus,
+};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message;
+
+use crate::control::proto;
+
+fn map() -> impl Strategy<Value = BTreeMap<String, String>> {
+    btree_map("[a-z]{0,5}", ".{0,8}", 0..3)
+}
+
+fn millis() -> impl Strategy<Value = Duration> {
+    (0u64..1 << 40).prop_map(Duration::from_millis)
+}
+
+prop_compose! {
+    fn source()(dir in "/[a-z]{0,8}", main in option::of("[a-z]{1,6}"), argv in vec(".{0,5}", 0..3), python in option::of("[a-z]{0,6}"))
+        -> PythonSource { PythonSource { dir, main, argv, python } }
+}
+
+prop_compose! {
+    fn stage()(
+        (name, module, class, mime) in ("[a-z]{1,6}", "[a-z]{1,6}", "[A-Z]{1,6}", "[a-z/]{1,9}"),
+        (replicas, max_batch_size, attempts) in any::<(u32, u32, u32)>(),
+        (max_wait, timeout) in (millis(), millis()),
+        env in vec(map(), 0..3),
+        node_labels in map(),
+        delivery in prop_oneof![Just(Delivery::Retry), Just(Delivery::AtMostOnce)],
+    ) -> StageSpec {
+        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime }
+    }
+}
+
+prop_compose! {
+    fn spec()(
+        name in "[a-z0-9]{1,10}",
+        source in source(),
+        stages in vec(stage(), 0..4),
+        routes in vec(("/[a-z]{0,5}", vec(any::<u16>().prop_map(StageIndex), 0..4)), 0..3),
+        timeout in millis(),
+        capacity in any::<u32>(),
+        max_request_bytes in any::<u64>(),
+    ) -> PipelineSpec {
+        let routes = routes.into_iter().map(|(path, stages)| RouteSpec { path, stages }).collect();
+        PipelineSpec { name: PipelineName::new(name).unwrap(), source, stages, routes, timeout, capacity, max_request_bytes }
+    }
+}
+
+prop_compose! {
+    fn node()(
+        id in "[a-z]{1,5}", incarnation in any::<u64>(), address in ".{0,10}", labels in map(),
+        health in prop_oneof![Just(NodeHealth::Up), Just(NodeHealth::Suspect), Just(NodeHealth::Down)],
+    ) -> Node {
+        Node { id: NodeId::new(id).unwrap(), incarnation: Incarnation(incarnation), address, health, labels }
+    }
+}
+
+prop_compose! {
+    fn deployment()(
+        revision in any::<u64>(),
+        spec in spec(),
+        phase in prop_oneof![Just(Phase::Starting), Just(Phase::Serving), ".{0,20}".prop_map(|reason| Phase::Failed { reason })],
+        placements in vec((any::<u16>(), any::<u32>(), "[a-z]{1,5}"), 0..5),
+    ) -> Deployment {
+        let place = |(stage, replica, node): (u16, u32, String)| Placement {
+            stage: StageIndex(stage), replica: ReplicaId(replica), node: NodeId::new(node).unwrap(),
+        };
+        let placements = placements.into_iter().map(place).collect();
+        Deployment { revision: Revision(revision), spec: Arc::new(spec), phase, placements }
+    }
+}
+
+prop_compose! {
+    fn topology()(version in any::<u64>(), nodes in vec(node(), 0..3), deployments in vec(deployment(), 0..3)) -> Topology {
+        Topology { version, nodes, deployments }
+    }
+}
+
+prop_compose! {
+    fn worker()(
+        (revision, stage, replica, restarts, failed_starts) in any::<(u64, u16, u32, u32, u32)>(),
+        state in prop_oneof![
+            Just(WorkerState::Starting), Just(WorkerState::Ready), Just(WorkerState::BackOff),
+            Just(WorkerState::Draining), Just(WorkerState::Stopped),
+        ],
+        pid in any::<Option<u32>>(),
+        last_error in option::of(".{0,30}"),
+    ) -> WorkerStatus {
+        let stage = StageKey { revision: Revision(revision), stage: StageIndex(stage) };
+        WorkerStatus { stage, replica: ReplicaId(replica), state, pid, restarts, failed_starts, last_error }
+    }
+}
+
+/// Sends a message through its bytes.
+fn transmit<M: Message + Default>(message: M) -> M {
+    M::decode(message.encode_to_vec().as_slice()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_topology_survives_the_wire(topology in topology()) {
+        let received = transmit(proto::Topology::from(&topology));
+        prop_assert_eq!(Topology::try_from(received), Ok(topology));
+    }
+
+    #[test]
+    fn a_worker_survives_the_wire(worker in worker()) {
+        let received = transmit(proto::WorkerStatus::from(&worker));
+        prop_assert_eq!(WorkerStatus::try_from(received), Ok(worker));
+    }
+}
+
+fn sample() -> proto::Topology {
+    let stage = proto::StageSpec {
+        delivery: proto::Delivery::Retry.into(),
+        ..Default::default()
+    };
+    let spec = proto::PipelineSpec {
+        name: "p".into(),
+        source: Some(Default::default()),
+        stages: vec![stage],
+        routes: vec![proto::RouteSpec {
+            path: "/".into(),
+            stages: vec![0],
+        }],
+        ..Default::default()
+    };
+    let node = proto::Node {
+        id: "n".into(),
+        health: proto::NodeHealth::Up.into(),
+        ..Default::default()
+    };
+    let deployment = proto::Deployment {
+        spec: Some(spec),
+        phase: proto::Phase::Starting.into(),
+        placements: vec![proto::Placement {
+            stage: 0,
+            replica: 1,
+            node: "n".into(),
+        }],
+        ..Default::default()
+    };
+    proto::Topology {
+        version: 1,
+        nodes: vec![node],
+        deployments: vec![deployment],
+    }
+}
+
+#[test]
+fn each_bad_field_is_named() {
+    fn spec(t: &mut proto::Topology) -> &mut proto::PipelineSpec {
+        t.deployments[0].spec.as_mut().unwrap()
+    }
+    type Edit = fn(&mut proto::Topology);
+    let cases: &[(&str, Edit)] = &[
+        ("nodes[0].id: invalid node name \"N\"", |t| {
+            t.nodes[0].id = "N".into()
+        }),
+        ("nodes[0].health: is missing", |t| t.nodes[0].health = 0),
+        ("nodes[0].health: unknown value 9", |t| t.nodes[0].health = 9),
+        ("deployments[0].phase: unknown value -1", |t| {
+            t.deployments[0].phase = -1
+        }),
+        ("deployments[0].spec: is missing", |t| {
+            t.deployments[0].spec = None
+        }),
+        ("deployments[0].spec.source: is missing", |t| {
+            spec(t).source = None
+        }),
+        ("deployments[0].spec.name: invalid pipeline name", |t| {
+            spec(t).name.clear()
+        }),
+        ("deployments[0].spec.stages[0].delivery: unknown value 3", |t| {
+            spec(t).stages[0].delivery = 3
+        }),
+        ("deployments[0].spec.routes[0].stages: stage 65536 is", |t| {
+            spec(t).routes[0].stages.push(65_536)
+        }),
+        ("deployments[0].placements[0].stage: stage 70000 is", |t| {
+            t.deployments[0].placements[0].stage = 70_000
+        }),
+    ];
+    assert!(Topology::try_from(sample()).is_ok());
+    for (expected, edit) in cases {
+        let mut topology = sample();
+        edit(&mut topology);
+        let error = Topology::try_from(topology).unwrap_err().to_string();
+        assert!(
+            error.starts_with(expected),
+            "{error:?} should start with {expected:?}"
+        );
+    }
+}
+
+#[test]
+fn a_workers_state_must_be_known() {
+    let error = WorkerStatus::try_from(proto::WorkerStatus {
+        state: 42,
+        ..Default::default()
+    })
+    .unwrap_err();
+    assert_eq!(error.to_string(), "state: unknown value 42");
+}

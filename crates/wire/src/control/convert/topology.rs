@@ -1,0 +1,132 @@
+//! Topology: nodes, deployments and placements.
+
+use std::sync::Arc;
+
+use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
+use mosec_types::{Incarnation, PipelineSpec, ReplicaId, Revision, Topology};
+
+use super::{ConvertError, each, name, stage_index};
+use crate::control::proto;
+
+impl From<&Topology> for proto::Topology {
+    fn from(topology: &Topology) -> Self {
+        Self {
+            version: topology.version,
+            nodes: topology.nodes.iter().map(Into::into).collect(),
+            deployments: topology.deployments.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::Topology> for Topology {
+    type Error = ConvertError;
+
+    fn try_from(message: proto::Topology) -> Result<Self, ConvertError> {
+        Ok(Self {
+            version: message.version,
+            nodes: each("nodes", message.nodes)?,
+            deployments: each("deployments", message.deployments)?,
+        })
+    }
+}
+
+impl From<&Node> for proto::Node {
+    fn from(node: &Node) -> Self {
+        let health = match node.health {
+            NodeHealth::Up => proto::NodeHealth::Up,
+            NodeHealth::Suspect => proto::NodeHealth::Suspect,
+            NodeHealth::Down => proto::NodeHealth::Down,
+        };
+        Self {
+            id: node.id.to_string(),
+            incarnation: node.incarnation.0,
+            address: node.address.clone(),
+            health: health.into(),
+            labels: node.labels.clone(),
+        }
+    }
+}
+
+impl TryFrom<proto::Node> for Node {
+    type Error = ConvertError;
+
+    fn try_from(message: proto::Node) -> Result<Self, ConvertError> {
+        let health = match proto::NodeHealth::try_from(message.health) {
+            Ok(proto::NodeHealth::Up) => NodeHealth::Up,
+            Ok(proto::NodeHealth::Suspect) => NodeHealth::Suspect,
+            Ok(proto::NodeHealth::Down) => NodeHealth::Down,
+            Ok(proto::NodeHealth::Unspecified) => return Err(ConvertError::missing("health")),
+            Err(_) => return Err(ConvertError::unknown("health", message.health)),
+        };
+        Ok(Self {
+            id: name("id", message.id)?,
+            incarnation: Incarnation(message.incarnation),
+            address: message.address,
+            health,
+            labels: message.labels,
+        })
+    }
+}
+
+impl From<&Deployment> for proto::Deployment {
+    fn from(deployment: &Deployment) -> Self {
+        let (phase, reason) = match &deployment.phase {
+            Phase::Starting => (proto::Phase::Starting, String::new()),
+            Phase::Serving => (proto::Phase::Serving, String::new()),
+            Phase::Failed { reason } => (proto::Phase::Failed, reason.clone()),
+        };
+        Self {
+            revision: deployment.revision.0,
+            spec: Some(deployment.spec.as_ref().into()),
+            phase: phase.into(),
+            reason,
+            placements: deployment.placements.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::Deployment> for Deployment {
+    type Error = ConvertError;
+
+    fn try_from(message: proto::Deployment) -> Result<Self, ConvertError> {
+        let phase = match proto::Phase::try_from(message.phase) {
+            Ok(proto::Phase::Starting) => Phase::Starting,
+            Ok(proto::Phase::Serving) => Phase::Serving,
+            Ok(proto::Phase::Failed) => Phase::Failed {
+                reason: message.reason,
+            },
+            Ok(proto::Phase::Unspecified) => return Err(ConvertError::missing("phase")),
+            Err(_) => return Err(ConvertError::unknown("phase", message.phase)),
+        };
+        let spec = message.spec.ok_or_else(|| ConvertError::missing("spec"))?;
+        let spec = PipelineSpec::try_from(spec).map_err(|e| e.within("spec"))?;
+        Ok(Self {
+            revision: Revision(message.revision),
+            spec: Arc::new(spec),
+            phase,
+            placements: each("placements", message.placements)?,
+        })
+    }
+}
+
+impl From<&Placement> for proto::Placement {
+    fn from(placement: &Placement) -> Self {
+        Self {
+            stage: placement.stage.0.into(),
+            replica: placement.replica.0,
+            node: placement.node.to_string(),
+        }
+    }
+}
+
+impl TryFrom<proto::Placement> for Placement {
+    type Error = ConvertError;
+
+    fn try_from(message: proto::Placement) -> Result<Self, ConvertError> {
+        Ok(Self {
+            stage: stage_index("stage", message.stage)?,
+            replica: ReplicaId(message.replica),
+            node: name("node", message.node)?,
+        })
+    }
+}

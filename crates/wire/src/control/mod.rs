@@ -1,0 +1,34 @@
+//! The control plane's protobuf API: generated code, conversions to the shared types, and the client.
+//!
+//! Gateways, agents and `mosectl` reach the control plane through [`ControlClient`]; the control plane itself serves
+//! the traits in [`proto`] and [`raft`].
+
+pub mod client;
+mod convert;
+pub mod endpoint;
+mod heartbeat;
+mod watch;
+
+pub use client::{ClientConfig, ControlClient, ControlError};
+pub use convert::ConvertError;
+pub use endpoint::EndpointError;
+pub use heartbeat::{HeartbeatError, Registration};
+
+/// Generated from `proto/control.proto`.
+#[allow(clippy::all, unreachable_pub)]
+pub mod proto {
+    tonic::include_proto!("mosec.control.v1");
+}
+
+/// Generated from `proto/raft.proto`.
+#[allow(clippy::all, unreachable_pub)]
+pub mod raft {
+    tonic::include_proto!("mosec.raft.v1");
+}
+
+/// Metadata with the leader's `host:port`, on errors that the leader would not give.
+pub const LEADER_KEY: &str = "mosec-leader";
+/// Metadata with the id of the node that forwarded a call; a call is forwarded once, so that none goes in circles.
+pub const FORWARDED_KEY: &str = "mosec-forwarded-by";
+/// Largest message of the API: a topology of some ten thousand replicas, or a thousand workers' tracebacks.
+pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
