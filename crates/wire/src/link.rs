@@ -115,12 +115,22 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
     fn close(&self);
 }
 
+/// What comes back on a batch's stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Returned {
+    /// The answers that have arrived since the last call, at least one.
+    Answers(Vec<Answer>),
+    /// The stage has finished with the batch and its credit is free again, though later stages still work on the
+    /// answers. At most once; the end of the stream returns the credit too.
+    Credit,
+}
+
 /// The answers of one batch. Dropping it early cancels what is not answered yet.
 pub trait Answers: Send {
-    /// The answers that have arrived since the last call, at least one; `None` when the agent has finished.
+    /// What has come back; `None` when the agent has finished.
     ///
     /// Cancel safe.
-    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<Answer>>, LinkError>>;
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Returned>, LinkError>>;
 }
 
 /// The receiving half of one connection.
@@ -148,6 +158,9 @@ pub struct Incoming {
 pub trait AnswerSink: Send {
     /// Sends answers. Waits while the upstream reads slowly.
     fn send(&mut self, answers: Vec<Answer>) -> BoxFuture<'_, Result<(), LinkError>>;
+
+    /// Says that the batch's credit is free before its answers are all there. See [`Returned::Credit`].
+    fn return_credit(&mut self) -> BoxFuture<'_, Result<(), LinkError>>;
 
     /// Says that every item has been answered.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), LinkError>>;
