@@ -1,0 +1,215 @@
+"""Hot path. The main function of a worker process: loads the user's class and runs batches until told to stop.
+
+Started by the node agent as `python -m mosec.runner`, with its end of the channel as standard input. `forward` runs in
+the main thread, one batch at a time. A native thread watches the time limit and sends SIGALRM to one that overruns.
+"""
+
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from mosec import errors, server, source
+from mosec.errors import EncodingError, MosecError, MosecTimeoutError
+from mosec.log import internal_logger, one_line
+from mosec.worker import Worker
+
+# What a request can fail by. Anything else (SystemExit, KeyboardInterrupt) ends the process.
+FAILURES = (Exception, MosecTimeoutError)
+# Flags of an item: which of the codecs apply is a matter of its route, so it may differ within a batch.
+INGRESS = 1
+EGRESS = 2
+
+
+def main() -> int:
+    """Loads, warms up, says that it is ready, and serves. The exit status of the process."""
+    from mosec import _native
+
+    channel, spec_text = _native.Channel.attach()
+    try:
+        worker, timeout = start(json.loads(spec_text))
+        loop = Loop(channel, worker, timeout)
+        _take_signals(loop)
+    except BaseException:  # whatever ends the start, the node agent is told why
+        channel.failed(traceback.format_exc())
+        return 1
+    channel.ready()
+    loop.run()
+    return 0
+
+
+def start(spec: dict[str, Any]) -> tuple[Worker, float]:
+    """Makes the worker of one replica and runs its examples. Gives back the time limit of `forward` in seconds too."""
+    stage, code = spec["stage"], spec["source"]
+    server.in_worker = True
+    source.enter(code["dir"], code.get("main"), code.get("argv", []))
+    if code.get("main") is not None:
+        source.run_script(code["main"], "__mp_main__")
+    worker = source.resolve(stage["module"], stage["class"])()
+    worker.worker_id = spec["replica"]
+    worker.stage = stage["name"]
+    worker.max_batch_size = stage["max_batch_size"]
+    warm_up(worker)
+    return worker, stage["timeout"] / 1000
+
+
+def warm_up(worker: Worker) -> None:
+    """Calls `forward` on the examples. One that fails is reported and nothing more."""
+    logger = internal_logger()
+    try:
+        if _is_given(worker.multi_examples):
+            for example in worker.multi_examples:
+                worker.forward(example)
+        elif _is_given(worker.example):
+            worker.forward(worker.example)
+        else:
+            return
+        logger.info("%s warmup successfully", label(worker))
+    except FAILURES:
+        logger.error("%s warmup failed: %s", label(worker), one_line(traceback.format_exc()))
+
+
+def label(worker: Worker) -> str:
+    return f"<{worker.stage}|{worker.worker_id}>"
+
+
+def _is_given(example: Any) -> bool:
+    try:
+        return bool(example)
+    except ValueError:  # an array has no truth value, and is an example
+        return True
+
+
+def _take_signals(loop: "Loop") -> None:
+    # A ^C of the terminal reaches the workers too: they leave when the node agent tells them, after their last answer.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, loop.on_alarm)
+
+
+class Loop:
+    """Takes batches from the channel, runs them, and answers each of their items."""
+
+    def __init__(self, channel: Any, worker: Worker, timeout: float) -> None:
+        self._channel = channel
+        self._label = label(worker)
+        self._batching = worker.max_batch_size > 1
+        self._forward = worker.forward
+        # Indexed by an item's flags.
+        self._decoders: tuple[Callable[[bytearray], Any], ...] = (worker.deserialize_ipc, worker.deserialize)
+        self._encoders: tuple[Callable[[Any], Any], ...] = (worker.serialize_ipc, worker.serialize)
+        self._forward_started = channel.forward_started
+        self._forward_ended = channel.forward_ended
+        self._timeout = timeout
+        self._started_at = 0.0
+        self._forwarding = False
+
+    def run(self) -> None:
+        """Serves until the channel says stop."""
+        next_batch, answer, batching = self._channel.next, self._channel.answer, self._batching
+        while (work := next_batch()) is not None:
+            batch, items = work
+            if batching:
+                codes, payloads = self._run_list(items)
+                answer(batch, codes, payloads)
+            elif len(items) == 1:
+                code, payload = self._run_one(*items[0])
+                answer(batch, [code], [payload])
+            else:
+                answers = [self._run_one(flags, data) for flags, data in items]
+                answer(batch, [code for code, _ in answers], [payload for _, payload in answers])
+
+    def on_alarm(self, _signum: int, _frame: Any) -> None:
+        """Raises in a `forward` that is over its limit; an alarm that comes late, or of someone else, does nothing."""
+        if self._forwarding and time.monotonic() - self._started_at >= self._timeout:
+            self._forwarding = False
+            raise MosecTimeoutError(f"forward timeout after {self._timeout:g}s")
+
+    def _run_one(self, flags: int, data: bytearray) -> tuple[int, Any]:
+        try:
+            result = self._timed_forward(self._decoders[flags & INGRESS](data))
+            return self._encode(flags, result)
+        except FAILURES as error:
+            return self._failure(error)
+
+    def _run_list(self, items: list[tuple[int, bytearray]]) -> tuple[list[int], list[Any]]:
+        """One `forward` for all items that can be decoded. What fails of one item alone, fails it alone."""
+        codes: list[int] = [errors.OK] * len(items)
+        payloads: list[Any] = [b""] * len(items)
+        decoders = self._decoders
+        places, inputs = [], []
+        for place, (flags, data) in enumerate(items):
+            try:
+                inputs.append(decoders[flags & INGRESS](data))
+                places.append(place)
+            except FAILURES as error:
+                codes[place], payloads[place] = self._failure(error)
+        if not places:
+            return codes, payloads
+        try:
+            results = self._timed_forward(inputs)
+            if len(results) != len(places):
+                raise ValueError(f"forward returned {len(results)} results for a batch of {len(places)}")
+            results = list(results)
+        except FAILURES as error:
+            failure = self._failure(error)
+            for place in places:
+                codes[place], payloads[place] = failure
+            return codes, payloads
+        for place, result in zip(places, results, strict=True):
+            try:
+                codes[place], payloads[place] = self._encode(items[place][0], result)
+            except FAILURES as error:
+                codes[place], payloads[place] = self._failure(error)
+        return codes, payloads
+
+    def _timed_forward(self, data: Any) -> Any:
+        self._started_at = time.monotonic()
+        self._forward_started()
+        try:
+            self._forwarding = True
+            return self._forward(data)
+        finally:
+            self._forwarding = False  # first of all: from here on, a late alarm does nothing
+            self._forward_ended()
+
+    def _encode(self, flags: int, result: Any) -> tuple[int, Any]:
+        if isinstance(result, FAILURES):
+            raise result
+        payload = self._encoders[(flags & EGRESS) >> 1](result)
+        return errors.OK, payload if type(payload) is bytes else _as_buffer(payload)
+
+    def _failure(self, error: BaseException) -> tuple[int, bytes]:
+        """The error as an answer. Logs it: in short what the worker's author meant to say, anything else in full."""
+        if isinstance(error, (MosecError, MosecTimeoutError)):
+            try:
+                code, text = errors.describe(error)
+                internal_logger().info("%s %s", self._label, text)
+                return code, text.encode("utf-8", "replace")
+            except Exception as broken:  # an error class of the user's with a bad `code`, `msg` or `__str__`
+                error = broken
+        trace = "".join(traceback.format_exception(error))
+        internal_logger().warning("%s %s", self._label, one_line(trace))
+        return errors.INFERENCE, errors.INFERENCE_TEXT
+
+
+def _as_buffer(payload: Any) -> Any:
+    """What the channel can send: flat bytes."""
+    if isinstance(payload, (bytes, bytearray)):
+        return payload
+    try:
+        view = memoryview(payload)
+    except TypeError:
+        raise EncodingError(f"serialize returned {type(payload).__name__}, expected bytes") from None
+    return view if view.ndim == 1 and view.format == "B" and view.c_contiguous else view.tobytes()
+
+
+if __name__ == "__main__":
+    # The user's script takes the place of `__main__`, so this module must be found under its own name.
+    from mosec import runner
+
+    source.forget_launch_folder()
+    sys.exit(runner.main())

@@ -1,0 +1,179 @@
+"""The server a user's script makes: collects stages and routes, and runs them on this machine."""
+
+import json
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mosec import args, source
+from mosec.log import internal_logger
+from mosec.runtime import Runtime
+from mosec.worker import Worker
+
+_RESERVED = ("/", "/metrics", "/openapi", "/openapi/metadata.json", "/openapi/swagger", "/openapi/swagger/")
+# Most times a request is given to a worker when workers die under it; `DEFAULT_ATTEMPTS` of crates/types/src/spec.rs.
+_ATTEMPTS = 3
+
+# Who takes the specification in `run`'s place, if anyone: `mosec.inspect` sets it before it runs a script.
+intercept: Callable[[dict[str, Any]], None] | None = None
+# Whether the script is being loaded by a worker process, which must not start a server of its own.
+in_worker = False
+
+
+class Server:
+    """A service. Add workers, then `run`. Reads the options of the command line and the environment."""
+
+    def __init__(self) -> None:
+        self._options = args.parse()
+        self._routes: dict[str, list[Runtime]] = {}
+        if intercept is None and not in_worker:
+            _check_port(self._options.address, self._options.port)
+
+    def append_worker(
+        self,
+        worker: type[Worker],
+        num: int = 1,
+        max_batch_size: int = 1,
+        max_wait_time: int = 0,
+        start_method: str = "spawn",
+        env: Sequence[dict[str, str]] | None = None,
+        timeout: float = 0,
+        route: str | list[str] = "/inference",
+    ) -> None:
+        """Appends a stage to the pipeline of each route.
+
+        `num`: processes. `max_wait_time`: batch window in ms, below 1 for `--wait`. `timeout`: longest `forward` in s,
+        0 or less for `--timeout`. `env`: variables for each of the `num` processes.
+        """
+        routes = [route] if isinstance(route, str) else list(route)
+        stage = Runtime(
+            worker,
+            num=num,
+            max_batch_size=max_batch_size,
+            max_wait_time=_at_least_zero(max_wait_time),
+            timeout=_at_least_zero(timeout),
+            start_method=start_method,
+            env=env,
+        )
+        _check_routes(routes)
+        for path in routes:
+            self._routes.setdefault(path, []).append(stage)
+
+    def register_runtime(self, routes: dict[str, list[Runtime]]) -> None:
+        """Sets all routes at once. A `Runtime` in several routes is one stage with one queue."""
+        if self._routes:
+            raise RuntimeError("`register_runtime` can only be registered to an empty mosec server")
+        _check_routes(list(routes))
+        for path, stages in routes.items():
+            for stage in stages:
+                if not isinstance(stage, Runtime):
+                    raise TypeError(f"route {path!r}: expected mosec.Runtime objects, found {stage!r}")
+            if not stages or len(set(map(id, stages))) != len(stages):
+                raise ValueError(f"route {path!r}: expected one stage or more, each once")
+        self._routes = {path: list(stages) for path, stages in routes.items()}
+
+    def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, then answers what it has and returns; exits with a status if it cannot."""
+        if not self._routes:
+            raise AssertionError(
+                "no worker registered\nhelp: use `.append_worker(...)` to register at least one worker"
+            )
+        if in_worker:
+            raise RuntimeError("a worker process ran `Server.run()`: put it under `if __name__ == '__main__':`")
+        spec = self._spec()
+        if intercept is not None:
+            intercept(spec)
+            return
+        self._serve(spec)
+
+    def _serve(self, spec: dict[str, Any]) -> None:
+        from mosec import _native
+
+        for stage in self._stages():
+            if stage.start_method == "fork":
+                internal_logger().warning("%s: start_method 'fork' is taken as 'spawn'", stage.name)
+        options = self._options
+        gateway = {
+            "address": options.address,
+            "port": options.port,
+            "namespace": options.namespace,
+            "log_level": options.log_level,
+        }
+        status = _native.serve(json.dumps({"spec": spec, "gateway": gateway}))
+        if status != 0:
+            sys.exit(status)
+
+    def _stages(self) -> list[Runtime]:
+        """All stages, each once, in the order of the routes."""
+        return list({id(stage): stage for stages in self._routes.values() for stage in stages}.values())
+
+    def _spec(self) -> dict[str, Any]:
+        """The service as `PipelineSpec` of crates/types/src/spec.rs."""
+        stages = self._stages()
+        index = {id(stage): at for at, stage in enumerate(stages)}
+        return {
+            "name": "local",
+            "source": source.describe_main(),
+            "stages": [self._stage_spec(stage) for stage in stages],
+            "routes": [
+                {"path": path, "stages": [index[id(stage)] for stage in stages]}
+                for path, stages in self._routes.items()
+            ],
+            "timeout": self._options.timeout,
+            "capacity": self._options.capacity,
+            "max_request_bytes": self._options.max_request_bytes,
+        }
+
+    def _stage_spec(self, stage: Runtime) -> dict[str, Any]:
+        module, name = source.locate(stage.worker)
+        mime = stage.worker.resp_mime_type
+        if not isinstance(mime, str):
+            raise TypeError(f"expected a string as {name}.resp_mime_type, found {mime!r}")
+        return {
+            "name": stage.name,
+            "module": module,
+            "class": name,
+            "replicas": stage.num,
+            "max_batch_size": stage.max_batch_size,
+            "max_wait": stage.max_wait_time or self._options.wait,
+            # Whole milliseconds; a limit of zero would mean none.
+            "timeout": max(1, round(stage.timeout * 1000)) if stage.timeout else self._options.timeout,
+            "env": stage.env or [],
+            "node_labels": {},
+            "delivery": "retry",
+            "attempts": _ATTEMPTS,
+            "mime": mime,
+        }
+
+
+def _at_least_zero(value: Any) -> Any:
+    """Below zero means the server's default, as zero does; what is not a number is left for `Runtime` to refuse."""
+    return 0 if isinstance(value, int | float) and value < 0 else value
+
+
+def _check_routes(paths: list[str]) -> None:
+    if not paths:
+        raise ValueError("expected at least one route")
+    if len(set(paths)) != len(paths):
+        raise ValueError(f"expected each route once, found {paths}")
+    for path in paths:
+        if path in _RESERVED:
+            raise ValueError(f"'{path}' is reserved, try another one")
+        if not isinstance(path, str) or not path.startswith("/") or any(mark in path for mark in "{}?#"):
+            raise ValueError(f"expected a route that starts with '/' and has no '{{', '}}', '?' or '#', found {path!r}")
+
+
+def _check_port(address: str, port: int) -> None:
+    """Finds out early, before models are loaded, that the address is unknown or taken."""
+    try:
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise RuntimeError(f"`--address {address}` cannot be resolved: {error}") from error
+    if port == 0:
+        return
+    family, kind, protocol, _, target = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.settimeout(1)
+        if probe.connect_ex(target) == 0:
+            raise RuntimeError(f"{address}:{port} is in use. Please change to a free one (use `--port`).")

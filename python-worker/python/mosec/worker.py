@@ -1,0 +1,93 @@
+"""The class a user's stage derives from."""
+
+import json
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from mosec.errors import DecodingError, EncodingError
+
+# `json.dumps(data, indent=2)` makes an encoder on each call; its bytes are part of the interface.
+_encode_json = json.JSONEncoder(indent=2).encode
+
+
+class Worker(ABC):
+    """One stage of a service: decodes requests, runs a model on them, encodes the results.
+
+    A worker process makes one object of the class, without arguments, and calls its methods from the main thread, one
+    at a time. Load the model in `__init__`. The class must be importable, so it cannot be defined inside a function.
+    """
+
+    #: Data that `forward` is called with once before the stage takes requests: a list where the stage batches.
+    example: Any = None
+    #: Several of them; wins over `example`.
+    multi_examples: Sequence[Any] = []
+    #: Content type of the answers, where this is a route's last stage.
+    resp_mime_type: str = "application/json"
+    #: Content type of the requests, for the description of the service only.
+    req_mime_type: str = "application/json"
+
+    _worker_id: int = 0
+    _stage: str = ""
+    _max_batch_size: int = 1
+
+    @abstractmethod
+    def forward(self, data: Any) -> Any:
+        """Runs the model.
+
+        `data`: one decoded request; where the stage's `max_batch_size` is above 1, a list of 1 to `max_batch_size` of
+        them. A list must be answered by as many results in the same order; an exception object in a result's place
+        fails that request alone.
+        """
+
+    def deserialize(self, data: bytes) -> Any:
+        """Decodes a request's body, on the first stage of a route. JSON; an empty body is `{}`."""
+        if not data:
+            return {}
+        try:
+            return json.loads(data)
+        except Exception as error:
+            raise DecodingError from error
+
+    def serialize(self, data: Any) -> bytes:
+        """Encodes a result into the answer's body, on the last stage of a route. JSON, indented by two."""
+        try:
+            return _encode_json(data).encode()
+        except Exception as error:
+            raise EncodingError from error
+
+    def serialize_ipc(self, data: Any) -> bytes:
+        """Encodes a result for the next stage. Pickle."""
+        return pickle.dumps(data, protocol=pickle.HIGHEST_PROTOCOL)
+
+    def deserialize_ipc(self, data: bytes) -> Any:
+        """Decodes what the stage before has encoded. Pickle."""
+        return pickle.loads(data)
+
+    @property
+    def worker_id(self) -> int:
+        """Number of this process in its stage, from one; the same after a restart. Set after `__init__`."""
+        return self._worker_id
+
+    @worker_id.setter
+    def worker_id(self, worker_id: int) -> None:
+        self._worker_id = worker_id
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage, as in logs and metrics. Set after `__init__`."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, stage: str) -> None:
+        self._stage = stage
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most requests in one `forward`. Set after `__init__`."""
+        return self._max_batch_size
+
+    @max_batch_size.setter
+    def max_batch_size(self, max_batch_size: int) -> None:
+        self._max_batch_size = max_batch_size

@@ -1,0 +1,206 @@
+"""The server object: what it refuses, and the specification it makes."""
+
+import json
+import socket
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import mosec
+from mosec import Runtime, Server, Worker, server
+from mosec.source import SourceError
+
+
+class First(Worker):
+    def forward(self, data: Any) -> Any:
+        return data
+
+
+class Last(First):
+    resp_mime_type = "text/plain"
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `run` hands to the native half, which answers with `served.status`."""
+    calls: list[dict[str, Any]] = []
+    native = types.ModuleType("mosec._native")
+    native.serve = lambda text: calls.append(json.loads(text)) or 0
+    monkeypatch.setitem(sys.modules, "mosec._native", native)
+    monkeypatch.setattr(mosec, "_native", native, raising=False)
+    monkeypatch.setattr(sys, "argv", ["server.py", "--port", "0"])
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    yield
+    server.intercept, server.in_worker = None, False
+
+
+def spec_of(service: Server) -> dict[str, Any]:
+    specs: list[dict[str, Any]] = []
+    server.intercept = specs.append
+    service.run()
+    return specs[0]
+
+
+def append(*arguments: Any, **named: Any) -> Callable[[], Any]:
+    return lambda: Server().append_worker(*arguments, **named)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (append(int), AssertionError, "worker must be inherited from mosec.Worker"),
+        (append("First"), AssertionError, "worker must be inherited from mosec.Worker"),
+        (append(First, num=0), AssertionError, "worker number must be no less than 1"),
+        (append(First, num=1.5), AssertionError, "worker number must be integer but you give <class 'float'>"),
+        (append(First, max_batch_size=0), AssertionError, "maximum batch size must be no less than 1"),
+        (append(First, max_batch_size="1"), AssertionError, "maximum batch size must be integer but you give"),
+        (append(First, max_wait_time=1.5), AssertionError, "maximum wait time must be integer but you give"),
+        (append(First, timeout="a"), AssertionError, "forward timeout must be a number"),
+        (append(First, start_method="x"), AssertionError, "start method must be one of"),
+        (append(First, env=[]), AssertionError, r"len\(env\) must equal to num"),
+        (append(First, env=[{"a": 1}]), AssertionError, "env must be a list of string dictionary"),
+        (append(First, env="x"), AssertionError, "env must be a list of string dictionary"),
+        (append(First, env=["x"]), AssertionError, "env must be a list of string dictionary"),
+        (append(First, route="/metrics"), ValueError, "'/metrics' is reserved, try another one"),
+        (append(First, route="abc"), ValueError, "starts with '/'"),
+        (append(First, route="/{x}"), ValueError, "starts with '/'"),
+        (append(First, route=[]), ValueError, "at least one route"),
+        (append(First, route=["/a", "/a"]), ValueError, "each route once"),
+        (lambda: Runtime(First, timeout=-1), AssertionError, "forward timeout must be no less than 0"),
+        (lambda: Runtime(First, max_wait_time=-1), AssertionError, "maximum wait time must be no less than 0"),
+        (lambda: Server().register_runtime({"/": [Runtime(First)]}), ValueError, "'/' is reserved"),
+        (lambda: Server().register_runtime({"/a": []}), ValueError, "one stage or more"),
+        (lambda: Server().register_runtime({"/a": [First]}), TypeError, "expected mosec.Runtime objects"),
+        (lambda: Server().run(), AssertionError, "no worker registered"),
+    ],
+)
+def test_what_is_refused(make: Callable[[], Any], error: type[Exception], text: str) -> None:
+    server.intercept = lambda _spec: None  # no look at the port
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_routes_are_registered_on_an_empty_server_only() -> None:
+    server.intercept = lambda _spec: None
+    service = Server()
+    service.append_worker(First)
+    with pytest.raises(RuntimeError, match="can only be registered to an empty mosec server"):
+        service.register_runtime({"/a": [Runtime(First)]})
+
+
+def test_a_port_in_use_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["server.py", "--address", "127.0.0.1", "--port", str(port)])
+        with pytest.raises(RuntimeError, match=f"127.0.0.1:{port} is in use. Please change to a free one"):
+            Server()
+
+
+def test_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["server.py", "--timeout", "5000", "--capacity", "7", "--mine", "x"])
+    server.intercept = print
+    service = Server()
+    service.append_worker(First, num=2, env=[{"A": "1"}, {"A": "2"}], route=["/a", "/b"])
+    service.append_worker(Last, max_batch_size=8, max_wait_time=3, timeout=0.25, route="/b")
+    spec = spec_of(service)
+    first, last = spec["stages"]
+    assert first == {
+        "name": first["name"],
+        "module": __name__,
+        "class": "First",
+        "replicas": 2,
+        "max_batch_size": 1,
+        "max_wait": 10,
+        "timeout": 5000,
+        "env": [{"A": "1"}, {"A": "2"}],
+        "node_labels": {},
+        "delivery": "retry",
+        "attempts": 3,
+        "mime": "application/json",
+    }
+    assert (last["max_batch_size"], last["max_wait"], last["timeout"], last["mime"]) == (8, 3, 250, "text/plain")
+    assert spec["routes"] == [{"path": "/a", "stages": [0]}, {"path": "/b", "stages": [0, 1]}]
+    assert (spec["name"], spec["timeout"], spec["capacity"]) == ("local", 5000, 7)
+    assert spec["max_request_bytes"] == 10 * 1024 * 1024
+    assert spec["source"]["argv"] == ["--timeout", "5000", "--capacity", "7", "--mine", "x"]
+    assert spec["source"]["python"] == sys.executable
+
+
+def test_stages_are_numbered_through() -> None:
+    one, two = Runtime(First), Runtime(Last)
+    assert one.name.startswith("First_") and two.name.startswith("Last_")
+    assert int(two.name.removeprefix("Last_")) == int(one.name.removeprefix("First_")) + 1
+
+
+def test_a_runtime_in_several_routes_is_one_stage() -> None:
+    server.intercept = print
+    shared, own = Runtime(First), Runtime(Last)
+    service = Server()
+    service.register_runtime({"/a": [own, shared], "/b": [shared]})
+    spec = spec_of(service)
+    assert [stage["name"] for stage in spec["stages"]] == [own.name, shared.name]
+    assert spec["routes"] == [{"path": "/a", "stages": [0, 1]}, {"path": "/b", "stages": [1]}]
+
+
+def test_values_below_zero_mean_the_default() -> None:
+    server.intercept = print
+    service = Server()
+    service.append_worker(First, max_wait_time=-5, timeout=-1)
+    (stage,) = spec_of(service)["stages"]
+    assert (stage["max_wait"], stage["timeout"]) == (10, 3000)
+
+
+def test_a_limit_below_a_millisecond_is_still_a_limit() -> None:
+    server.intercept = print
+    service = Server()
+    service.append_worker(First, timeout=0.0001)
+    assert spec_of(service)["stages"][0]["timeout"] == 1
+
+
+def test_a_class_that_no_other_process_finds_is_refused() -> None:
+    class Local(First):
+        pass
+
+    server.intercept = print
+    service = Server()
+    service.append_worker(Local)
+    with pytest.raises(SourceError, match="defined inside a function"):
+        service.run()
+
+
+def test_run_hands_over_and_returns(served: list[dict[str, Any]]) -> None:
+    service = Server()
+    service.append_worker(First)
+    assert service.run() is None
+    (call,) = served
+    assert call["gateway"] == {
+        "address": "0.0.0.0",
+        "port": 0,
+        "namespace": "mosec_service",
+        "log_level": "info",
+    }
+    assert call["spec"]["stages"][0]["class"] == "First"
+
+
+def test_run_exits_with_the_status_of_a_failure(served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mosec._native, "serve", lambda _text: 3)
+    service = Server()
+    service.append_worker(First)
+    with pytest.raises(SystemExit) as exit_:
+        service.run()
+    assert exit_.value.code == 3
+
+
+def test_a_worker_process_starts_no_server() -> None:
+    server.in_worker = True
+    service = Server()
+    service.append_worker(First)
+    with pytest.raises(RuntimeError, match="__main__"):
+        service.run()
