@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use mosec_types::NodeId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -37,7 +37,10 @@ impl ClusterCa {
     pub fn create() -> Result<Self, TlsError> {
         let key = KeyPair::generate()?;
         let certificate_pem = params().self_signed(&key)?.pem();
-        Ok(Self { certificate_pem, issuer: Issuer::new(params(), key) })
+        Ok(Self {
+            certificate_pem,
+            issuer: Issuer::new(params(), key),
+        })
     }
 
     /// Reads an authority back.
@@ -47,12 +50,18 @@ impl ClusterCa {
             .map_err(|error| TlsError::unusable("authority's certificate", error))?;
         check_pair(&der, &key)?;
         // What this authority signs names its issuer, so the parameters have to be those it was made with.
-        Ok(Self { certificate_pem: certificate_pem.to_owned(), issuer: Issuer::new(params(), key) })
+        Ok(Self {
+            certificate_pem: certificate_pem.to_owned(),
+            issuer: Issuer::new(params(), key),
+        })
     }
 
     /// Reads the authority that [`ClusterCa::save`] wrote into `dir`.
     pub fn load(dir: &Path) -> Result<Self, TlsError> {
-        Self::from_pem(&files::read(&dir.join(CERT_FILE))?, &files::read(&dir.join(KEY_FILE))?)
+        Self::from_pem(
+            &files::read(&dir.join(CERT_FILE))?,
+            &files::read(&dir.join(KEY_FILE))?,
+        )
     }
 
     /// Writes the authority into `dir`, the key readable by its owner only.
@@ -62,7 +71,10 @@ impl ClusterCa {
         files::create_dir(dir)?;
         let key_path = dir.join(KEY_FILE);
         if key_path.exists() && files::read(&key_path)? != self.key_pem() {
-            return Err(TlsError::unusable("directory", format!("{} belongs to another authority", key_path.display())));
+            return Err(TlsError::unusable(
+                "directory",
+                format!("{} belongs to another authority", key_path.display()),
+            ));
         }
         files::write(&key_path, files::SECRET, &self.key_pem())?;
         files::write(&dir.join(CERT_FILE), files::PUBLIC, &self.certificate_pem)
@@ -72,7 +84,10 @@ impl ClusterCa {
     ///
     /// `name`: unique among the peers of `role`; the node's name for an agent.
     pub fn issue(&self, role: Role, name: &str) -> Result<Identity, TlsError> {
-        let peer = PeerIdentity { role, name: NodeId::new(name)? };
+        let peer = PeerIdentity {
+            role,
+            name: NodeId::new(name)?,
+        };
         let key = KeyPair::generate()?;
         let certificate = leaf_params(&peer)?.signed_by(&key, &self.issuer)?;
         Identity::from_pem(&self.certificate_pem, &certificate.pem(), &key.serialize_pem())
@@ -100,7 +115,9 @@ fn params() -> CertificateParams {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "mosec cluster CA");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "mosec cluster CA");
     set_lifetime(&mut params, CA_LIFETIME);
     params
 }
@@ -108,11 +125,18 @@ fn params() -> CertificateParams {
 fn leaf_params(peer: &PeerIdentity) -> Result<CertificateParams, TlsError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, peer.to_string());
-    params.subject_alt_names =
-        vec![SanType::DnsName(peer.role.dns_name().try_into()?), SanType::URI(peer.uri().try_into()?)];
+    params
+        .distinguished_name
+        .push(DnType::CommonName, peer.to_string());
+    params.subject_alt_names = vec![
+        SanType::DnsName(peer.role.dns_name().try_into()?),
+        SanType::URI(peer.uri().try_into()?),
+    ];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.use_authority_key_identifier_extension = true;
     set_lifetime(&mut params, LEAF_LIFETIME);
     Ok(params)
@@ -129,9 +153,15 @@ fn check_pair(certificate: &CertificateDer<'_>, key: &KeyPair) -> Result<(), Tls
     let anchor = webpki::anchor_from_trusted_cert(certificate)
         .map_err(|error| TlsError::unusable("authority's certificate", error))?;
     // The anchor has the contents of the sequence that the key has whole.
-    if key.subject_public_key_info().ends_with(&anchor.subject_public_key_info) {
+    if key
+        .subject_public_key_info()
+        .ends_with(&anchor.subject_public_key_info)
+    {
         Ok(())
     } else {
-        Err(TlsError::unusable("authority's key", "it is not the certificate's"))
+        Err(TlsError::unusable(
+            "authority's key",
+            "it is not the certificate's",
+        ))
     }
 }

@@ -11,7 +11,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -22,7 +23,10 @@ pub fn server_config(identity: &Identity, allowed: &[Role], alpn: &[u8]) -> Resu
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(identity.roots()?), provider())
         .build()
         .map_err(|error| TlsError::unusable("authority's certificate", error))?;
-    let verifier = Arc::new(RoleVerifier { inner: verifier, allowed: allowed.to_vec() });
+    let verifier = Arc::new(RoleVerifier {
+        inner: verifier,
+        allowed: allowed.to_vec(),
+    });
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)

@@ -13,16 +13,25 @@ pub(super) const SECRET: u32 = 0o600;
 pub(super) const PUBLIC: u32 = 0o644;
 
 pub(super) fn read(path: &Path) -> Result<String, TlsError> {
-    fs::read_to_string(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 pub(super) fn create_dir(dir: &Path) -> Result<(), TlsError> {
-    fs::create_dir_all(dir).map_err(|source| TlsError::File { path: dir.to_owned(), source })
+    fs::create_dir_all(dir).map_err(|source| TlsError::File {
+        path: dir.to_owned(),
+        source,
+    })
 }
 
 /// Writes a file that appears whole or not at all, in a directory that exists. Replaces an older one.
 pub(super) fn write(path: &Path, mode: u32, text: &str) -> Result<(), TlsError> {
-    replace(path, mode, text).map_err(|source| TlsError::File { path: path.to_owned(), source })
+    replace(path, mode, text).map_err(|source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn replace(path: &Path, mode: u32, text: &str) -> io::Result<()> {
@@ -32,7 +41,11 @@ fn replace(path: &Path, mode: u32, text: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

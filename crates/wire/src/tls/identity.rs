@@ -28,7 +28,12 @@ impl Identity {
         let peer = PeerIdentity::from_certificate(&chain[0])?;
         certificates(ca_pem, "authority's certificate")?;
         private_key(key_pem)?;
-        Ok(Self { peer, ca_pem: ca_pem.to_owned(), cert_pem: cert_pem.to_owned(), key_pem: key_pem.to_owned() })
+        Ok(Self {
+            peer,
+            ca_pem: ca_pem.to_owned(),
+            cert_pem: cert_pem.to_owned(),
+            key_pem: key_pem.to_owned(),
+        })
     }
 
     /// Reads the identity that [`Identity::save`] wrote into `dir`.

@@ -41,7 +41,10 @@ pub enum TlsError {
 
 impl TlsError {
     fn unusable(what: &'static str, reason: impl ToString) -> Self {
-        Self::Unusable { what, reason: reason.to_string() }
+        Self::Unusable {
+            what,
+            reason: reason.to_string(),
+        }
     }
 }
 

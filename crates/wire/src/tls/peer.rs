@@ -60,7 +60,10 @@ impl FromStr for Role {
     type Err = UnknownRole;
 
     fn from_str(text: &str) -> Result<Self, UnknownRole> {
-        Self::ALL.into_iter().find(|role| role.name() == text).ok_or(UnknownRole)
+        Self::ALL
+            .into_iter()
+            .find(|role| role.name() == text)
+            .ok_or(UnknownRole)
     }
 }
 
@@ -96,8 +99,13 @@ impl PeerIdentity {
     fn from_uri(uri: &str) -> Result<Self, TlsError> {
         let parts = uri.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/'));
         let (role, name) = parts.ok_or_else(|| TlsError::NoPeer(format!("{uri:?} has no role and name")))?;
-        let role = role.parse().map_err(|error| TlsError::NoPeer(format!("{uri:?}: {error}")))?;
-        Ok(Self { role, name: NodeId::new(name)? })
+        let role = role
+            .parse()
+            .map_err(|error| TlsError::NoPeer(format!("{uri:?}: {error}")))?;
+        Ok(Self {
+            role,
+            name: NodeId::new(name)?,
+        })
     }
 }
 

@@ -58,7 +58,8 @@ fn roles_are_checked_on_both_sides() {
     let agent = ca.issue(Role::Agent, "node-1").unwrap();
     let operator = ca.issue(Role::Operator, "alice").unwrap();
     let refused = handshake(&operator, &agent, &[Role::Gateway, Role::Agent]).unwrap_err();
-    let expected = rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure);
+    let expected =
+        rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure);
     assert_eq!(refused, expected);
     // The client dials an agent and finds a gateway.
     let gateway = ca.issue(Role::Gateway, "edge").unwrap();
@@ -79,7 +80,10 @@ fn authority_and_identity_survive_the_disk() {
     old.save(&home).unwrap();
     assert_eq!(Identity::load(&home).unwrap(), old);
     for key in [dir.path().join("ca-key.pem"), home.join("key.pem")] {
-        assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(key).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }
 
@@ -96,7 +100,10 @@ fn an_authority_is_never_replaced() {
 #[test]
 fn bad_input_is_an_error() {
     let ca = ClusterCa::create().unwrap();
-    assert!(matches!(ca.issue(Role::Agent, "Not A Name"), Err(TlsError::Name(_))));
+    assert!(matches!(
+        ca.issue(Role::Agent, "Not A Name"),
+        Err(TlsError::Name(_))
+    ));
     let agent = ca.issue(Role::Agent, "node-1").unwrap();
     // The authority's own certificate names no peer.
     assert!(Identity::from_pem(ca.ca_pem(), ca.ca_pem(), agent.key_pem()).is_err());
