@@ -13,7 +13,7 @@
 //! | 24 | 8 | bytes of the body | all |
 //!
 //! Bodies: [`batch`] and [`answers`] list theirs. `Hello`: incarnation u64, then the node's name. `Window`: replicas
-//! u32, limit u32. `Finish`, `Drain`, `Heartbeat`: empty.
+//! u32, limit u32. `Finish`, `Credit`, `Drain`, `Heartbeat`: empty.
 //!
 //! Decoding trusts nothing: every length is checked against the bytes at hand before anything is allocated for it, a
 //! body is used up exactly, and a value has one encoding. Payloads are slices of the body, not copies.
@@ -30,7 +30,7 @@ use mosec_types::{Revision, StageIndex, StageKey};
 
 pub use answers::encode as encode_answers;
 pub use batch::encode as encode_batch;
-pub use event::{encode as encode_event, encode_finish, encode_heartbeat};
+pub use event::{encode as encode_event, encode_credit, encode_finish, encode_heartbeat};
 
 use crate::link::{Answer, Batch, LinkEvent};
 use fields::{Chunks, Fields};
@@ -93,6 +93,8 @@ pub enum Kind {
     Answers = 2,
     /// Agent to upstream: the last frame of a batch's stream.
     Finish = 3,
+    /// Agent to upstream, on the batch's stream: the batch's credit is free.
+    Credit = 4,
     /// These come from the agent on the control stream.
     Hello = 16,
     Window = 17,
@@ -131,6 +133,7 @@ pub enum Frame {
     /// At least one.
     Answers(Vec<Answer>),
     Finish,
+    Credit,
     Event(LinkEvent),
     Heartbeat,
 }
@@ -141,6 +144,7 @@ impl Frame {
             Self::Batch(_) => Kind::Batch,
             Self::Answers(_) => Kind::Answers,
             Self::Finish => Kind::Finish,
+            Self::Credit => Kind::Credit,
             Self::Event(LinkEvent::Hello { .. }) => Kind::Hello,
             Self::Event(LinkEvent::Window { .. }) => Kind::Window,
             Self::Event(LinkEvent::Drain) => Kind::Drain,
@@ -154,6 +158,7 @@ impl Frame {
             Self::Batch(batch) => encode_batch(batch, max_body_bytes),
             Self::Answers(answers) => encode_answers(answers, max_body_bytes),
             Self::Finish => Ok(vec![encode_finish()]),
+            Self::Credit => Ok(vec![encode_credit()]),
             Self::Event(event) => Ok(vec![encode_event(event)]),
             Self::Heartbeat => Ok(vec![encode_heartbeat()]),
         }
@@ -226,7 +231,7 @@ impl Header {
             Kind::Answers => (items * answers::ANSWER_BYTES, usize::MAX),
             Kind::Hello => event::HELLO_BYTES,
             Kind::Window => (event::WINDOW_BYTES, event::WINDOW_BYTES),
-            Kind::Finish | Kind::Drain | Kind::Heartbeat => (0, 0),
+            Kind::Finish | Kind::Credit | Kind::Drain | Kind::Heartbeat => (0, 0),
         };
         if self.kind.has_items() && items == 0 {
             Err(FrameError::NoItems)
@@ -254,6 +259,7 @@ impl Header {
             Kind::Hello => event::decode_hello(&body).map(Frame::Event),
             Kind::Window => event::decode_window(self.stage, &body).map(Frame::Event),
             Kind::Finish => Ok(Frame::Finish),
+            Kind::Credit => Ok(Frame::Credit),
             Kind::Drain => Ok(Frame::Event(LinkEvent::Drain)),
             Kind::Heartbeat => Ok(Frame::Heartbeat),
         }

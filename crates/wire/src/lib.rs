@@ -3,6 +3,8 @@
 pub mod control;
 pub mod frame;
 pub mod link;
+pub mod memory;
+mod outbox;
 pub mod tls;
 
-pub use link::{Answer, Answers, AnswerSink, Batch, Incoming, Item, Link, LinkError, LinkEvent, LinkServer, Window};
+pub use link::{Answer, Answers, AnswerSink, Batch, Incoming, Item, Link, LinkError, LinkEvent, LinkServer, Returned, Window};

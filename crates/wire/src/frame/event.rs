@@ -1,4 +1,4 @@
-//! Frames with a small body or none: the control stream's, and the end of a batch's answers.
+//! Frames with a small body or none: the control stream's, and the end of a batch's answers and of its credit.
 
 use bytes::Bytes;
 use mosec_types::id::MAX_NAME_BYTES;
@@ -42,6 +42,11 @@ pub fn encode_heartbeat() -> Bytes {
 /// Encodes the end of a batch's answers.
 pub fn encode_finish() -> Bytes {
     small(Kind::Finish, NO_STAGE, &[])
+}
+
+/// Encodes the return of a batch's credit.
+pub fn encode_credit() -> Bytes {
+    small(Kind::Credit, NO_STAGE, &[])
 }
 
 fn small(kind: Kind, stage: StageKey, parts: &[&[u8]]) -> Bytes {

@@ -74,7 +74,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         4 => vec(answer(), 1..8).prop_map(Frame::Answers),
         1 => hello,
         1 => window,
-        1 => select(&[Frame::Finish, Frame::Heartbeat, Frame::Event(LinkEvent::Drain)][..]),
+        1 => select(&[Frame::Finish, Frame::Credit, Frame::Heartbeat, Frame::Event(LinkEvent::Drain)][..]),
     ]
 }
 
