@@ -1,0 +1,131 @@
+//! Hot path. A batch's way into the arena.
+
+use bytes::Bytes;
+
+use crate::arena::{Arena, ArenaFull, Extent, Slice};
+use crate::descriptor::{ANSWER_BYTES, Body, ITEM_BYTES, ItemEntry, PAYLOAD_ALIGN, align};
+
+/// A batch for a worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Names the batch in its responses; not in flight yet.
+    pub batch: u64,
+    /// At least one.
+    pub items: &'a [RequestItem<'a>],
+    /// Bytes of answers to expect, all items together. More cost the worker a question, not an error.
+    pub reply_hint: usize,
+}
+
+/// One item of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestItem<'a> {
+    /// [`crate::ITEM_INGRESS`], [`crate::ITEM_EGRESS`].
+    pub flags: u32,
+    /// Passed on as it is, for the worker to read; zero means none.
+    pub deadline_micros: u64,
+    pub payload: ItemPayload<'a>,
+}
+
+/// Where an item's bytes are.
+#[derive(Debug, Clone, Copy)]
+pub enum ItemPayload<'a> {
+    /// In private memory; copied.
+    Bytes(&'a Bytes),
+    /// In the arena already, as another worker's answer; not copied.
+    Slice(&'a Slice),
+}
+
+/// A batch in the arena, ready to be named by a descriptor.
+pub(super) struct Prepared {
+    pub(super) items: usize,
+    /// Item table, then the payloads that were copied.
+    pub(super) request: Extent,
+    pub(super) request_bytes: usize,
+    pub(super) reply: Extent,
+    /// Keeps the payloads that were there already.
+    pub(super) inputs: Vec<Slice>,
+    pub(super) highest_segment: usize,
+}
+
+impl Prepared {
+    pub(super) fn body(&self) -> Body {
+        Body::Batch {
+            items: u32::try_from(self.items).expect("a table of more items does not fit into a segment"),
+            table: self.request.region(self.request_bytes),
+            reply: self.reply.region(self.reply.capacity()),
+        }
+    }
+}
+
+/// Writes a batch into the arena.
+pub(super) fn prepare(arena: &Arena, request: &Request<'_>) -> Result<Prepared, ArenaFull> {
+    let table_bytes = request.items.len() * ITEM_BYTES;
+    let (copies, inputs) = split(arena, request);
+    let request_bytes = copies
+        .iter()
+        .flatten()
+        .fold(table_bytes, |end, copy| align(end) + copy.len());
+    let mut extent = arena.alloc(request_bytes)?;
+    // Each answer may need up to one alignment step beyond its bytes.
+    let reply = arena
+        .alloc((request.items.len() * (ANSWER_BYTES + PAYLOAD_ALIGN)).saturating_add(request.reply_hint))?;
+
+    let mut table = Vec::with_capacity(table_bytes);
+    let mut end = table_bytes;
+    let mut shared = inputs.iter();
+    for (item, copy) in request.items.iter().zip(&copies) {
+        let payload = match copy {
+            Some(bytes) => {
+                let at = align(end);
+                extent
+                    .write(at, bytes)
+                    .expect("the extent was sized for every copy");
+                end = at + bytes.len();
+                extent.region_at(at, bytes.len())
+            }
+            None => shared.next().expect("what is not copied is shared").region(),
+        };
+        let entry = ItemEntry {
+            payload,
+            flags: item.flags,
+            deadline_micros: item.deadline_micros,
+        };
+        table.extend_from_slice(&entry.encode());
+    }
+    extent
+        .write(0, &table)
+        .expect("the extent was sized for the table");
+
+    let segments = inputs
+        .iter()
+        .map(Slice::segment)
+        .chain([extent.segment(), reply.segment()]);
+    let highest_segment = segments.max().unwrap_or(0);
+    let items = request.items.len();
+    Ok(Prepared {
+        items,
+        request: extent,
+        request_bytes,
+        reply,
+        inputs,
+        highest_segment,
+    })
+}
+
+/// For each item the bytes to copy, or nothing for one that is in the arena; and those that are.
+fn split(arena: &Arena, request: &Request<'_>) -> (Vec<Option<Bytes>>, Vec<Slice>) {
+    let mut inputs = Vec::new();
+    let copies = request
+        .items
+        .iter()
+        .map(|item| match item.payload {
+            ItemPayload::Bytes(bytes) => Some(bytes.clone()),
+            ItemPayload::Slice(slice) if arena.owns(slice) => {
+                inputs.push(slice.clone());
+                None
+            }
+            ItemPayload::Slice(slice) => Some(slice.to_bytes()), // of another arena, which this worker has not mapped
+        })
+        .collect();
+    (copies, inputs)
+}

@@ -1,0 +1,401 @@
+//! Hot path. A batch's answers on their way back.
+//!
+//! Answers go into the extent that came with the batch. What does not fit needs a larger one, asked for through the
+//! ring; where the arena refuses it, the largest answers give way one by one, so that a huge one fails alone.
+
+use std::sync::Arc;
+
+use mosec_types::ErrorCode;
+
+use super::{State, WorkerChannel, WorkerError};
+use crate::descriptor::{ANSWER_BYTES, AnswerEntry, Body, Descriptor, PAYLOAD_ALIGN, Region, align};
+use crate::ring::CorruptRing;
+use crate::segment::{OutOfBounds, Segment};
+
+/// Why a batch could not be answered as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RespondError {
+    #[error("batch {0} is not this worker's or has been answered")]
+    UnknownBatch(u64),
+    #[error("item {item} is not in batch {batch} or has had its last answer")]
+    NotAwaited { batch: u64, item: u32 },
+    #[error("nothing to answer")]
+    Empty,
+    #[error(transparent)]
+    Channel(#[from] WorkerError),
+}
+
+/// One item's answer.
+#[derive(Clone, Copy)]
+pub struct Answer<'a> {
+    /// Position in the batch.
+    pub item: u32,
+    /// `ErrorCode`, by number.
+    pub code: u16,
+    /// False for an event of a stream that goes on. A batch is done when each item has had its last answer.
+    pub last: bool,
+    pub payload: Payload<'a>,
+}
+
+/// The bytes of an answer.
+#[derive(Clone, Copy)]
+pub enum Payload<'a> {
+    Bytes(&'a [u8]),
+    /// Bytes that only their owner can copy, as those of a Python buffer. `fill` gets a slice of `len` bytes with
+    /// arbitrary contents; where it returns false the item fails with `Internal`.
+    Fill {
+        len: usize,
+        fill: &'a dyn Fn(&mut [u8]) -> bool,
+    },
+}
+
+impl Payload<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Fill { len, .. } => *len,
+        }
+    }
+}
+
+/// Answers to be sent by [`WorkerChannel::step`].
+pub struct Reply<'a> {
+    batch: u64,
+    answers: &'a [Answer<'a>],
+    nanos: u64,
+    checked: bool,
+    /// A step has returned `Wait`.
+    waited: bool,
+    /// For each answer, whether it gave way for lack of room; empty while none has.
+    given_way: Vec<bool>,
+    /// Not even a table fits: every item fails, one by one and without memory.
+    bare: bool,
+}
+
+/// Whether a reply is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    Sent,
+    /// Call [`WorkerChannel::wait`], then step again.
+    Wait,
+}
+
+impl<'a> Reply<'a> {
+    /// `answers` to some items of `batch`, at least one; `nanos` is the time spent on them.
+    pub fn new(batch: u64, answers: &'a [Answer<'a>], nanos: u64) -> Self {
+        Self {
+            batch,
+            answers,
+            nanos,
+            checked: false,
+            waited: false,
+            given_way: Vec::new(),
+            bare: false,
+        }
+    }
+
+    fn gave_way(&self, index: usize) -> bool {
+        self.given_way.get(index).copied().unwrap_or(false)
+    }
+
+    fn len(&self, index: usize) -> usize {
+        if self.gave_way(index) {
+            0
+        } else {
+            self.answers[index].payload.len()
+        }
+    }
+
+    fn table_bytes(&self) -> usize {
+        self.answers.len() * ANSWER_BYTES
+    }
+
+    /// Bytes of the table and its payloads. Saturating: a length may be anything up to `usize::MAX`.
+    fn bytes(&self) -> usize {
+        (0..self.answers.len())
+            .map(|index| self.len(index))
+            .filter(|&len| len > 0)
+            .fold(self.table_bytes(), |end, len| {
+                end.saturating_add(len).saturating_add(PAYLOAD_ALIGN - 1)
+            })
+    }
+
+    /// Lets the largest answers go until at most half of `bytes` is needed. False: none is left to go.
+    fn give_way(&mut self, bytes: usize) -> bool {
+        self.given_way.resize(self.answers.len(), false);
+        loop {
+            let largest = (0..self.answers.len()).max_by_key(|&index| self.len(index));
+            let Some(largest) = largest.filter(|&index| self.len(index) > 0) else {
+                return false;
+            };
+            self.given_way[largest] = true;
+            if self.bytes() <= bytes / 2 {
+                return true;
+            }
+        }
+    }
+}
+
+/// A batch that has been taken and not been answered in full.
+pub(super) struct Running {
+    answered: Vec<bool>,
+    left: usize,
+    segment: Arc<Segment>,
+    reply: Region,
+    /// Bytes of `reply` that hold answers sent earlier.
+    used: usize,
+    /// A larger extent has been asked for.
+    asked: bool,
+    /// Bytes that were refused last.
+    refused: Option<usize>,
+}
+
+impl Running {
+    /// `reply` must lie in `segment`.
+    pub(super) fn new(items: usize, segment: Arc<Segment>, reply: Region) -> Self {
+        Self {
+            answered: vec![false; items],
+            left: items,
+            segment,
+            reply,
+            used: 0,
+            asked: false,
+            refused: None,
+        }
+    }
+
+    pub(super) fn granted(&mut self, segment: Arc<Segment>, reply: Region) {
+        (self.segment, self.reply, self.used, self.asked) = (segment, reply, 0, false);
+    }
+
+    pub(super) fn refused(&mut self, bytes: u64) {
+        (self.refused, self.asked) = (Some(usize::try_from(bytes).unwrap_or(usize::MAX)), false);
+    }
+
+    fn check(&self, batch: u64, answers: &[Answer<'_>]) -> Result<(), RespondError> {
+        if answers.is_empty() {
+            return Err(RespondError::Empty);
+        }
+        let mut answered = self.answered.clone();
+        for &Answer { item, last, .. } in answers {
+            match answered.get_mut(item as usize) {
+                Some(answered @ false) => *answered = last,
+                _ => return Err(RespondError::NotAwaited { batch, item }),
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, item: u32, last: bool) {
+        if last && !std::mem::replace(&mut self.answered[item as usize], true) {
+            self.left -= 1;
+        }
+    }
+
+    /// The first item of a reply that still awaits its last answer.
+    fn first_of(&self, reply: &Reply<'_>) -> Option<u32> {
+        reply
+            .answers
+            .iter()
+            .map(|answer| answer.item)
+            .find(|&item| !self.answered[item as usize])
+    }
+
+    fn start(&self) -> usize {
+        align(self.used)
+    }
+
+    fn has_room(&self, reply: &Reply<'_>) -> bool {
+        reply.bytes() <= (self.reply.len as usize).saturating_sub(self.start())
+    }
+
+    /// Writes table and payloads; the rows, and the region they take.
+    fn write(&mut self, reply: &Reply<'_>) -> Result<(u32, Region), OutOfBounds> {
+        let start = self.start();
+        let base = self.reply.offset as usize + start;
+        let mut table = Vec::with_capacity(reply.table_bytes());
+        let mut end = reply.table_bytes();
+        for (index, answer) in reply.answers.iter().enumerate() {
+            if self.answered[answer.item as usize] {
+                continue; // an earlier event of the same stream had to give way and ended it
+            }
+            let mut entry = AnswerEntry {
+                item: answer.item,
+                code: answer.code,
+                last: answer.last,
+                offset: 0,
+                len: 0,
+            };
+            let len = reply.len(index);
+            if reply.gave_way(index) {
+                // It ends here, even where it was to be an event of a stream.
+                (entry.code, entry.last) = (ErrorCode::ArenaFull.to_wire(), true);
+            } else if len > 0 {
+                let at = align(end);
+                if self.fill(base + at, &answer.payload)? {
+                    (entry.offset, entry.len) = (narrow(at), narrow(len));
+                    end = at + len;
+                } else {
+                    (entry.code, entry.last) = (ErrorCode::Internal.to_wire(), true);
+                }
+            }
+            self.note(answer.item, entry.last);
+            table.extend_from_slice(&entry.encode());
+        }
+        // SAFETY: the extent was lent to this half alone, and `&mut self` keeps other threads of it away.
+        unsafe { self.segment.write(base, &table)? };
+        self.used = start + end;
+        let region = Region {
+            segment: self.reply.segment,
+            offset: narrow(base),
+            len: narrow(end),
+        };
+        Ok((narrow(table.len() / ANSWER_BYTES), region))
+    }
+
+    fn fill(&mut self, at: usize, payload: &Payload<'_>) -> Result<bool, OutOfBounds> {
+        match payload {
+            Payload::Bytes(bytes) => {
+                // SAFETY: as in `write`.
+                unsafe { self.segment.write(at, bytes)? };
+                Ok(true)
+            }
+            Payload::Fill { len, fill } => {
+                let target = self.segment.at(at, *len)?;
+                // SAFETY: mapped bytes of an extent that was lent to this half alone until it is answered, so nobody
+                // else touches them while the slice lives; any value is valid for a byte.
+                Ok(fill(unsafe {
+                    std::slice::from_raw_parts_mut(target.as_ptr(), *len)
+                }))
+            }
+        }
+    }
+}
+
+impl WorkerChannel {
+    /// Answers items of a batch, waiting for room where there is none.
+    pub fn respond(&self, batch: u64, answers: &[Answer<'_>], nanos: u64) -> Result<(), RespondError> {
+        let mut reply = Reply::new(batch, answers, nanos);
+        while self.step(&mut reply)? == Progress::Wait {
+            self.wait(None)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a reply as far as that goes without waiting.
+    pub fn step(&self, reply: &mut Reply<'_>) -> Result<Progress, RespondError> {
+        if self.shared.is_lost() {
+            return Err(WorkerError::AgentLost.into());
+        }
+        let state = &mut *self.state.lock();
+        if reply.waited {
+            // What woke it may be a grant, or a batch that would end every further wait at once.
+            self.take_all(state)?;
+        }
+        let Some(mut running) = state.running.remove(&reply.batch) else {
+            return Err(RespondError::UnknownBatch(reply.batch));
+        };
+        let progress = self.step_running(state, &mut running, reply);
+        reply.waited = matches!(progress, Ok(Progress::Wait));
+        if running.left > 0 {
+            state.running.insert(reply.batch, running);
+        }
+        progress
+    }
+
+    fn step_running(
+        &self,
+        state: &mut State,
+        running: &mut Running,
+        reply: &mut Reply<'_>,
+    ) -> Result<Progress, RespondError> {
+        if !reply.checked {
+            running.check(reply.batch, reply.answers)?;
+            reply.checked = true;
+        }
+        loop {
+            if running.asked || !self.has_slot(state)? {
+                return Ok(Progress::Wait);
+            }
+            if reply.bare {
+                let Some(item) = running.first_of(reply) else {
+                    return Ok(Progress::Sent);
+                };
+                running.note(item, true);
+                let code = ErrorCode::ArenaFull.to_wire();
+                self.push(
+                    state,
+                    reply.batch,
+                    Body::Fail {
+                        item,
+                        code,
+                        nanos: reply.nanos,
+                    },
+                )?;
+            } else if running.has_room(reply) {
+                let (count, region) = running.write(reply).map_err(WorkerError::from)?;
+                self.push(
+                    state,
+                    reply.batch,
+                    Body::Answers {
+                        count,
+                        region,
+                        nanos: reply.nanos,
+                    },
+                )?;
+                return Ok(Progress::Sent);
+            } else if let Some(bytes) = running.refused.take() {
+                reply.bare = !reply.give_way(bytes) && !running.has_room(reply);
+            } else {
+                running.asked = true;
+                self.push(
+                    state,
+                    reply.batch,
+                    Body::Alloc {
+                        bytes: reply.bytes() as u64,
+                    },
+                )?;
+            }
+        }
+    }
+
+    /// Takes everything out of the ring: grants take effect, batches are kept for later.
+    fn take_all(&self, state: &mut State) -> Result<(), WorkerError> {
+        while let Some(descriptor) = self.pop(state)? {
+            if let Some(batch) = self.take(state, &descriptor)? {
+                state.queue.push_back(batch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the response ring has a free slot. Where it has none the agent will ring when there is one.
+    fn has_slot(&self, state: &mut State) -> Result<bool, CorruptRing> {
+        Ok(state.responses.free(1)? > 0 || !state.responses.sleep_for_room()?)
+    }
+
+    fn push(&self, state: &mut State, batch: u64, body: Body) -> Result<(), CorruptRing> {
+        let words = Descriptor {
+            generation: self.generation,
+            batch,
+            body,
+        }
+        .encode();
+        if let Some(bell) = state.responses.push(&words)? {
+            self.ring(bell);
+        }
+        Ok(())
+    }
+}
+
+impl From<CorruptRing> for RespondError {
+    fn from(error: CorruptRing) -> Self {
+        Self::Channel(error.into())
+    }
+}
+
+/// Numbers inside of an extent, whose length is 32 bits wide.
+fn narrow(number: usize) -> u32 {
+    u32::try_from(number).expect("an extent is at most 2 GiB")
+}
