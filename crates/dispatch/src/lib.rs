@@ -1,1 +1,30 @@
-//! Placeholder.
+//! Custody of requests between their arrival and their answer, for one stage at a time.
+//!
+//! The gateway uses this for a pipeline's first stage, node agents for the later ones. What is decided is pure
+//! ([`batch`], [`pick`], [`credit`], [`custody`]) and takes the time as an argument; [`Dispatcher`] carries it out.
+//!
+//! A request's way: [`Dispatcher::submit`] queues it or refuses it; when a credit is in hand and the batch policy says
+//! so, it leaves in a [`Dispatched`] batch to a [`Target`] (a [`LinkTarget`] or a node's own workers). Either its
+//! [`Reply`] is used, or it comes back by [`Home::lost`] and is tried again. A reply that is dropped unused answers
+//! with an internal error, so nothing hangs.
+
+pub mod batch;
+pub mod credit;
+pub mod custody;
+mod dispatcher;
+mod link_target;
+mod links;
+mod metrics;
+pub mod pick;
+mod registry;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub use dispatcher::{Credit, Dispatched, Dispatcher, Home, Refused, StageConfig, Target, TargetId};
+pub use link_target::LinkTarget;
+pub use links::{Connect, Links};
+pub use metrics::DispatchMetrics;
+pub use mosec_wire::Window;
+pub use registry::Registry;
+pub use request::{Outcome, Payload, Reply, Request, Respond};

@@ -1,0 +1,89 @@
+//! How many batches a replica, a node and each of its upstreams may have outstanding. Pure.
+
+use std::time::Duration;
+
+use mosec_wire::Window;
+
+/// Work that may wait in a replica's ring, as time: long enough to cover a round trip and a wake-up of the dispatcher
+/// (about 0.1 ms on a busy machine) several times, so a replica does not run dry; short enough that a dying replica takes little with it.
+const PREFETCH_TIME: Duration = Duration::from_micros(400);
+
+/// Most batches outstanding at one replica; a quarter of its ring, so the ring never refuses.
+pub const MAX_DEPTH: u32 = 16;
+
+/// Batches one replica may have outstanding: the running one, and what is prefetched for it.
+///
+/// `batch_time`: how long a batch takes there, `None` before the first. One batch is always prefetched; more only where
+/// batches are so short that waking up for each would cost more than running it. Powers of two, so that small changes of
+/// `batch_time` do not change the answer.
+pub fn depth(batch_time: Option<Duration>) -> u32 {
+    let Some(batch_time) = batch_time else { return 2 };
+    let fits = PREFETCH_TIME.as_nanos() / batch_time.as_nanos().max(1);
+    let fits = u32::try_from(fits).unwrap_or(u32::MAX).min(MAX_DEPTH);
+    (fits + 1).next_power_of_two().clamp(2, MAX_DEPTH)
+}
+
+/// The share of a stage's capacity on a node that each of its upstreams gets.
+///
+/// `window`: the node's ready replicas and the sum of their depths. `upstreams`: how many may send to it. Everybody may
+/// keep every replica busy only if alone; together they are granted no more than the capacity, rounded up so that each
+/// has at least one credit. The node queues what that rounding lets through.
+pub fn share(window: Window, upstreams: usize) -> Window {
+    let upstreams = u32::try_from(upstreams.max(1)).unwrap_or(u32::MAX);
+    Window { replicas: window.replicas.div_ceil(upstreams), limit: window.limit.div_ceil(upstreams) }
+}
+
+/// Running mean of a replica's batch time, weighted to the newest eight or so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BatchTime(Option<Duration>);
+
+impl BatchTime {
+    pub fn observe(&mut self, sample: Duration) {
+        self.0 = Some(match self.0 {
+            None => sample,
+            Some(mean) => (mean * 7 + sample) / 8,
+        });
+    }
+
+    pub fn mean(self) -> Option<Duration> {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_table() {
+        for (micros, expected) in [(0, 16), (1, 16), (10, 16), (30, 16), (100, 8), (150, 4), (399, 2), (2_000, 2), (9_000_000, 2)] {
+            assert_eq!(depth(Some(Duration::from_micros(micros))), expected, "{micros} us");
+        }
+        assert_eq!(depth(None), 2);
+    }
+
+    #[test]
+    fn share_table() {
+        let window = |replicas, limit| Window { replicas, limit };
+        for (all, upstreams, each) in [
+            (window(0, 0), 0, window(0, 0)),
+            (window(2, 4), 0, window(2, 4)),
+            (window(2, 4), 1, window(2, 4)),
+            (window(2, 4), 2, window(1, 2)),
+            (window(2, 4), 3, window(1, 2)),
+            (window(1, 2), 9, window(1, 1)),
+        ] {
+            assert_eq!(share(all, upstreams), each, "{all:?} among {upstreams}");
+        }
+    }
+
+    #[test]
+    fn batch_time_follows() {
+        let mut time = BatchTime::default();
+        assert_eq!(time.mean(), None);
+        time.observe(Duration::from_micros(80));
+        assert_eq!(time.mean(), Some(Duration::from_micros(80)));
+        time.observe(Duration::from_micros(160));
+        assert_eq!(time.mean(), Some(Duration::from_micros(90)));
+    }
+}

@@ -1,0 +1,554 @@
+//! Hot path. One stage's queue and the targets its batches go to.
+//!
+//! There is no task on a request's way: whoever changes something (a request comes, a credit returns, a window opens)
+//! takes the lock, asks the policy, and sends what it says after releasing the lock. One timer task for each dispatcher
+//! covers what only time changes: a batch's window, deadlines, a target's rest.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use mosec_types::{ErrorCode, Span, SpanKind, StageKey};
+use mosec_wire::Window;
+use parking_lot::Mutex;
+use rand::Rng as _;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::batch::{self, Decision, Limits, QueueView, Supply};
+use crate::custody::{self, Loss, Rules};
+use crate::metrics::StageMetrics;
+use crate::pick::{self, Load};
+use crate::{DispatchMetrics, Request};
+
+/// How long a target that refused a batch is left alone: a few round trips, for its new window to arrive.
+const REST: Duration = Duration::from_millis(20);
+
+/// How often a queue that does not move is searched for requests that are over.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+
+/// A stage as its dispatcher sees it.
+#[derive(Debug, Clone)]
+pub struct StageConfig {
+    pub key: StageKey,
+    /// For labels and logs.
+    pub name: String,
+    pub limits: Limits,
+    /// Length of the queue, in requests.
+    pub capacity: usize,
+    pub rules: Rules,
+    /// How long the stage may be without a ready replica before requests are refused: a worker's restart and a broken
+    /// link's detection take less, and clients need not see them.
+    pub grace: Duration,
+}
+
+/// Names a target within its dispatcher.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetId(pub String);
+
+/// Somewhere batches can be sent.
+pub trait Target: Send + Sync {
+    /// Takes a batch. Must not block; must answer every request, or give it back to the batch's [`Home`].
+    fn send(&self, batch: Dispatched);
+}
+
+/// A batch on its way.
+pub struct Dispatched {
+    pub stage: StageKey,
+    pub requests: Vec<Request>,
+    /// Where lost requests go.
+    pub home: Arc<dyn Home>,
+    /// Held until the stage has finished with the batch.
+    pub credit: Credit,
+}
+
+/// The right to have one batch outstanding at a replica. Dropping it gives it back to whoever granted it.
+pub struct Credit(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Credit {
+    /// A credit that calls `give_back` when it is dropped.
+    pub fn new(give_back: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(give_back)))
+    }
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        if let Some(give_back) = self.0.take() {
+            give_back();
+        }
+    }
+}
+
+/// Whoever has custody of a batch.
+pub trait Home: Send + Sync {
+    /// Takes back requests that were lost before they were answered.
+    fn lost(&self, requests: Vec<Request>, loss: Loss);
+}
+
+/// Why a request was not admitted. It comes back unanswered.
+#[derive(Debug)]
+pub struct Refused {
+    pub request: Request,
+    pub code: ErrorCode,
+}
+
+/// A stage's dispatcher. Clones share it.
+#[derive(Clone)]
+pub struct Dispatcher(Arc<Inner>);
+
+struct Inner {
+    config: StageConfig,
+    metrics: StageMetrics,
+    state: Mutex<State>,
+    timer: Notify,
+    this: Weak<Inner>,
+}
+
+struct State {
+    queue: VecDeque<Request>,
+    /// Batches to be sent again, before the queue.
+    retry: VecDeque<Vec<Request>>,
+    /// What requests beyond the queue's capacity hold of the stage before; released as the queue moves.
+    holds: VecDeque<Hold>,
+    targets: Vec<Slot>,
+    /// Last time a replica was ready.
+    last_ready: Option<Instant>,
+    /// When the timer will look next.
+    timer_due: Option<Instant>,
+    closed: bool,
+}
+
+type Hold = Arc<dyn Any + Send + Sync>;
+
+struct Slot {
+    id: TargetId,
+    target: Arc<dyn Target>,
+    window: Window,
+    outstanding: u32,
+    rest_until: Option<Instant>,
+}
+
+impl Slot {
+    fn load(&self, now: Instant) -> Load {
+        let resting = self.rest_until.is_some_and(|until| now < until);
+        let limit = if resting { 0 } else { self.window.limit };
+        Load { replicas: self.window.replicas, limit, outstanding: self.outstanding }
+    }
+}
+
+type Outbox = Vec<(Arc<dyn Target>, Dispatched)>;
+
+impl Dispatcher {
+    /// Makes a dispatcher without targets and starts its timer, which ends with it.
+    pub fn new(config: StageConfig, metrics: &DispatchMetrics) -> Self {
+        let metrics = metrics.stage(&config.name);
+        let inner = Arc::new_cyclic(|this| Inner {
+            config,
+            metrics,
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                retry: VecDeque::new(),
+                holds: VecDeque::new(),
+                targets: Vec::new(),
+                last_ready: None,
+                timer_due: None,
+                closed: false,
+            }),
+            timer: Notify::new(),
+            this: this.clone(),
+        });
+        tokio::spawn(run_timer(Arc::downgrade(&inner)));
+        Self(inner)
+    }
+
+    pub fn config(&self) -> &StageConfig {
+        &self.0.config
+    }
+
+    /// Queues a request, or refuses it at once: queue full, no replica, closed. The one admission point of a stage.
+    pub fn submit(&self, request: Request) -> Result<(), Refused> {
+        self.0.admit(request)
+    }
+
+    /// Queues a request that an earlier stage has finished with.
+    ///
+    /// It is never refused for lack of room: beyond the capacity it keeps `hold`, the earlier stage's credit, until the
+    /// queue has moved. So back-pressure reaches the first queue, where clients are refused.
+    pub fn submit_held(&self, request: Request, hold: Hold) {
+        self.0.admit_held(request, hold);
+    }
+
+    /// Adds a target or changes its window. A window of zero replicas keeps what is outstanding there.
+    pub fn set_target(&self, id: &TargetId, target: &Arc<dyn Target>, window: Window) {
+        self.0.set_target(id, target, window);
+    }
+
+    /// Forgets a target. What is outstanding there is its own to give back.
+    pub fn remove_target(&self, id: &TargetId) {
+        self.0.update(|state, _| state.targets.retain(|slot| &slot.id != id));
+    }
+
+    /// Whether a replica is ready now, or was a moment ago.
+    pub fn has_replica(&self) -> bool {
+        self.0.state.lock().has_replica(self.0.config.grace, Instant::now())
+    }
+
+    /// Requests queued here.
+    pub fn queued(&self) -> usize {
+        let state = self.0.state.lock();
+        state.queue.len() + state.retry.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Batches sent and not yet done.
+    pub fn outstanding(&self) -> u32 {
+        self.0.state.lock().targets.iter().map(|slot| slot.outstanding).sum()
+    }
+
+    /// Fails everything queued with `code`; every later request is refused with `Draining`.
+    pub fn close(&self, code: ErrorCode) {
+        let requests = {
+            let mut state = self.0.state.lock();
+            state.closed = true;
+            state.take_all()
+        };
+        for request in requests {
+            request.fail(code);
+        }
+    }
+}
+
+impl Inner {
+    fn admit(&self, request: Request) -> Result<(), Refused> {
+        let now = Instant::now();
+        let mut over = Vec::new();
+        let (refused, outbox) = {
+            let mut state = self.state.lock();
+            if state.queue.len() >= self.config.capacity {
+                over = state.take_over(now);
+            }
+            match state.refusal(&self.config, now) {
+                Some(code) => (Some(Refused { request, code }), Outbox::new()),
+                None => {
+                    state.queue.push_back(request);
+                    (None, self.poll(&mut state, now))
+                }
+            }
+        };
+        self.metrics.queued.inc();
+        deliver(outbox);
+        self.end(over);
+        match refused {
+            Some(refused) => {
+                self.metrics.queued.dec();
+                self.metrics.refused(refused.code);
+                Err(refused)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn admit_held(&self, request: Request, hold: Hold) {
+        let now = Instant::now();
+        let outbox = {
+            let mut state = self.state.lock();
+            if state.closed {
+                drop(state);
+                request.fail(ErrorCode::Draining);
+                return;
+            }
+            state.queue.push_back(request);
+            if state.queue.len() > self.config.capacity {
+                state.holds.push_back(hold);
+            }
+            self.poll(&mut state, now)
+        };
+        self.metrics.queued.inc();
+        deliver(outbox);
+    }
+
+    fn set_target(&self, id: &TargetId, target: &Arc<dyn Target>, window: Window) {
+        self.update(|state, now| {
+            if window.replicas > 0 {
+                state.last_ready = Some(now);
+            } else if state.targets.iter().any(|slot| &slot.id == id && slot.window.replicas > 0) {
+                state.last_ready = Some(now);
+            }
+            match state.targets.iter_mut().find(|slot| &slot.id == id) {
+                Some(slot) => {
+                    slot.window = window;
+                    slot.target = target.clone();
+                }
+                None => state.targets.push(Slot {
+                    id: id.clone(),
+                    target: target.clone(),
+                    window,
+                    outstanding: 0,
+                    rest_until: None,
+                }),
+            }
+        });
+    }
+
+    /// Changes the state and sends what the change makes possible.
+    fn update(&self, change: impl FnOnce(&mut State, Instant)) {
+        let now = Instant::now();
+        let outbox = {
+            let mut state = self.state.lock();
+            change(&mut state, now);
+            self.poll(&mut state, now)
+        };
+        deliver(outbox);
+    }
+
+    /// Takes every batch that may leave now, and sets the timer for the rest.
+    fn poll(&self, state: &mut State, now: Instant) -> Outbox {
+        let mut outbox = Outbox::new();
+        let mut due = None;
+        while !state.is_idle() {
+            let loads: Vec<Load> = state.targets.iter().map(|slot| slot.load(now)).collect();
+            let supply = pick::best_supply(&loads);
+            let batch = if state.retry.is_empty() {
+                match batch::decide(state.view(), self.config.limits, supply, now) {
+                    Decision::Close(_) => state.take_batch(self.config.limits.max_requests, self.config.capacity),
+                    Decision::WaitUntil(at) => {
+                        due = Some(at);
+                        break;
+                    }
+                    Decision::Idle => break,
+                }
+            } else if supply != Supply::None {
+                state.retry.pop_front().unwrap_or_default()
+            } else {
+                break;
+            };
+            let requests = self.keep_live(batch, now);
+            if requests.is_empty() {
+                continue;
+            }
+            let mut rng = rand::rng();
+            let Some(index) = pick::pick(&loads, [rng.random(), rng.random()]) else { break };
+            let slot = &mut state.targets[index];
+            slot.outstanding += 1;
+            let home = Arc::new(Custody { dispatcher: self.this.clone(), target: slot.id.clone() });
+            let credit = home.credit();
+            self.metrics.batches.inc();
+            self.metrics.batch_size.observe(requests.len() as f64);
+            outbox.push((slot.target.clone(), Dispatched { stage: self.config.key, requests, home, credit }));
+        }
+        if !state.is_idle() {
+            let rest = state.targets.iter().filter_map(|slot| slot.rest_until).filter(|&until| until > now).min();
+            let look = now + HOUSEKEEPING;
+            self.set_timer(state, [due, rest].into_iter().flatten().fold(look, Instant::min));
+        }
+        outbox
+    }
+
+    /// Ends what is over and notes the queue's share of the others' time.
+    fn keep_live(&self, batch: Vec<Request>, now: Instant) -> Vec<Request> {
+        let mut live = Vec::with_capacity(batch.len());
+        self.metrics.queued.sub(batch.len() as i64);
+        for mut request in batch {
+            if !request.is_live(now) {
+                request.fail(ErrorCode::DeadlineExceeded);
+                continue;
+            }
+            let waited = now.saturating_duration_since(request.arrived);
+            self.metrics.queue_wait.observe(waited.as_secs_f64());
+            if request.traced {
+                let micros = u32::try_from(waited.as_micros()).unwrap_or(u32::MAX);
+                request.spans.push(Span { kind: SpanKind::Queue, stage: self.config.key.stage, micros });
+                request.arrived = now;
+            }
+            live.push(request);
+        }
+        live
+    }
+
+    fn set_timer(&self, state: &mut State, due: Instant) {
+        if state.timer_due.is_none_or(|at| due < at) {
+            state.timer_due = Some(due);
+            self.timer.notify_one();
+        }
+    }
+
+    fn on_timer(&self, now: Instant) {
+        let (over, code, outbox) = {
+            let mut state = self.state.lock();
+            state.timer_due = None;
+            let (over, code) = if state.has_replica(self.config.grace, now) || state.is_idle() {
+                (state.take_over(now), ErrorCode::DeadlineExceeded)
+            } else {
+                (state.take_all(), ErrorCode::NoReplica)
+            };
+            (over, code, self.poll(&mut state, now))
+        };
+        deliver(outbox);
+        self.metrics.queued.sub(over.len() as i64);
+        for request in over {
+            request.fail(code);
+        }
+    }
+
+    fn end(&self, over: Vec<Request>) {
+        self.metrics.queued.sub(over.len() as i64);
+        for request in over {
+            request.fail(ErrorCode::DeadlineExceeded);
+        }
+    }
+
+    /// Counts one batch less at a target. One that was removed meanwhile has nothing to count.
+    fn take_credit(&self, target: &TargetId) {
+        self.update(|state, _| {
+            if let Some(slot) = state.targets.iter_mut().find(|slot| &slot.id == target) {
+                debug_assert!(slot.outstanding > 0, "a credit was returned twice");
+                slot.outstanding = slot.outstanding.saturating_sub(1);
+            }
+        });
+    }
+
+    fn take_back(&self, requests: Vec<Request>, target: &TargetId, loss: Loss) {
+        let now = Instant::now();
+        let verdict = custody::after_loss(requests, loss, self.config.rules, now);
+        self.metrics.losses.inc_by(verdict.retry.iter().map(|batch| batch.len() as u64).sum());
+        for (request, code) in verdict.fail {
+            request.fail(code);
+        }
+        let closed = self.state.lock().closed;
+        if closed {
+            for request in verdict.retry.into_iter().flatten() {
+                request.fail(ErrorCode::Draining);
+            }
+            return;
+        }
+        self.update(|state, now| {
+            if let Some(slot) = state.targets.iter_mut().find(|slot| &slot.id == target)
+                && loss == Loss::Refused
+            {
+                slot.rest_until = Some(now + REST);
+            }
+            for batch in verdict.retry {
+                self.metrics.queued.add(batch.len() as i64);
+                state.retry.push_back(batch);
+            }
+        });
+    }
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.retry.is_empty()
+    }
+
+    fn view(&self) -> QueueView {
+        QueueView { requests: self.queue.len(), oldest_arrival: self.queue.front().map(|request| request.arrived) }
+    }
+
+    fn refusal(&self, config: &StageConfig, now: Instant) -> Option<ErrorCode> {
+        if self.closed {
+            Some(ErrorCode::Draining)
+        } else if !self.has_replica(config.grace, now) {
+            Some(ErrorCode::NoReplica)
+        } else if self.queue.len() >= config.capacity {
+            Some(ErrorCode::QueueFull)
+        } else {
+            None
+        }
+    }
+
+    fn has_replica(&self, grace: Duration, now: Instant) -> bool {
+        self.targets.iter().any(|slot| slot.window.replicas > 0)
+            || self.last_ready.is_some_and(|at| now < at + grace)
+    }
+
+    fn take_batch(&mut self, max_requests: usize, capacity: usize) -> Vec<Request> {
+        let count = max_requests.min(self.queue.len());
+        let batch: Vec<_> = self.queue.drain(..count).collect();
+        self.release_holds(capacity);
+        batch
+    }
+
+    /// Keeps one hold for each request beyond the capacity.
+    fn release_holds(&mut self, capacity: usize) {
+        let beyond = self.queue.len().saturating_sub(capacity);
+        let surplus = self.holds.len().saturating_sub(beyond);
+        self.holds.drain(..surplus);
+    }
+
+    /// Takes out the requests that nobody waits for any more.
+    fn take_over(&mut self, now: Instant) -> Vec<Request> {
+        let mut over = Vec::new();
+        let mut keep = VecDeque::with_capacity(self.queue.len());
+        for request in self.queue.drain(..) {
+            if request.is_live(now) { keep.push_back(request) } else { over.push(request) }
+        }
+        self.queue = keep;
+        for batch in &mut self.retry {
+            over.extend(batch.extract_if(.., |request| !request.is_live(now)));
+        }
+        self.retry.retain(|batch| !batch.is_empty());
+        let surplus = self.holds.len().saturating_sub(self.queue.len());
+        self.holds.drain(..surplus);
+        over
+    }
+
+    fn take_all(&mut self) -> Vec<Request> {
+        self.holds.clear();
+        let queued = self.queue.drain(..);
+        self.retry.drain(..).flatten().chain(queued).collect()
+    }
+}
+
+/// Sends batches, outside the lock: a target may answer, and so come back here, before it returns.
+fn deliver(outbox: Outbox) {
+    for (target, batch) in outbox {
+        target.send(batch);
+    }
+}
+
+async fn run_timer(dispatcher: Weak<Inner>) {
+    loop {
+        let Some(inner) = dispatcher.upgrade() else { return };
+        let due = inner.state.lock().timer_due;
+        match due {
+            Some(due) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due) => inner.on_timer(Instant::now()),
+                    () = inner.timer.notified() => {}
+                }
+            }
+            None => {
+                // An idle dispatcher may have been dropped by its owner: let go of it now and then to notice.
+                let notified = tokio::time::timeout(Duration::from_secs(1), inner.timer.notified());
+                let _ = notified.await;
+            }
+        }
+    }
+}
+
+/// The way back of one batch.
+struct Custody {
+    dispatcher: Weak<Inner>,
+    target: TargetId,
+}
+
+impl Custody {
+    fn credit(self: &Arc<Self>) -> Credit {
+        let custody = self.clone();
+        Credit::new(move || {
+            if let Some(inner) = custody.dispatcher.upgrade() {
+                inner.take_credit(&custody.target);
+            }
+        })
+    }
+}
+
+impl Home for Custody {
+    fn lost(&self, requests: Vec<Request>, loss: Loss) {
+        match self.dispatcher.upgrade() {
+            Some(inner) => inner.take_back(requests, &self.target, loss),
+            None => requests.into_iter().for_each(|request| request.fail(ErrorCode::Draining)),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What dispatchers count.
+
+use mosec_types::ErrorCode;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Series of all dispatchers of a process.
+#[derive(Clone)]
+pub struct DispatchMetrics {
+    queued: IntGaugeVec,
+    queue_wait: HistogramVec,
+    batches: IntCounterVec,
+    batch_size: HistogramVec,
+    refusals: IntCounterVec,
+    losses: IntCounterVec,
+}
+
+/// Series of one stage.
+pub(crate) struct StageMetrics {
+    pub(crate) queued: IntGauge,
+    pub(crate) queue_wait: Histogram,
+    pub(crate) batches: IntCounter,
+    pub(crate) batch_size: Histogram,
+    pub(crate) losses: IntCounter,
+    refusals: IntCounterVec,
+    stage: String,
+}
+
+impl DispatchMetrics {
+    /// Registers the series in `registry`.
+    ///
+    /// Errors: a series of that name is there already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        // From a wake-up (0.1 ms) to MOSEC's default time limit (3 s).
+        let seconds = prometheus::exponential_buckets(0.0001, 2.0, 16)?;
+        let sizes = prometheus::exponential_buckets(1.0, 2.0, 10)?;
+        let metrics = Self {
+            queued: IntGaugeVec::new(
+                Opts::new("mosec_dispatch_queue_requests", "Requests in a stage's queue."),
+                &["stage"],
+            )?,
+            queue_wait: HistogramVec::new(
+                HistogramOpts::new("mosec_dispatch_queue_wait_seconds", "Time from a request's arrival to its batch.")
+                    .buckets(seconds),
+                &["stage"],
+            )?,
+            batches: IntCounterVec::new(
+                Opts::new("mosec_dispatch_batches_total", "Batches sent to replicas."),
+                &["stage"],
+            )?,
+            batch_size: HistogramVec::new(
+                HistogramOpts::new("mosec_dispatch_batch_requests", "Requests in a batch.").buckets(sizes),
+                &["stage"],
+            )?,
+            refusals: IntCounterVec::new(
+                Opts::new("mosec_dispatch_refused_total", "Requests not admitted, by reason."),
+                &["stage", "reason"],
+            )?,
+            losses: IntCounterVec::new(
+                Opts::new("mosec_dispatch_redispatched_total", "Requests sent again after their replica was lost."),
+                &["stage"],
+            )?,
+        };
+        registry.register(Box::new(metrics.queued.clone()))?;
+        registry.register(Box::new(metrics.queue_wait.clone()))?;
+        registry.register(Box::new(metrics.batches.clone()))?;
+        registry.register(Box::new(metrics.batch_size.clone()))?;
+        registry.register(Box::new(metrics.refusals.clone()))?;
+        registry.register(Box::new(metrics.losses.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(crate) fn stage(&self, stage: &str) -> StageMetrics {
+        StageMetrics {
+            queued: self.queued.with_label_values(&[stage]),
+            queue_wait: self.queue_wait.with_label_values(&[stage]),
+            batches: self.batches.with_label_values(&[stage]),
+            batch_size: self.batch_size.with_label_values(&[stage]),
+            losses: self.losses.with_label_values(&[stage]),
+            refusals: self.refusals.clone(),
+            stage: stage.to_owned(),
+        }
+    }
+}
+
+impl StageMetrics {
+    pub(crate) fn refused(&self, code: ErrorCode) {
+        self.refusals.with_label_values(&[self.stage.as_str(), code.name()]).inc();
+    }
+}

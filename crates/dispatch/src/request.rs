@@ -1,0 +1,138 @@
+//! Hot path. A request in custody, and the one way to answer it.
+
+use bytes::Bytes;
+use mosec_shm_ring::Slice;
+use mosec_types::{ErrorCode, RequestId, Span, spec::RouteIndex};
+use tokio::time::Instant;
+
+/// A request on its way through one stage.
+#[derive(Debug)]
+pub struct Request {
+    pub id: RequestId,
+    pub route: RouteIndex,
+    pub deadline: Instant,
+    /// When it came to the stage's queue; the batch window counts from here.
+    pub arrived: Instant,
+    pub payload: Payload,
+    /// Replicas of this stage that have been lost under it.
+    pub losses: u8,
+    /// Whether its client asked where the time goes.
+    pub traced: bool,
+    /// Where the time of the stages before went, for a traced request.
+    pub spans: Vec<Span>,
+    pub reply: Reply,
+}
+
+impl Request {
+    /// Answers and ends the request.
+    pub fn respond(self, code: ErrorCode, payload: Payload) {
+        self.reply.respond(Outcome { code, payload, spans: self.spans });
+    }
+
+    /// Answers with the error's own text.
+    pub fn fail(self, code: ErrorCode) {
+        self.respond(code, Payload::Bytes(Bytes::from_static(code.text().as_bytes())));
+    }
+
+    /// Whether it still makes sense to work on it.
+    pub fn is_live(&self, now: Instant) -> bool {
+        now < self.deadline && self.reply.is_wanted()
+    }
+}
+
+/// Bytes of a request or an answer, in this process or in the node's shared memory.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    Bytes(Bytes),
+    /// A previous stage's output, still where its worker wrote it.
+    Slice(Slice),
+}
+
+impl Payload {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Slice(slice) => slice.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes, copied out of shared memory where they are there.
+    pub fn to_bytes(&self) -> Bytes {
+        match self {
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Slice(slice) => slice.to_bytes(),
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: ErrorCode,
+    /// The result, or the error's text.
+    pub payload: Payload,
+    pub spans: Vec<Span>,
+}
+
+/// Whoever waits for a request's answer.
+pub trait Respond: Send + Sync {
+    /// Takes the answer. Called once at most.
+    fn respond(self: Box<Self>, outcome: Outcome);
+
+    /// Whether the answer is still wanted.
+    fn is_wanted(&self) -> bool;
+}
+
+/// The right and the duty to answer one request.
+///
+/// Dropping it unused answers with [`ErrorCode::Internal`]: a client never hangs on a bug of ours.
+pub struct Reply(Option<Box<dyn Respond>>);
+
+impl Reply {
+    pub fn new(respond: impl Respond + 'static) -> Self {
+        Self(Some(Box::new(respond)))
+    }
+
+    fn respond(mut self, outcome: Outcome) {
+        if let Some(respond) = self.0.take() {
+            respond.respond(outcome);
+        }
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.0.as_ref().is_some_and(|respond| respond.is_wanted())
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(respond) = self.0.take() {
+            if respond.is_wanted() {
+                tracing::error!("a request was dropped without an answer");
+            }
+            let payload = Payload::Bytes(Bytes::from_static(ErrorCode::Internal.text().as_bytes()));
+            respond.respond(Outcome { code: ErrorCode::Internal, payload, spans: Vec::new() });
+        }
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reply")
+    }
+}
+
+impl Respond for tokio::sync::oneshot::Sender<Outcome> {
+    fn respond(self: Box<Self>, outcome: Outcome) {
+        // The client may have left; then nobody wants the answer.
+        let _ = self.send(outcome);
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.is_closed()
+    }
+}

@@ -1,0 +1,317 @@
+//! The dispatcher against a scripted target, in virtual time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mosec_types::{ErrorCode, RequestId, RouteIndex, StageKey, spec::Delivery};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::batch::Limits;
+use crate::custody::{self, Loss, Rules};
+use crate::*;
+
+const DEADLINE: Duration = Duration::from_secs(3);
+const WAIT: Duration = Duration::from_millis(10);
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Keeps the batches it is sent.
+#[derive(Default)]
+struct Kept(Mutex<Vec<Dispatched>>);
+
+impl Target for Kept {
+    fn send(&self, batch: Dispatched) {
+        self.0.lock().push(batch);
+    }
+}
+
+impl Kept {
+    fn take(&self) -> Vec<Dispatched> {
+        std::mem::take(&mut *self.0.lock())
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.0.lock().iter().map(|batch| batch.requests.len()).collect()
+    }
+}
+
+struct Bench {
+    dispatcher: Dispatcher,
+    target: Arc<Kept>,
+    next_id: u64,
+}
+
+impl Bench {
+    fn new(max_requests: usize, capacity: usize, delivery: Delivery) -> Self {
+        let config = StageConfig {
+            key: StageKey { revision: Default::default(), stage: Default::default() },
+            name: "Echo_1".into(),
+            limits: Limits { max_requests, max_wait: WAIT },
+            capacity,
+            rules: Rules { delivery, attempts: 3 },
+            grace: GRACE,
+        };
+        let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+        Self { dispatcher: Dispatcher::new(config, &metrics), target: Arc::default(), next_id: 0 }
+    }
+
+    fn window(&self, replicas: u32, limit: u32) {
+        let target: Arc<dyn Target> = self.target.clone();
+        self.dispatcher.set_target(&TargetId("a".into()), &target, Window { replicas, limit });
+    }
+
+    fn request(&mut self) -> (Request, oneshot::Receiver<Outcome>) {
+        let (reply, outcome) = oneshot::channel();
+        self.next_id += 1;
+        (request(self.next_id, reply), outcome)
+    }
+
+    fn submit(&mut self) -> oneshot::Receiver<Outcome> {
+        let (request, outcome) = self.request();
+        self.dispatcher.submit(request).expect("admitted");
+        outcome
+    }
+
+    fn refusal(&mut self) -> ErrorCode {
+        let (request, _outcome) = self.request();
+        self.dispatcher.submit(request).expect_err("refused").code
+    }
+}
+
+fn request(id: u64, reply: oneshot::Sender<Outcome>) -> Request {
+    Request {
+        id: RequestId(id),
+        route: RouteIndex(0),
+        deadline: Instant::now() + DEADLINE,
+        arrived: Instant::now(),
+        payload: Payload::Bytes(Bytes::from(id.to_string())),
+        losses: 0,
+        traced: false,
+        spans: Vec::new(),
+        reply: Reply::new(reply),
+    }
+}
+
+fn echo(batch: Dispatched) {
+    for request in batch.requests {
+        let payload = request.payload.clone();
+        request.respond(ErrorCode::Ok, payload);
+    }
+}
+
+async fn code(outcome: oneshot::Receiver<Outcome>) -> ErrorCode {
+    outcome.await.expect("answered").code
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_request_gets_its_own_answer() {
+    let mut bench = Bench::new(4, 16, Delivery::Retry);
+    bench.window(1, 2);
+    let outcomes: Vec<_> = (0..4).map(|_| bench.submit()).collect();
+    bench.target.take().into_iter().for_each(echo);
+    for (index, outcome) in outcomes.into_iter().enumerate() {
+        let outcome = outcome.await.unwrap();
+        assert_eq!(outcome.payload.to_bytes(), (index + 1).to_string());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_request_waits_its_window_from_its_arrival() {
+    let mut bench = Bench::new(4, 16, Delivery::Retry);
+    bench.window(1, 2);
+    let start = Instant::now();
+    let _outcome = bench.submit();
+    while bench.target.sizes().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let waited = start.elapsed();
+    assert!(waited >= WAIT && waited <= WAIT + Duration::from_millis(3), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_grow_while_the_replica_is_busy() {
+    let mut bench = Bench::new(4, 16, Delivery::Retry);
+    bench.window(1, 2);
+    let first = bench.submit();
+    tokio::time::sleep(WAIT * 2).await;
+    assert_eq!(bench.target.sizes(), [1]);
+    // A second, partial batch would only wait at the replica: it stays and grows, past its window.
+    let rest: Vec<_> = (0..3).map(|_| bench.submit()).collect();
+    tokio::time::sleep(WAIT * 5).await;
+    assert_eq!(bench.target.sizes(), [1]);
+    // Full, it takes the prefetch credit.
+    let last = bench.submit();
+    assert_eq!(bench.target.sizes(), [1, 4]);
+    bench.target.take().into_iter().for_each(echo);
+    for outcome in rest.into_iter().chain([first, last]) {
+        assert_eq!(code(outcome).await, ErrorCode::Ok);
+    }
+    assert_eq!(bench.dispatcher.outstanding(), 0, "every credit is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_and_those_who_left_make_room() {
+    let mut bench = Bench::new(1, 2, Delivery::Retry);
+    bench.window(1, 1);
+    let _running = bench.submit();
+    let queued = [bench.submit(), bench.submit()];
+    assert_eq!(bench.refusal(), ErrorCode::QueueFull);
+    drop(queued);
+    let _admitted = bench.submit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_replicas_requests_wait_for_the_grace_and_are_refused_after_it() {
+    let mut bench = Bench::new(1, 8, Delivery::Retry);
+    assert_eq!(bench.refusal(), ErrorCode::NoReplica);
+    bench.window(1, 1);
+    bench.window(0, 0);
+    let waiting = bench.submit();
+    tokio::time::sleep(GRACE / 2).await;
+    let start = Instant::now();
+    assert_eq!(code(waiting).await, ErrorCode::NoReplica);
+    assert!(start.elapsed() < GRACE, "answered when the grace ends, not at the deadline");
+    assert_eq!(bench.refusal(), ErrorCode::NoReplica);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_past_its_deadline_never_starts() {
+    let mut bench = Bench::new(1, 8, Delivery::Retry);
+    bench.window(1, 1);
+    let running = bench.submit();
+    let queued = bench.submit();
+    assert_eq!(code(queued).await, ErrorCode::DeadlineExceeded);
+    let batches = bench.target.take();
+    assert_eq!(batches.len(), 1);
+    batches.into_iter().for_each(echo);
+    assert_eq!(code(running).await, ErrorCode::Ok);
+    assert!(bench.target.sizes().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_batch_goes_first_and_to_another_credit() {
+    let mut bench = Bench::new(2, 8, Delivery::Retry);
+    bench.window(1, 1);
+    let lost = [bench.submit(), bench.submit()];
+    let _behind = [bench.submit(), bench.submit()];
+    let batch = bench.target.take().pop().unwrap();
+    let Dispatched { requests, home, credit, .. } = batch;
+    home.lost(requests, Loss::Link);
+    assert!(bench.target.sizes().is_empty(), "the credit is still out");
+    drop(credit);
+    let again = bench.target.take().pop().unwrap();
+    assert_eq!(again.requests.iter().map(|r| (r.id.0, r.losses)).collect::<Vec<_>>(), [(1, 1), (2, 1)]);
+    echo(again);
+    for outcome in lost {
+        assert_eq!(code(outcome).await, ErrorCode::Ok);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_refuses_rests() {
+    let mut bench = Bench::new(1, 8, Delivery::Retry);
+    bench.window(1, 1);
+    let outcome = bench.submit();
+    let Dispatched { requests, home, credit, .. } = bench.target.take().pop().unwrap();
+    home.lost(requests, Loss::Refused);
+    drop(credit);
+    assert!(bench.target.sizes().is_empty(), "not sent again at once");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    bench.target.take().into_iter().for_each(echo);
+    assert_eq!(code(outcome).await, ErrorCode::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_capacity_a_request_holds_its_earlier_credit() {
+    let mut bench = Bench::new(1, 1, Delivery::Retry);
+    bench.window(1, 1);
+    let holds: Vec<Arc<()>> = (0..4).map(|_| Arc::default()).collect();
+    let mut outcomes = Vec::new();
+    for hold in &holds {
+        let (request, outcome) = bench.request();
+        bench.dispatcher.submit_held(request, hold.clone());
+        outcomes.push(outcome);
+    }
+    let held = || holds.iter().filter(|hold| Arc::strong_count(hold) > 1).count();
+    // One runs, one is queued within the capacity, two are beyond it.
+    assert_eq!(held(), 2);
+    bench.target.take().into_iter().for_each(echo);
+    assert_eq!(held(), 1);
+    bench.target.take().into_iter().for_each(echo);
+    assert_eq!(held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_fails_what_is_queued() {
+    let mut bench = Bench::new(1, 8, Delivery::Retry);
+    bench.window(1, 1);
+    let running = bench.submit();
+    let queued = bench.submit();
+    bench.dispatcher.close(ErrorCode::Draining);
+    assert_eq!(code(queued).await, ErrorCode::Draining);
+    assert_eq!(bench.refusal(), ErrorCode::Draining);
+    bench.target.take().into_iter().for_each(echo);
+    assert_eq!(code(running).await, ErrorCode::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_request_is_answered_all_the_same() {
+    let mut bench = Bench::new(1, 8, Delivery::Retry);
+    bench.window(1, 1);
+    let outcome = bench.submit();
+    drop(bench.target.take());
+    assert_eq!(code(outcome).await, ErrorCode::Internal);
+}
+
+/// Losses so far, what was lost, delivery, and what becomes of it: `None` is another try.
+#[tokio::test(start_paused = true)]
+async fn custody_table() {
+    let rules = |delivery| Rules { delivery, attempts: 3 };
+    for (losses, loss, delivery, expected) in [
+        (0, Loss::Worker, Delivery::Retry, None),
+        (1, Loss::Link, Delivery::Retry, None),
+        (2, Loss::Worker, Delivery::Retry, Some(ErrorCode::WorkerCrashed)),
+        (2, Loss::Link, Delivery::Retry, Some(ErrorCode::ReplicaLost)),
+        (2, Loss::Refused, Delivery::Retry, None),
+        (0, Loss::Worker, Delivery::AtMostOnce, Some(ErrorCode::WorkerCrashed)),
+        (0, Loss::Link, Delivery::AtMostOnce, Some(ErrorCode::ReplicaLost)),
+        (0, Loss::Refused, Delivery::AtMostOnce, None),
+    ] {
+        let (reply, _outcome) = oneshot::channel();
+        let mut lost = request(1, reply);
+        lost.losses = losses;
+        let verdict = custody::after_loss(vec![lost], loss, rules(delivery), Instant::now());
+        let failed = verdict.fail.first().map(|(_, code)| *code);
+        assert_eq!(failed, expected, "{losses} {loss:?} {delivery:?}");
+        assert_eq!(verdict.retry.len(), usize::from(expected.is_none()));
+        verdict.fail.into_iter().for_each(|(request, code)| request.fail(code));
+        echo_all(verdict.retry);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_each_goes_alone_and_after_a_broken_link_together() {
+    for (loss, expected) in [(Loss::Worker, vec![1, 1, 1]), (Loss::Link, vec![3]), (Loss::Refused, vec![3])] {
+        let mut outcomes = Vec::new();
+        let requests = (0..3)
+            .map(|id| {
+                let (reply, outcome) = oneshot::channel();
+                outcomes.push(outcome);
+                request(id, reply)
+            })
+            .collect();
+        let rules = Rules { delivery: Delivery::Retry, attempts: 3 };
+        let verdict = custody::after_loss(requests, loss, rules, Instant::now());
+        assert_eq!(verdict.retry.iter().map(Vec::len).collect::<Vec<_>>(), expected, "{loss:?}");
+        echo_all(verdict.retry);
+    }
+}
+
+fn echo_all(batches: Vec<Vec<Request>>) {
+    for request in batches.into_iter().flatten() {
+        let payload = request.payload.clone();
+        request.respond(ErrorCode::Ok, payload);
+    }
+}
