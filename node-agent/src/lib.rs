@@ -1,1 +1,22 @@
-//! Placeholder.
+//! One per host: runs the Python workers of the stages placed here, feeds them batches and passes their answers on.
+//!
+//! Who owns what:
+//! - [`Agent`] owns the arena, one [`pool`] for each stage placed here, and one supervisor task for each replica.
+//! - A supervisor owns one worker process at a time, and the task that reads the worker's answers.
+//! - [`server`] has one task for each upstream's link and one for each batch that came over it.
+//! - [`reconcile`] makes the pools and supervisors agree with the topology.
+
+mod agent;
+mod config;
+mod deliver;
+mod metrics;
+mod pool;
+mod reconcile;
+mod server;
+mod status;
+mod windows;
+mod workers;
+
+pub use agent::Agent;
+pub use config::Config;
+pub use server::{Upstream, serve_link};

@@ -25,6 +25,8 @@ mod doorbell;
 #[cfg(not(loom))]
 mod layout;
 #[cfg(not(loom))]
+mod readable;
+#[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]
 mod worker;
@@ -38,6 +40,7 @@ pub use self::{
     },
     arena::{Arena, ArenaConfig, ArenaFull, ArenaStats, Extent, Slice},
     control::ControlError,
+    readable::Readable,
     segment::{OutOfBounds, SegmentError, ShmBackend, ShmConfig, sweep_stale},
     worker::{
         Answer, AttachError, Batch, BatchItem, Next, OnAgentLoss, Payload, Progress, Reply, RespondError,

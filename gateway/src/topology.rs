@@ -1,0 +1,81 @@
+//! Follows the topology: keeps the routes, the first stages' dispatchers and the links to their nodes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mosec_dispatch::batch::Limits;
+use mosec_dispatch::custody::Rules;
+use mosec_dispatch::{Links, StageConfig};
+use mosec_types::{PipelineSpec, StageKey, Topology};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::request::Shared;
+use crate::routes::Table;
+
+/// Keeps `shared` up to date until `stop`, or until there will be no newer topology.
+///
+/// `links` is absent where the replicas are in this process and register themselves.
+pub(crate) async fn follow(
+    shared: Arc<Shared>,
+    config: Config,
+    mut topology: watch::Receiver<Arc<Topology>>,
+    mut links: Option<Links>,
+    stop: CancellationToken,
+) {
+    loop {
+        let now = topology.borrow_and_update().clone();
+        apply(&shared, &config, &now, links.as_mut());
+        tokio::select! {
+            changed = topology.changed() => {
+                if changed.is_err() {
+                    // The last topology stays in force; the links live on with it.
+                    stop.cancelled().await;
+                    return;
+                }
+            }
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Makes everything agree with `topology`. Routes change last, when their dispatchers are there.
+pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links: Option<&mut Links>) {
+    let table = Table::new(topology);
+    for (key, route) in table.first_stages() {
+        if let Some(stage) = stage_config(&route.spec, key, config) {
+            shared.dispatchers.ensure(stage);
+        }
+    }
+    if let Some(links) = links {
+        links.set_nodes(nodes_of(topology, &table));
+    }
+    tracing::debug!(version = topology.version, "topology applied");
+    shared.routes.store(Arc::new(table));
+    // A revision that is gone has no new requests; those it has are finished first.
+    shared.dispatchers.retire(|key| topology.deployment(key.revision).is_some());
+}
+
+fn nodes_of(topology: &Topology, table: &Table) -> Vec<mosec_types::topology::Node> {
+    let mut ids = BTreeSet::new();
+    for deployment in topology.deployments.iter().filter(|d| table.has_revision(d.revision)) {
+        for route in &deployment.spec.routes {
+            ids.extend(route.first().map(|stage| deployment.nodes_of(stage)).unwrap_or_default());
+        }
+    }
+    ids.into_iter().filter_map(|id| topology.node(id)).cloned().collect()
+}
+
+/// The dispatcher's view of a stage.
+pub(crate) fn stage_config(spec: &PipelineSpec, key: StageKey, config: &Config) -> Option<StageConfig> {
+    let stage = spec.stage(key.stage)?;
+    Some(StageConfig {
+        key,
+        name: stage.name.clone(),
+        limits: Limits { max_requests: stage.max_batch_size as usize, max_wait: stage.max_wait },
+        capacity: spec.capacity as usize,
+        rules: Rules { delivery: stage.delivery, attempts: stage.attempts },
+        grace: config.replica_grace,
+    })
+}

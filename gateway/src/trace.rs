@@ -1,0 +1,38 @@
+//! Where one request's time went, as a `server-timing` header.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use mosec_types::{PipelineSpec, Span, SpanKind};
+
+use crate::routes::stage_name;
+
+/// Request header that asks for the trace. Its value does not matter.
+pub(crate) const TRACE_HEADER: &str = "mosec-trace";
+
+/// Writes the spans, and the gateway's own part as what is left of `total`, so that all add up to it.
+///
+/// Durations are milliseconds. `queue-2;desc="Find_2";dur=0.120` is the time in the queue of stage 2, counted from one.
+pub(crate) fn server_timing(spec: &PipelineSpec, spans: &[Span], total: Duration) -> String {
+    let total_micros = u32::try_from(total.as_micros()).unwrap_or(u32::MAX);
+    let accounted = spans.iter().fold(0u32, |sum, span| sum.saturating_add(span.micros));
+    let mut text = String::new();
+    entry(&mut text, "total", None, total_micros);
+    entry(&mut text, SpanKind::Gateway.name(), None, total_micros.saturating_sub(accounted));
+    for span in spans {
+        let name = format!("{}-{}", span.kind.name(), span.stage.0 + 1);
+        entry(&mut text, &name, Some(stage_name(spec, span.stage)), span.micros);
+    }
+    text
+}
+
+fn entry(text: &mut String, name: &str, description: Option<&str>, micros: u32) {
+    if !text.is_empty() {
+        text.push_str(", ");
+    }
+    text.push_str(name);
+    if let Some(description) = description {
+        let _ = write!(text, ";desc=\"{}\"", description.replace(['"', '\\'], ""));
+    }
+    let _ = write!(text, ";dur={}.{:03}", micros / 1000, micros % 1000);
+}

@@ -1,0 +1,174 @@
+//! What the parts of a node agent share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mosec_dispatch::batch::Limits;
+use mosec_dispatch::custody::Rules;
+use mosec_dispatch::{Links, Registry, StageConfig, Target, TargetId};
+use mosec_shm_ring::{Arena, SegmentError};
+use mosec_types::{ReplicaId, StageKey, Topology, WorkerStatus};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::deliver::Deliver;
+use crate::metrics::AgentMetrics;
+use crate::pool::{Pool, PoolTarget};
+use crate::reconcile;
+use crate::status::StatusBoard;
+use crate::windows::{self, Upstream, Windows};
+use crate::workers::Replica;
+
+/// A node agent. Clones share it.
+#[derive(Clone)]
+pub struct Agent(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    arena: Arena,
+    registry: Registry,
+    windows: Windows,
+    board: StatusBoard,
+    metrics: AgentMetrics,
+    pools: RwLock<HashMap<StageKey, Arc<Pool>>>,
+}
+
+/// Why an agent could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    #[error("shared memory could not be made")]
+    Arena(#[from] SegmentError),
+    #[error("metrics could not be registered")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl Agent {
+    /// Makes an agent without workers.
+    ///
+    /// `registry`: dispatchers of this process. The agent's stages are targets there, whoever else's are too.
+    pub fn build(config: Config, registry: Registry, series: &prometheus::Registry) -> Result<Self, BuildError> {
+        let arena = Arena::new(config.arena.clone())?;
+        let metrics = AgentMetrics::new(series)?;
+        Ok(Self(Arc::new(Inner {
+            config,
+            arena,
+            registry,
+            windows: Windows::new(),
+            board: StatusBoard::new(),
+            metrics,
+            pools: RwLock::default(),
+        })))
+    }
+
+    /// Runs what `topology` places on this node until `stop`, then drains. `evict` ends all workers at once.
+    pub async fn run(
+        self,
+        topology: watch::Receiver<Arc<Topology>>,
+        links: Option<Links>,
+        stop: CancellationToken,
+        evict: CancellationToken,
+    ) {
+        let announcing = tokio::spawn(self.clone().announce_here());
+        reconcile::follow(self.clone(), topology, links, stop, evict).await;
+        announcing.abort();
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The states of the workers, as they change.
+    pub fn workers(&self) -> watch::Receiver<Vec<WorkerStatus>> {
+        self.0.board.subscribe()
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    pub(crate) fn windows(&self) -> &Windows {
+        &self.0.windows
+    }
+
+    pub(crate) fn pool(&self, key: StageKey) -> Option<Arc<Pool>> {
+        self.0.pools.read().get(&key).cloned()
+    }
+
+    /// Tells the dispatchers of this process what its own workers grant.
+    async fn announce_here(self) {
+        let mut granted = self.windows().subscribe();
+        let mut told = Default::default();
+        let mut targets: HashMap<StageKey, (TargetId, Arc<dyn Target>)> = HashMap::new();
+        loop {
+            let shares = granted.borrow_and_update().shares(Upstream::Local);
+            for (key, window) in windows::changes(&told, &shares) {
+                if let Some(pool) = self.pool(key) {
+                    let target: Arc<dyn Target> = Arc::new(PoolTarget(pool));
+                    targets.entry(key).or_insert((TargetId(format!("{}/{key}", self.config().node)), target));
+                }
+                let Some((id, target)) = targets.get(&key) else { continue };
+                self.registry().set_window(key, id, target, window);
+                if !shares.contains_key(&key) {
+                    self.registry().remove_target(id);
+                    targets.remove(&key);
+                }
+            }
+            told = shares;
+            if granted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes the dispatcher of a later stage.
+    pub(crate) fn ensure_dispatcher(&self, topology: &Topology, key: StageKey) {
+        let Some(deployment) = topology.deployment(key.revision) else { return };
+        let Some(stage) = deployment.spec.stage(key.stage) else { return };
+        self.registry().ensure(StageConfig {
+            key,
+            name: stage.name.clone(),
+            limits: Limits { max_requests: stage.max_batch_size as usize, max_wait: stage.max_wait },
+            capacity: deployment.spec.capacity as usize,
+            rules: Rules { delivery: stage.delivery, attempts: stage.attempts },
+            grace: self.config().replica_grace,
+        });
+    }
+
+    /// What the supervisor of a replica needs; makes its stage's pool if it is the first here.
+    pub(crate) fn replica(&self, topology: &Topology, key: StageKey, id: ReplicaId) -> Option<Replica> {
+        let deployment = topology.deployment(key.revision)?;
+        let stage = deployment.spec.stage(key.stage)?.clone();
+        let mut pools = self.0.pools.write();
+        let pool = pools.entry(key).or_insert_with(|| {
+            let deliver =
+                Deliver { stage: key, spec: deployment.spec.clone(), registry: self.0.registry.clone() };
+            let is_first = reconcile::is_first(&deployment.spec, key.stage);
+            let metrics = self.0.metrics.pool(&stage.name);
+            Arc::new(Pool::new(key, &stage, is_first, deliver, metrics, self.0.windows.clone()))
+        });
+        Some(Replica {
+            id,
+            stage,
+            pool: pool.clone(),
+            python: self.config().python.clone(),
+            arena: self.0.arena.clone(),
+            board: self.0.board.clone(),
+            drain_timeout: self.config().drain_timeout,
+        })
+    }
+
+    pub(crate) fn remove_pool(&self, key: StageKey) {
+        self.0.pools.write().remove(&key);
+        self.0.windows.remove(key);
+    }
+
+    /// Brings the gauges that are read, not counted, up to date.
+    pub fn observe(&self) {
+        let stats = self.0.arena.stats();
+        self.0.metrics.arena_used_bytes.set(i64::try_from(stats.used_bytes).unwrap_or(i64::MAX));
+        self.0.metrics.arena_bytes.set(i64::try_from(stats.bytes).unwrap_or(i64::MAX));
+    }
+}

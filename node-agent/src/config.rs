@@ -1,0 +1,32 @@
+//! Settings of a node agent.
+
+use std::time::Duration;
+
+use mosec_shm_ring::ArenaConfig;
+use mosec_types::NodeId;
+
+/// Settings of a node agent.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node: NodeId,
+    /// Interpreter for pipelines that name none.
+    pub python: String,
+    /// Shared memory for payloads.
+    pub arena: ArenaConfig,
+    /// How long a stage may be without a ready replica before its requests are refused.
+    pub replica_grace: Duration,
+    /// Longest time a replica that is to stop may take to finish what it has.
+    pub drain_timeout: Duration,
+}
+
+impl Config {
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            python: "python3".into(),
+            arena: ArenaConfig::default(),
+            replica_grace: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Hot path. Where a worker's answer goes: to the next stage of its route, or back to whoever asked.
+
+use std::sync::Arc;
+
+use mosec_dispatch::{Payload, Registry, Request};
+use mosec_shm_ring::{ITEM_EGRESS, ITEM_INGRESS, ResponseItem};
+use mosec_types::{ErrorCode, PipelineSpec, RouteIndex, StageKey};
+use tokio::time::Instant;
+
+use crate::pool::Slot;
+
+/// What a stage's pool knows of the routes through it.
+pub(crate) struct Deliver {
+    pub(crate) stage: StageKey,
+    pub(crate) spec: Arc<PipelineSpec>,
+    /// Dispatchers of this process, those of later stages among them.
+    pub(crate) registry: Registry,
+}
+
+impl Deliver {
+    /// Which codecs apply to a request of this route: clients' at either end, the stages' own in between.
+    pub(crate) fn item_flags(&self, route: RouteIndex) -> u32 {
+        let Some(route) = self.spec.route(route) else { return ITEM_INGRESS | ITEM_EGRESS };
+        let ingress = if route.first() == Some(self.stage.stage) { ITEM_INGRESS } else { 0 };
+        let egress = if route.last() == Some(self.stage.stage) { ITEM_EGRESS } else { 0 };
+        ingress | egress
+    }
+
+    /// Passes one answer on. `slot` is held while the next stage's queue has no room.
+    pub(crate) fn deliver(&self, mut request: Request, item: ResponseItem, slot: &Arc<Slot>) {
+        let code = ErrorCode::from_wire(item.code).unwrap_or(ErrorCode::Internal);
+        let next = self.spec.route(request.route).and_then(|route| route.next(self.stage.stage));
+        match next {
+            Some(stage) if code.is_ok() => {
+                let key = StageKey { revision: self.stage.revision, stage };
+                let Some(dispatcher) = self.registry.dispatcher(key) else {
+                    return request.fail(ErrorCode::UnknownStage);
+                };
+                request.arrived = Instant::now();
+                request.losses = 0;
+                request.payload = Payload::Slice(item.payload);
+                dispatcher.submit_held(request, slot.clone());
+            }
+            // The one copy out of shared memory: what follows is a socket.
+            _ => request.respond(code, Payload::Bytes(item.payload.to_bytes())),
+        }
+    }
+}

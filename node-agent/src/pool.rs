@@ -1,0 +1,204 @@
+//! Hot path. The workers of one stage on this node, as one target of batches.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mosec_dispatch::custody::{self, Loss, Rules};
+use mosec_dispatch::{Credit, Dispatched, Target, Window};
+use mosec_types::{PipelineSpec, StageKey, StageSpec};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::deliver::Deliver;
+use crate::metrics::PoolMetrics;
+use crate::windows::Windows;
+use crate::workers::{Unsent, Worker};
+
+/// Batches that may wait for a worker's ring. Credits keep it near zero; what exceeds them comes from upstreams that
+/// have not yet heard of a smaller window.
+const MAX_BACKLOG: usize = 1024;
+
+/// The workers of one stage on this node.
+pub(crate) struct Pool {
+    pub(crate) stage: StageKey,
+    pub(crate) spec: Arc<PipelineSpec>,
+    pub(crate) deliver: Deliver,
+    pub(crate) metrics: PoolMetrics,
+    rules: Rules,
+    is_first: bool,
+    windows: Windows,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    ready: Vec<Arc<Worker>>,
+    backlog: VecDeque<Dispatched>,
+    /// Last time a batch came.
+    used: Option<Instant>,
+}
+
+/// One batch's place in a worker's ring, and its credit. Dropping it frees both.
+pub(crate) struct Slot {
+    worker: Arc<Worker>,
+    pool: Arc<Pool>,
+    _credit: Credit,
+}
+
+impl Slot {
+    pub(crate) fn deliver(&self) -> &Deliver {
+        &self.pool.deliver
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.worker.release();
+        // The credit, a field, goes after this: what waits here comes before what it lets in.
+        self.pool.send_backlog();
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(
+        stage: StageKey,
+        stage_spec: &StageSpec,
+        is_first: bool,
+        deliver: Deliver,
+        metrics: PoolMetrics,
+        windows: Windows,
+    ) -> Self {
+        Self {
+            stage,
+            spec: deliver.spec.clone(),
+            deliver,
+            metrics,
+            rules: Rules { delivery: stage_spec.delivery, attempts: stage_spec.attempts },
+            is_first,
+            windows,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Takes a worker that has become ready.
+    pub(crate) fn add(self: &Arc<Self>, worker: Arc<Worker>) {
+        self.state.lock().ready.push(worker);
+        self.publish();
+        self.send_backlog();
+    }
+
+    /// Gives a worker no more batches. Those it has, it keeps.
+    pub(crate) fn retire(&self, worker: &Arc<Worker>) {
+        let stranded = {
+            let mut state = self.state.lock();
+            state.ready.retain(|other| !Arc::ptr_eq(other, worker));
+            if state.ready.is_empty() { std::mem::take(&mut state.backlog) } else { VecDeque::new() }
+        };
+        self.publish();
+        for batch in stranded {
+            batch.home.lost(batch.requests, Loss::Refused);
+        }
+    }
+
+    /// Takes care of what a dead worker had: other workers get it, or else its upstreams get it back.
+    pub(crate) fn bury(self: &Arc<Self>, worker: &Arc<Worker>) {
+        self.retire(worker);
+        for lost in worker.take_flights() {
+            if self.state.lock().ready.is_empty() {
+                lost.home.lost(lost.requests, Loss::Worker);
+                continue;
+            }
+            let verdict = custody::after_loss(lost.requests, Loss::Worker, self.rules, Instant::now());
+            for (request, code) in verdict.fail {
+                request.fail(code);
+            }
+            for requests in verdict.retry {
+                // The parts share the lost batch's slot, and with it its credit.
+                let slot = lost.slot.clone();
+                let credit = Credit::new(move || drop(slot));
+                self.send(Dispatched { stage: self.stage, requests, home: lost.home.clone(), credit });
+            }
+        }
+    }
+
+    /// Since when no batch has come and none is here; `None` while there is one.
+    pub(crate) fn idle_since(&self) -> Option<Option<Instant>> {
+        let state = self.state.lock();
+        let busy = !state.backlog.is_empty() || state.ready.iter().any(|worker| worker.outstanding() > 0);
+        (!busy).then_some(state.used)
+    }
+
+    /// Tells everybody what this stage grants.
+    pub(crate) fn publish(&self) {
+        let window = {
+            let state = self.state.lock();
+            let replicas = u32::try_from(state.ready.len()).unwrap_or(u32::MAX);
+            Window { replicas, limit: state.ready.iter().map(|worker| worker.depth()).sum() }
+        };
+        self.metrics.ready.set(i64::from(window.replicas));
+        self.windows.set(self.stage, self.is_first, window);
+    }
+
+    /// The ready worker with the fewest batches that has room for one, reserved.
+    fn reserve(state: &State) -> Option<Arc<Worker>> {
+        let free = state.ready.iter().filter(|worker| worker.outstanding() < worker.depth());
+        let worker = free.min_by_key(|worker| worker.outstanding())?;
+        worker.reserve();
+        Some(worker.clone())
+    }
+
+    fn send(self: &Arc<Self>, batch: Dispatched) {
+        let worker = {
+            let mut state = self.state.lock();
+            state.used = Some(Instant::now());
+            match Self::reserve(&state) {
+                Some(worker) => worker,
+                None if !state.ready.is_empty() && state.backlog.len() < MAX_BACKLOG => {
+                    state.backlog.push_back(batch);
+                    self.metrics.backlog.set(state.backlog.len() as i64);
+                    return;
+                }
+                None => {
+                    drop(state);
+                    return batch.home.lost(batch.requests, Loss::Refused);
+                }
+            }
+        };
+        self.hand(worker, batch);
+    }
+
+    fn send_backlog(self: &Arc<Self>) {
+        loop {
+            let (worker, batch) = {
+                let mut state = self.state.lock();
+                if state.backlog.is_empty() {
+                    return;
+                }
+                let Some(worker) = Self::reserve(&state) else { return };
+                let Some(batch) = state.backlog.pop_front() else { return };
+                self.metrics.backlog.set(state.backlog.len() as i64);
+                (worker, batch)
+            };
+            self.hand(worker, batch);
+        }
+    }
+
+    /// Gives a batch to a worker on which a place is reserved.
+    fn hand(self: &Arc<Self>, worker: Arc<Worker>, batch: Dispatched) {
+        let Dispatched { requests, home, credit, .. } = batch;
+        let slot = Arc::new(Slot { worker: worker.clone(), pool: self.clone(), _credit: credit });
+        if let Err(Unsent { requests, home, cause }) = worker.send(requests, home, slot) {
+            tracing::debug!(stage = %self.stage, replica = %worker.replica, cause, "batch was not taken");
+            home.lost(requests, Loss::Refused);
+        }
+    }
+}
+
+/// A pool as a target of dispatchers.
+pub(crate) struct PoolTarget(pub(crate) Arc<Pool>);
+
+impl Target for PoolTarget {
+    fn send(&self, batch: Dispatched) {
+        self.0.send(batch);
+    }
+}

@@ -1,0 +1,7 @@
+//! Makes what runs here agree with the topology.
+
+mod apply;
+mod plan;
+
+pub(crate) use apply::follow;
+pub(crate) use plan::is_first;

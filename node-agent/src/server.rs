@@ -1,0 +1,195 @@
+//! Hot path. Batches from upstreams over their links, and the answers back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mosec_dispatch::custody::Loss;
+use mosec_dispatch::{Credit, Dispatched, Home, Outcome, Payload, Reply, Request, Respond, Target};
+use mosec_types::{ErrorCode, Span, SpanKind, StageIndex};
+use mosec_wire::{Answer, AnswerSink, Incoming, LinkError, LinkEvent, LinkServer};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::Agent;
+use crate::pool::PoolTarget;
+pub use crate::windows::Upstream;
+use crate::windows::changes;
+
+/// Serves one upstream until its link ends, or until `stop`: then it is told to send nothing more, and what it has sent
+/// is finished.
+pub async fn serve_link(
+    agent: Agent,
+    link: Arc<dyn LinkServer>,
+    upstream: Upstream,
+    stop: CancellationToken,
+) -> LinkError {
+    let _present = agent.windows().enter(upstream);
+    let batches = TaskTracker::new();
+    let mut granted = agent.windows().subscribe();
+    let mut told = Default::default();
+    let mut draining = false;
+    let error = loop {
+        let shares = granted.borrow_and_update().shares(upstream);
+        for (stage, window) in changes(&told, &shares) {
+            link.tell(LinkEvent::Window { stage, window });
+        }
+        told = shares;
+        tokio::select! {
+            incoming = link.accept() => match incoming {
+                Ok(incoming) => {
+                    batches.spawn(serve_batch(agent.clone(), incoming));
+                }
+                Err(error) => break error,
+            },
+            changed = granted.changed() => if changed.is_err() { break LinkError::Closed },
+            () = stop.cancelled(), if !draining => {
+                draining = true;
+                link.tell(LinkEvent::Drain);
+                batches.close();
+            }
+            () = batches.wait(), if draining => break LinkError::Closed,
+        }
+    };
+    link.close();
+    error
+}
+
+/// What the tasks that work on a batch tell the one that answers it.
+enum Message {
+    Answer(Answer),
+    Credit,
+}
+
+/// Sees one batch through, from its arrival to its last answer.
+async fn serve_batch(agent: Agent, incoming: Incoming) {
+    let Incoming { batch, mut answers } = incoming;
+    let (sender, mut messages) = mpsc::unbounded_channel();
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let total = batch.items.len();
+    let stage = batch.stage;
+    let now = Instant::now();
+    let requests: Vec<_> = batch
+        .items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| Request {
+            id: item.id,
+            route: item.route,
+            deadline: now + item.remaining,
+            arrived: now,
+            payload: Payload::Bytes(item.payload),
+            losses: item.losses,
+            traced: item.traced,
+            spans: Vec::new(),
+            reply: Reply::new(LinkReply {
+                item: u32::try_from(index).unwrap_or(u32::MAX),
+                stage: stage.stage,
+                received: now,
+                traced: item.traced,
+                cancelled: cancelled.clone(),
+                sender: sender.clone(),
+            }),
+        })
+        .collect();
+    let credit = Credit::new(move || drop(sender.send(Message::Credit)));
+    match agent.pool(stage) {
+        Some(pool) => PoolTarget(pool).send(Dispatched { stage, requests, home: Arc::new(Upwards), credit }),
+        None => requests.into_iter().for_each(|request| request.fail(ErrorCode::UnknownStage)),
+    }
+    let result = pass_on(&mut messages, &mut answers, total).await;
+    match result {
+        Ok(()) => {
+            if let Err(error) = answers.finish().await {
+                tracing::debug!(%stage, %error, "answers could not be finished");
+            }
+        }
+        Err(error) => {
+            cancelled.store(true, Ordering::Relaxed);
+            tracing::debug!(%stage, %error, "batch was given up by its upstream");
+        }
+    }
+}
+
+/// Sends answers as they come, those that are there together in one group.
+async fn pass_on(
+    messages: &mut mpsc::UnboundedReceiver<Message>,
+    answers: &mut Box<dyn AnswerSink>,
+    total: usize,
+) -> Result<(), LinkError> {
+    let mut buffer = Vec::new();
+    let mut answered = 0;
+    while answered < total {
+        tokio::select! {
+            // What is there is sent before the link is asked.
+            biased;
+            count = messages.recv_many(&mut buffer, total + 1) => if count == 0 {
+                // Every reply answers when it is dropped, so this is a bug of ours; the upstream sees a reset.
+                return Err(LinkError::Reset);
+            },
+            () = answers.cancelled() => return Err(LinkError::Cancelled),
+        }
+        let mut group = Vec::with_capacity(buffer.len());
+        let mut credit = false;
+        for message in buffer.drain(..) {
+            match message {
+                Message::Answer(answer) => group.push(answer),
+                Message::Credit => credit = true,
+            }
+        }
+        answered += group.len();
+        if !group.is_empty() {
+            answers.send(group).await?;
+        }
+        if credit && answered < total {
+            answers.return_credit().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Lost requests of a batch go back to its upstream, which has custody.
+struct Upwards;
+
+impl Home for Upwards {
+    fn lost(&self, requests: Vec<Request>, loss: Loss) {
+        let code = match loss {
+            Loss::Worker | Loss::Link => ErrorCode::ReplicaLost,
+            Loss::Refused => ErrorCode::NoReplica,
+        };
+        for request in requests {
+            request.fail(code);
+        }
+    }
+}
+
+/// Answers one item of a batch.
+struct LinkReply {
+    item: u32,
+    stage: StageIndex,
+    received: Instant,
+    traced: bool,
+    cancelled: Arc<AtomicBool>,
+    sender: mpsc::UnboundedSender<Message>,
+}
+
+impl Respond for LinkReply {
+    fn respond(self: Box<Self>, outcome: Outcome) {
+        let mut spans = outcome.spans;
+        if self.traced {
+            let total = u32::try_from(self.received.elapsed().as_micros()).unwrap_or(u32::MAX);
+            let accounted = spans.iter().fold(0u32, |sum, span| sum.saturating_add(span.micros));
+            let micros = total.saturating_sub(accounted);
+            spans.push(Span { kind: SpanKind::Agent, stage: self.stage, micros });
+        }
+        let payload = outcome.payload.to_bytes();
+        let answer = Answer { item: self.item, code: outcome.code, last: true, payload, spans };
+        // The batch's task is gone if its upstream is.
+        let _ = self.sender.send(Message::Answer(answer));
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.cancelled.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,9 @@
+//! Worker processes: starting, feeding, restarting and ending them.
+
+mod backoff;
+mod process;
+mod supervisor;
+mod worker;
+
+pub(crate) use supervisor::{Replica, supervise};
+pub(crate) use worker::{Unsent, Worker};

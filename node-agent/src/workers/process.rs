@@ -1,0 +1,93 @@
+//! Starts and ends one worker process.
+
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+
+use mosec_types::{PipelineSpec, ReplicaId, StageSpec};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Serialize;
+use tokio::process::{Child, Command};
+
+/// What a worker process is told about itself.
+#[derive(Serialize)]
+struct WorkerSpec<'a> {
+    source: &'a mosec_types::spec::PythonSource,
+    stage: &'a StageSpec,
+    replica: ReplicaId,
+}
+
+/// The text a worker reads first.
+pub(crate) fn worker_spec(spec: &PipelineSpec, stage: &StageSpec, replica: ReplicaId) -> serde_json::Result<String> {
+    serde_json::to_string(&WorkerSpec { source: &spec.source, stage, replica })
+}
+
+/// A worker process, with whatever it starts in turn. Dropping it kills them all.
+pub(crate) struct Process {
+    child: Child,
+    pid: Option<u32>,
+}
+
+impl Process {
+    /// Starts a worker with `control` as its standard input.
+    ///
+    /// It leads a process group of its own: a Ctrl-C at the agent's terminal does not reach it, and its children end
+    /// with it. Should this agent die, the worker reads the end of `control` and ends its group itself.
+    pub(crate) fn start(
+        default_python: &str,
+        spec: &PipelineSpec,
+        stage: &StageSpec,
+        replica: ReplicaId,
+        control: OwnedFd,
+    ) -> std::io::Result<Self> {
+        let python = spec.source.python.as_deref().unwrap_or(default_python);
+        let mut command = Command::new(python);
+        command
+            .args(["-m", "mosec.runner"])
+            .current_dir(&spec.source.dir)
+            .stdin(Stdio::from(control))
+            .process_group(0)
+            .kill_on_drop(true);
+        if let Some(env) = stage.env_of(replica) {
+            command.envs(env);
+        }
+        let child = command.spawn()?;
+        let pid = child.id();
+        Ok(Self { child, pid })
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Waits for the end of the process and says how it ended. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> String {
+        match self.child.wait().await {
+            Ok(status) => describe(status),
+            Err(error) => format!("could not be waited for: {error}"),
+        }
+    }
+
+    /// Ends the process and its children at once.
+    pub(crate) fn kill(&self) {
+        let group = self.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(group) = group {
+            // ESRCH: everybody is gone already.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn describe(status: std::process::ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("the process exited with code {code}"),
+        (None, Some(signal)) => format!("the process was killed by signal {signal}"),
+        (None, None) => "the process ended".into(),
+    }
+}

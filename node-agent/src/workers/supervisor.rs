@@ -1,0 +1,258 @@
+//! Keeps one replica running: starts its process, feeds it to the pool when ready, restarts it when it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mosec_shm_ring::{AgentChannel, Arena, ChannelConfig, Readable, WorkerEvent};
+use mosec_types::{Generation, ReplicaId, StageSpec, WorkerState, worker};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::BackOff;
+use super::process::{Process, worker_spec};
+use super::worker::Worker;
+use crate::pool::Pool;
+use crate::status::StatusBoard;
+
+/// How long a worker that was told to stop may take to leave.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a pool must be without batches before its replicas stop: longer than it takes the news of the new topology
+/// to reach every upstream.
+const QUIET: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Everything a supervisor needs to know about its replica.
+pub(crate) struct Replica {
+    pub(crate) id: ReplicaId,
+    pub(crate) stage: StageSpec,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) python: String,
+    pub(crate) arena: Arena,
+    pub(crate) board: StatusBoard,
+    pub(crate) drain_timeout: Duration,
+}
+
+/// A process that has been started and greeted.
+struct Started {
+    process: Process,
+    worker: Arc<Worker>,
+    control: Readable,
+}
+
+/// How a run of a worker ended.
+struct RunEnd {
+    ready_for: Option<Duration>,
+    error: String,
+}
+
+/// Runs a replica until `stop`, then drains it. `evict` ends it at once, what it has is lost.
+pub(crate) async fn supervise(replica: Replica, stop: CancellationToken, evict: CancellationToken) {
+    let mut backoff = BackOff::default();
+    let mut generation = Generation::default();
+    while !stop.is_cancelled() && !evict.is_cancelled() {
+        generation.0 = generation.0.wrapping_add(1);
+        if generation.0 > 1 {
+            replica.pool.metrics.restarts.inc();
+        }
+        let end = replica.run(generation, &stop, &evict).await;
+        if stop.is_cancelled() || evict.is_cancelled() {
+            break;
+        }
+        let pause = backoff.after(end.ready_for);
+        tracing::warn!(
+            stage = %replica.pool.stage, replica = %replica.id, error = end.error, pause_ms = pause.as_millis() as u64,
+            "worker ended"
+        );
+        replica.update(|status| {
+            status.state = WorkerState::BackOff;
+            status.pid = None;
+            status.restarts += 1;
+            status.failed_starts = if end.ready_for.is_some() { 0 } else { status.failed_starts + 1 };
+            status.last_error = Some(worker::trim_error(&end.error));
+        });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+            () = evict.cancelled() => {}
+        }
+    }
+    replica.board.remove(replica.pool.stage, replica.id);
+}
+
+impl Replica {
+    fn update(&self, change: impl FnOnce(&mut mosec_types::WorkerStatus)) {
+        self.board.update(self.pool.stage, self.id, change);
+    }
+
+    /// One process from its start to its confirmed end.
+    async fn run(&self, generation: Generation, stop: &CancellationToken, evict: &CancellationToken) -> RunEnd {
+        match self.start(generation) {
+            Ok(started) => self.attend(started, stop, evict).await,
+            Err(error) => RunEnd { ready_for: None, error: format!("{error:#}") },
+        }
+    }
+
+    fn start(&self, generation: Generation) -> anyhow::Result<Started> {
+        use anyhow::Context as _;
+        let (channel, control) = AgentChannel::create(&self.arena, generation, &ChannelConfig::default())
+            .context("cannot make the worker's shared memory")?;
+        let spec = &self.pool.spec;
+        let process = Process::start(&self.python, spec, &self.stage, self.id, control).with_context(|| {
+            let python = spec.source.python.as_deref().unwrap_or(&self.python);
+            format!("cannot start {python} in {}", spec.source.dir)
+        })?;
+        let watch = Readable::new(channel.control_fd()).context("cannot watch the worker's socket")?;
+        channel.hello(&worker_spec(spec, &self.stage, self.id)?).context("cannot greet the worker")?;
+        self.update(|status| {
+            status.state = WorkerState::Starting;
+            status.pid = process.pid();
+        });
+        Ok(Started { process, worker: Arc::new(Worker::new(self.id, channel)), control: watch })
+    }
+
+    /// Follows a process until it has ended, and sees to what it leaves.
+    async fn attend(
+        &self,
+        started: Started,
+        stop: &CancellationToken,
+        evict: &CancellationToken,
+    ) -> RunEnd {
+        let Started { mut process, worker, control } = started;
+        let reader = tokio::spawn(read_ring(worker.clone(), self.pool.clone()));
+        let mut said = None;
+        let mut ready = None;
+        let how = loop {
+            tokio::select! {
+                how = process.ended() => break how,
+                event = next_event(&worker.channel, &control) => match event {
+                    Ok(WorkerEvent::Ready) => {
+                        ready = Some(Instant::now());
+                        self.pool.add(worker.clone());
+                        self.update(|status| {
+                            status.state = WorkerState::Ready;
+                            status.failed_starts = 0;
+                        });
+                        tracing::info!(stage = %self.pool.stage, replica = %self.id, pid = process.pid(), "worker is ready");
+                    }
+                    Ok(WorkerEvent::Failed { traceback }) => said = Some(traceback),
+                    Ok(_) => {}
+                    // It has closed its socket or talks nonsense: it is leaving, or has to.
+                    Err(error) => {
+                        tracing::debug!(stage = %self.pool.stage, replica = %self.id, error, "control socket ended");
+                        break self.end(&mut process).await;
+                    }
+                },
+                () = worker.broken.cancelled() => {
+                    process.kill();
+                    process.ended().await;
+                    break "the worker broke the protocol of its ring".into();
+                }
+                () = stop.cancelled() => break self.drain(&mut process, &worker, evict).await,
+                () = evict.cancelled() => {
+                    process.kill();
+                    break process.ended().await;
+                }
+            }
+        };
+        process.kill();
+        reader.abort();
+        let _ = reader.await;
+        // The process is gone, so what it answered last is all there is.
+        drain_ring(&worker, &self.pool);
+        self.pool.bury(&worker);
+        worker.channel.reclaim();
+        RunEnd { ready_for: ready.map(|at| at.elapsed()), error: said.unwrap_or(how) }
+    }
+
+    /// Lets a worker finish, then ends it.
+    async fn drain(&self, process: &mut Process, worker: &Arc<Worker>, evict: &CancellationToken) -> String {
+        self.update(|status| status.state = WorkerState::Draining);
+        let quiet = async {
+            // The whole pool, not this worker: while upstreams still send here, somebody has to serve.
+            while !is_quiet(&self.pool) || worker.outstanding() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            result = tokio::time::timeout(self.drain_timeout, quiet) => if result.is_err() {
+                tracing::warn!(stage = %self.pool.stage, replica = %self.id, "drain timeout");
+            },
+            () = evict.cancelled() => {}
+        }
+        self.pool.retire(worker);
+        if let Err(error) = worker.channel.stop() {
+            tracing::debug!(%error, "worker could not be told to stop");
+        }
+        self.end(process).await
+    }
+
+    /// Waits for a process that is leaving; kills it if it does not.
+    async fn end(&self, process: &mut Process) -> String {
+        match tokio::time::timeout(STOP_TIMEOUT, process.ended()).await {
+            Ok(how) => how,
+            Err(_) => {
+                tracing::warn!(stage = %self.pool.stage, replica = %self.id, "worker did not leave and is killed");
+                process.kill();
+                process.ended().await
+            }
+        }
+    }
+}
+
+fn is_quiet(pool: &Pool) -> bool {
+    match pool.idle_since() {
+        None => false,
+        Some(used) => used.is_none_or(|at| at.elapsed() >= QUIET),
+    }
+}
+
+/// The worker's next word. Cancel safe.
+async fn next_event(channel: &AgentChannel, control: &Readable) -> Result<WorkerEvent, String> {
+    loop {
+        match channel.control_recv() {
+            Ok(Some(WorkerEvent::Eof)) => return Err("closed".into()),
+            Ok(Some(event)) => return Ok(event),
+            Ok(None) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        control.wait().await.map_err(|error| error.to_string())?;
+    }
+}
+
+/// Reads a worker's answers for as long as it lives.
+async fn read_ring(worker: Arc<Worker>, pool: Arc<Pool>) {
+    if let Err(error) = follow_ring(&worker, &pool).await {
+        // What it wrote cannot be trusted any more: the supervisor ends it.
+        tracing::error!(stage = %pool.stage, replica = %worker.replica, error, "worker's ring is unusable");
+        worker.broken.cancel();
+    }
+}
+
+async fn follow_ring(worker: &Worker, pool: &Pool) -> Result<(), String> {
+    let bell = Readable::new(worker.channel.bell_fd()).map_err(|error| error.to_string())?;
+    let mut responses = Vec::new();
+    loop {
+        worker.channel.poll_responses(&mut responses).map_err(|error| error.to_string())?;
+        let progress = !responses.is_empty();
+        for response in responses.drain(..) {
+            worker.on_response(pool, response);
+        }
+        if progress {
+            // Others get their turn; more may have arrived meanwhile.
+            tokio::task::yield_now().await;
+        } else if !worker.channel.arm() {
+            bell.wait().await.map_err(|error| error.to_string())?;
+        }
+    }
+}
+
+/// Takes what is left in the ring of a worker that has ended.
+fn drain_ring(worker: &Worker, pool: &Pool) {
+    let mut responses = Vec::new();
+    if let Err(error) = worker.channel.poll_responses(&mut responses) {
+        tracing::debug!(%error, "the dead worker's ring is unusable");
+    }
+    for response in responses {
+        worker.on_response(pool, response);
+    }
+}
