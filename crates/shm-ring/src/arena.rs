@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::buddy::{Buddy, MIN_BLOCK_BYTES, block_bytes, order_of};
+use crate::buddy::{Buddy, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, block_bytes, order_of};
 use crate::descriptor::Region;
 use crate::segment::{OutOfBounds, Segment, SegmentError, ShmConfig};
 
-/// Largest segment: offsets and lengths in descriptors are 32 bits wide.
-const MAX_SEGMENT_BYTES: usize = 1 << 31;
 /// Most segments of an arena: bounds what a worker maps. Doubling gets nowhere near it.
 pub(crate) const MAX_SEGMENTS: usize = 256;
 /// How long a failed growth keeps others from trying: each try may fill the machine before it fails.
@@ -92,7 +90,7 @@ impl Arena {
         let mut state = State::default();
         let first = config
             .initial_bytes
-            .clamp(MIN_BLOCK_BYTES, MAX_SEGMENT_BYTES)
+            .clamp(MIN_BLOCK_BYTES, MAX_BLOCK_BYTES)
             .next_power_of_two();
         state.add_segment(&config.shm, first)?;
         Ok(Self(Arc::new(Inner {
@@ -165,7 +163,7 @@ impl Inner {
             .config
             .max_bytes
             .saturating_sub(state.stats.bytes)
-            .min(MAX_SEGMENT_BYTES);
+            .min(MAX_BLOCK_BYTES);
         if block > left || state.segments.len() >= MAX_SEGMENTS {
             return;
         }

@@ -6,6 +6,10 @@
 /// Smallest block. An answer of a batch of one fits with its table.
 pub(crate) const MIN_BLOCK_BYTES: usize = 1024;
 
+/// Largest block, and segment: offsets and lengths in descriptors are 32 bits wide.
+const MAX_ORDER: u8 = 21;
+pub(crate) const MAX_BLOCK_BYTES: usize = MIN_BLOCK_BYTES << MAX_ORDER;
+
 /// Blocks of one segment. A block of order `n` has `MIN_BLOCK_BYTES << n` bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Buddy {
@@ -20,7 +24,9 @@ pub(crate) fn order_of(bytes: usize) -> Option<u8> {
         .div_ceil(MIN_BLOCK_BYTES)
         .max(1)
         .checked_next_power_of_two()?;
-    u8::try_from(blocks.trailing_zeros()).ok()
+    u8::try_from(blocks.trailing_zeros())
+        .ok()
+        .filter(|&order| order <= MAX_ORDER)
 }
 
 /// Bytes of a block of `order`.
@@ -87,10 +93,10 @@ mod tests {
         for (bytes, order) in [(0, 0), (1, 0), (1024, 0), (1025, 1), (2048, 1), (1 << 20, 10)] {
             assert_eq!(order_of(bytes), Some(order), "{bytes}");
         }
+        assert_eq!(order_of(MAX_BLOCK_BYTES), Some(MAX_ORDER));
         assert_eq!(
-            order_of(usize::MAX),
-            Some(54),
-            "far above any segment, yet no overflow"
+            (order_of(MAX_BLOCK_BYTES + 1), order_of(usize::MAX)),
+            (None, None)
         );
     }
 

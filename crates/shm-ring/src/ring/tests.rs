@@ -55,7 +55,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn any_positions_are_believed_or_refused(tail: u32, head: u32, pushes in 0_u32..20) {
+    fn any_positions_are_believed_or_refused(tail: u32, head: u32, pushes in 1_u32..20) {
         let (mut producer, mut consumer, memory) = ring(8);
         for _ in 0..pushes {
             let _ = producer.push(&[1; 8]);
