@@ -4,14 +4,17 @@
 //! in [`request`]; what a client sees of an error is decided in [`respond`] alone.
 
 mod admission;
+pub mod cli;
 mod config;
 mod metrics;
 mod request;
 mod respond;
 mod routes;
 mod server;
+mod service;
 mod topology;
 mod trace;
 
 pub use config::Config;
 pub use server::Gateway;
+pub use service::Service;

@@ -19,11 +19,23 @@ pub(crate) fn server_timing(spec: &PipelineSpec, spans: &[Span], total: Duration
     let mut text = String::new();
     entry(&mut text, "total", None, total_micros);
     entry(&mut text, SpanKind::Gateway.name(), None, total_micros.saturating_sub(accounted));
-    for span in spans {
+    for span in merged(spans) {
         let name = format!("{}-{}", span.kind.name(), span.stage.0 + 1);
         entry(&mut text, &name, Some(stage_name(spec, span.stage)), span.micros);
     }
     text
+}
+
+/// One span for each kind and stage, in the order of their first appearance.
+fn merged(spans: &[Span]) -> Vec<Span> {
+    let mut merged: Vec<Span> = Vec::new();
+    for span in spans {
+        match merged.iter_mut().find(|other| other.kind == span.kind && other.stage == span.stage) {
+            Some(other) => other.micros = other.micros.saturating_add(span.micros),
+            None => merged.push(*span),
+        }
+    }
+    merged
 }
 
 fn entry(text: &mut String, name: &str, description: Option<&str>, micros: u32) {
@@ -35,4 +47,25 @@ fn entry(text: &mut String, name: &str, description: Option<&str>, micros: u32) 
         let _ = write!(text, ";desc=\"{}\"", description.replace(['"', '\\'], ""));
     }
     let _ = write!(text, ";dur={}.{:03}", micros / 1000, micros % 1000);
+}
+
+#[cfg(test)]
+mod tests {
+    use mosec_types::StageIndex;
+
+    use super::*;
+
+    #[test]
+    fn spans_of_a_kind_and_stage_are_one_entry() {
+        let span = |kind, stage, micros| Span { kind, stage: StageIndex(stage), micros };
+        let spans = [
+            span(SpanKind::Queue, 0, 5),
+            span(SpanKind::Agent, 0, 1),
+            span(SpanKind::Worker, 0, 7),
+            span(SpanKind::Agent, 0, 2),
+            span(SpanKind::Agent, 1, 4),
+        ];
+        let micros: Vec<_> = merged(&spans).iter().map(|span| span.micros).collect();
+        assert_eq!(micros, [5, 3, 7, 4]);
+    }
 }

@@ -157,6 +157,7 @@ impl Agent {
             arena: self.0.arena.clone(),
             board: self.0.board.clone(),
             drain_timeout: self.config().drain_timeout,
+            quiet: self.config().quiet,
         })
     }
 

@@ -17,6 +17,9 @@ pub struct Config {
     pub replica_grace: Duration,
     /// Longest time a replica that is to stop may take to finish what it has.
     pub drain_timeout: Duration,
+    /// How long a stage must have had no batch before its replicas stop: longer than the news of a changed topology
+    /// takes to reach every upstream. Zero where the upstreams are known to be gone.
+    pub quiet: Duration,
 }
 
 impl Config {
@@ -27,6 +30,7 @@ impl Config {
             arena: ArenaConfig::default(),
             replica_grace: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
+            quiet: Duration::from_millis(500),
         }
     }
 }

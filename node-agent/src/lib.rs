@@ -7,12 +7,14 @@
 //! - [`reconcile`] makes the pools and supervisors agree with the topology.
 
 mod agent;
+pub mod cli;
 mod config;
 mod deliver;
 mod metrics;
 mod pool;
 mod reconcile;
 mod server;
+mod service;
 mod status;
 mod windows;
 mod workers;
@@ -20,3 +22,4 @@ mod workers;
 pub use agent::Agent;
 pub use config::Config;
 pub use server::{Upstream, serve_link};
+pub use service::{Options, Service};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mosec_types::NodeId;
 use mosec_types::topology::Node;
 use mosec_wire::link::BoxFuture;
+use mosec_wire::quic::QuicConnector;
 use mosec_wire::{Link, LinkError, LinkEvent};
 use rand::Rng as _;
 use tokio::task::JoinSet;
@@ -23,6 +24,15 @@ const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// Makes links to nodes.
 pub trait Connect: Send + Sync + 'static {
     fn connect(&self, node: Node) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>>;
+}
+
+impl Connect for QuicConnector {
+    fn connect(&self, node: Node) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>> {
+        Box::pin(async move {
+            let link = QuicConnector::connect(self, &node.address, Some(&node.id)).await?;
+            Ok(Arc::new(link) as Arc<dyn Link>)
+        })
+    }
 }
 
 /// The links of a process. One task for each node, owned here and ended by dropping this.

@@ -2,6 +2,8 @@
 
 mod admin;
 mod log;
+mod signals;
 
 pub use admin::{Admin, METRICS_TYPE, render};
 pub use log::{LogFormat, init_logging};
+pub use signals::stop_on_signal;

@@ -16,9 +16,6 @@ use crate::status::StatusBoard;
 
 /// How long a worker that was told to stop may take to leave.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a pool must be without batches before its replicas stop: longer than it takes the news of the new topology
-/// to reach every upstream.
-const QUIET: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Everything a supervisor needs to know about its replica.
@@ -30,6 +27,7 @@ pub(crate) struct Replica {
     pub(crate) arena: Arena,
     pub(crate) board: StatusBoard,
     pub(crate) drain_timeout: Duration,
+    pub(crate) quiet: Duration,
 }
 
 /// A process that has been started and greeted.
@@ -169,7 +167,7 @@ impl Replica {
         self.update(|status| status.state = WorkerState::Draining);
         let quiet = async {
             // The whole pool, not this worker: while upstreams still send here, somebody has to serve.
-            while !is_quiet(&self.pool) || worker.outstanding() > 0 {
+            while !is_quiet(&self.pool, self.quiet) || worker.outstanding() > 0 {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -199,10 +197,10 @@ impl Replica {
     }
 }
 
-fn is_quiet(pool: &Pool) -> bool {
+fn is_quiet(pool: &Pool, quiet: Duration) -> bool {
     match pool.idle_since() {
         None => false,
-        Some(used) => used.is_none_or(|at| at.elapsed() >= QUIET),
+        Some(used) => used.is_none_or(|at| at.elapsed() >= quiet),
     }
 }
 

@@ -1,0 +1,77 @@
+//! The `mosec-gateway` command: arguments, assembly, exit code.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use mosec_telemetry::{LogFormat, init_logging, stop_on_signal};
+use mosec_wire::tls::{Identity, Role};
+
+use crate::{Config, service};
+
+/// Answers HTTP requests: batches them and sends them to node agents.
+#[derive(Debug, Parser)]
+#[command(name = "mosec-gateway", version)]
+struct Args {
+    /// Address or host name to listen on.
+    #[arg(long, env = "MOSEC_ADDRESS", default_value = "0.0.0.0")]
+    address: String,
+    /// Port to listen on; 0 takes any that is free.
+    #[arg(long, env = "MOSEC_PORT", default_value_t = 8000)]
+    port: u16,
+    /// Control-plane nodes, as host:port, separated by commas.
+    #[arg(long, env = "MOSEC_CONTROL_PLANE", value_delimiter = ',', required = true)]
+    control_plane: Vec<String>,
+    /// Folder with ca.pem, cert.pem and key.pem of a gateway.
+    #[arg(long, env = "MOSEC_IDENTITY")]
+    identity: PathBuf,
+    /// Prefix of the service's metrics.
+    #[arg(long, env = "MOSEC_NAMESPACE", default_value = "mosec_service")]
+    namespace: String,
+    /// debug, info, warning, error, or a filter as `mosec=debug`.
+    #[arg(long, env = "MOSEC_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+/// Runs the command with these arguments, the program's name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version go to standard output, mistakes to standard error, with clap's exit codes.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    init_logging(&args.log_level, LogFormat::Json);
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "gateway failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let identity = Identity::load(&args.identity)
+        .with_context(|| format!("cannot load the identity in {}", args.identity.display()))?;
+    anyhow::ensure!(
+        identity.role() == Role::Gateway,
+        "the identity in {} is of role {}, expected {}",
+        args.identity.display(),
+        identity.role().name(),
+        Role::Gateway.name()
+    );
+    let config =
+        Config { address: args.address, port: args.port, namespace: args.namespace, ..Default::default() };
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let stop = stop_on_signal()?;
+        let service = service::Service::build(config, args.control_plane, &identity).await?;
+        tracing::info!(address = %service.local_addr()?, "http service is running");
+        service.run(stop).await
+    })
+}

@@ -1,0 +1,107 @@
+//! The `mosec-node-agent` command: arguments, assembly, exit code.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use mosec_telemetry::{LogFormat, init_logging, stop_on_signal};
+use mosec_types::NodeId;
+use mosec_wire::tls::{Identity, Role};
+
+use crate::{Config, service};
+
+/// Runs the Python workers placed on this host, and passes batches to them.
+#[derive(Debug, Parser)]
+#[command(name = "mosec-node-agent", version)]
+struct Args {
+    /// UDP address of the link; port 0 takes any that is free.
+    #[arg(long, env = "MOSEC_LISTEN", default_value = "0.0.0.0:7443")]
+    listen: SocketAddr,
+    /// host:port under which gateways and other agents reach the link. The listening address where absent.
+    #[arg(long, env = "MOSEC_ADVERTISE")]
+    advertise: Option<String>,
+    /// Control-plane nodes, as host:port, separated by commas.
+    #[arg(long, env = "MOSEC_CONTROL_PLANE", value_delimiter = ',', required = true)]
+    control_plane: Vec<String>,
+    /// Folder with ca.pem, cert.pem and key.pem of an agent; the certificate's name is the node's.
+    #[arg(long, env = "MOSEC_IDENTITY")]
+    identity: PathBuf,
+    /// Label of this node, as key=value. May be repeated.
+    #[arg(long = "label", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+    /// Python interpreter of the workers.
+    #[arg(long, env = "MOSEC_PYTHON", default_value = "python3")]
+    python: String,
+    /// Most shared memory for payloads, in MiB.
+    #[arg(long, env = "MOSEC_ARENA_MIB", default_value_t = 1024)]
+    arena_mib: usize,
+    /// Address of the admin endpoint (/metrics, /healthz). None where absent.
+    #[arg(long, env = "MOSEC_ADMIN")]
+    admin: Option<SocketAddr>,
+    /// debug, info, warning, error, or a filter as `mosec=debug`.
+    #[arg(long, env = "MOSEC_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("expected key=value, found {text:?}"))?;
+    if key.is_empty() {
+        return Err(format!("expected a key before '=', found {text:?}"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Runs the command with these arguments, the program's name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version go to standard output, mistakes to standard error, with clap's exit codes.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    init_logging(&args.log_level, LogFormat::Json);
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "node agent failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let identity = Identity::load(&args.identity)
+        .with_context(|| format!("cannot load the identity in {}", args.identity.display()))?;
+    anyhow::ensure!(
+        identity.role() == Role::Agent,
+        "the identity in {} is of role {}, expected {}",
+        args.identity.display(),
+        identity.role().name(),
+        Role::Agent.name()
+    );
+    let mut config = Config::new(NodeId::new(identity.name())?);
+    config.python = args.python;
+    config.arena.max_bytes = args.arena_mib << 20;
+    let options = service::Options {
+        config,
+        listen: args.listen,
+        advertise: args.advertise,
+        control_plane: args.control_plane,
+        labels: BTreeMap::from_iter(args.labels),
+        admin: args.admin,
+        identity,
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let stop = stop_on_signal()?;
+        let service = service::Service::build(options).await?;
+        tracing::info!(address = service.address(), "node agent is running");
+        service.run(stop).await
+    })
+}

@@ -1,0 +1,163 @@
+//! A node agent of a cluster: registered with the control plane, serving its link, following the watch.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use mosec_dispatch::{DispatchMetrics, Links, Registry};
+use mosec_telemetry::Admin;
+use mosec_types::{Incarnation, Topology};
+use mosec_wire::control::{ClientConfig, ControlClient, Registration};
+use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, Settings};
+use mosec_wire::tls::{Identity, Role};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::{Agent, Config, Upstream, serve_link};
+
+/// Time between heartbeats; three missed make a node suspect.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often gauges that are read and not counted are brought up to date.
+const OBSERVE: Duration = Duration::from_secs(1);
+
+/// What a node agent of a cluster needs to know.
+pub struct Options {
+    pub config: Config,
+    pub listen: SocketAddr,
+    /// The listening address where absent.
+    pub advertise: Option<String>,
+    pub control_plane: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub admin: Option<SocketAddr>,
+    pub identity: Identity,
+}
+
+/// A node agent with its socket, its links and its control plane.
+pub struct Service {
+    agent: Agent,
+    listener: QuicListener,
+    links: Links,
+    control: ControlClient,
+    node: Registration,
+    admin: Option<Admin>,
+}
+
+impl Service {
+    /// Opens the sockets and sets up what it takes to reach the others. Registers with nobody yet.
+    pub async fn build(options: Options) -> anyhow::Result<Self> {
+        // A name is only left behind by a process that was killed within the microseconds between making and unlinking.
+        let swept = mosec_shm_ring::sweep_stale(&options.config.arena.shm.prefix)
+            .context("cannot look for stale shared memory")?;
+        if swept > 0 {
+            tracing::info!(swept, "removed shared memory of dead processes");
+        }
+        let series = prometheus::Registry::new();
+        let registry = Registry::new(DispatchMetrics::new(&series)?);
+        let incarnation = Incarnation(now_millis()?);
+        let listener =
+            QuicListener::bind(options.listen, ListenerConfig::new(options.identity.clone(), incarnation))?;
+        let address = match options.advertise {
+            Some(address) => address,
+            None => listener.local_addr()?.to_string(),
+        };
+        let node =
+            Registration { id: options.config.node.clone(), incarnation, address, labels: options.labels };
+        let connector = QuicConnector::new(&options.identity, Settings::default())?;
+        let links = Links::new(Arc::new(connector), registry.clone());
+        let control = ControlClient::new(ClientConfig::new(options.control_plane, Some(options.identity)))
+            .context("the control plane's addresses are not usable")?;
+        let admin = match options.admin {
+            Some(address) => Some(
+                Admin::bind(address, series.clone())
+                    .await
+                    .with_context(|| format!("cannot listen on {address}"))?,
+            ),
+            None => None,
+        };
+        let agent = Agent::build(options.config, registry, &series)?;
+        Ok(Self { agent, listener, links, control, node, admin })
+    }
+
+    /// `host:port` under which the link is reached.
+    pub fn address(&self) -> &str {
+        &self.node.address
+    }
+
+    /// Serves until `stop`, then drains: upstreams are told, what they have sent is finished, workers leave.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { agent, listener, links, control, node, admin } = self;
+        let tasks = TaskTracker::new();
+        // The control plane is kept informed, and the admin endpoint open, until everything else has ended.
+        let done = CancellationToken::new();
+        let topology = control.watch_topology(Topology::default(), &tasks, done.clone());
+        if let Some(admin) = admin {
+            tasks.spawn(admin.run(done.clone()));
+        }
+        tasks.spawn(observe(agent.clone(), done.clone()));
+        let lease = {
+            let (workers, stop, done) = (agent.workers(), stop.clone(), done.clone());
+            tasks.spawn(async move {
+                let result = control.run_heartbeats(node, workers, HEARTBEAT, done).await;
+                // Without a lease nothing may run here.
+                if result.is_err() {
+                    stop.cancel();
+                }
+                result
+            })
+        };
+        let evict = CancellationToken::new();
+        let running = tokio::spawn(agent.clone().run(topology, Some(links), stop.clone(), evict));
+        serve(&agent, &listener, &stop).await;
+        running.await.context("the reconciler failed")?;
+        listener.shutdown().await;
+        done.cancel();
+        tasks.close();
+        tasks.wait().await;
+        lease.await.context("the heartbeat task failed")?.context("the lease was lost")
+    }
+}
+
+/// Accepts links until `stop`, then waits for those there are to finish.
+async fn serve(agent: &Agent, listener: &QuicListener, stop: &CancellationToken) {
+    let links = TaskTracker::new();
+    loop {
+        let server = tokio::select! {
+            server = listener.accept() => server,
+            () = stop.cancelled() => break,
+        };
+        let Some(server) = server else { break };
+        let peer = server.peer().clone();
+        let upstream = match peer.role {
+            Role::Gateway => Upstream::Gateway,
+            _ => Upstream::Agent,
+        };
+        let (agent, stop) = (agent.clone(), stop.clone());
+        links.spawn(async move {
+            tracing::info!(peer = %peer.name, role = peer.role.name(), "upstream connected");
+            let error = serve_link(agent, Arc::new(server), upstream, stop).await;
+            tracing::info!(peer = %peer.name, role = peer.role.name(), %error, "upstream gone");
+        });
+    }
+    links.close();
+    if tokio::time::timeout(agent.config().drain_timeout, links.wait()).await.is_err() {
+        tracing::warn!("batches were still out when the drain timeout ended");
+    }
+}
+
+async fn observe(agent: Agent, done: CancellationToken) {
+    let mut tick = tokio::time::interval(OBSERVE);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => agent.observe(),
+            () = done.cancelled() => return,
+        }
+    }
+}
+
+/// Milliseconds since 1970: larger at each start, as long as the clock is not set back by more than a restart takes.
+fn now_millis() -> anyhow::Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+    Ok(u64::try_from(now.as_millis())?)
+}
