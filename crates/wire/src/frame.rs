@@ -28,8 +28,10 @@ mod tests;
 use bytes::Bytes;
 use mosec_types::{Revision, StageIndex, StageKey};
 
+pub(crate) use answers::body_bytes_of;
 pub use answers::encode as encode_answers;
 pub use batch::encode as encode_batch;
+pub(crate) use event::MAX_EVENT_BYTES;
 pub use event::{encode as encode_event, encode_credit, encode_finish, encode_heartbeat};
 
 use crate::link::{Answer, Batch, LinkEvent};

@@ -5,6 +5,7 @@ pub mod frame;
 pub mod link;
 pub mod memory;
 mod outbox;
+pub mod quic;
 pub mod tls;
 
 pub use link::{Answer, Answers, AnswerSink, Batch, Incoming, Item, Link, LinkError, LinkEvent, LinkServer, Returned, Window};

@@ -1,0 +1,136 @@
+//! Hot path. The agent's end of a batch's stream.
+
+use quinn::{SendStream, WriteError};
+use tokio_util::sync::CancellationToken;
+
+use super::code::lost;
+use crate::frame::{self, FrameError, MAX_ITEMS};
+use crate::link::{Answer, AnswerSink, BoxFuture, LinkError};
+
+/// Writes the answers of one batch.
+///
+/// Dropping it finishes the stream without a `Finish` frame, as quinn does by itself: the upstream gets the answers
+/// so far, then knows that the others are lost. A reset would throw away what has not arrived.
+pub(super) struct QuicSink {
+    stream: SendStream,
+    closing: CancellationToken,
+    max_body_bytes: usize,
+    items: usize,
+    credit_returned: bool,
+    /// Set while a frame is being written. Still set later, it was left half-way and nothing can follow it.
+    torn: bool,
+}
+
+impl QuicSink {
+    pub(super) fn new(
+        stream: SendStream,
+        closing: CancellationToken,
+        max_body_bytes: usize,
+        items: usize,
+    ) -> Self {
+        Self {
+            stream,
+            closing,
+            max_body_bytes,
+            items,
+            credit_returned: false,
+            torn: false,
+        }
+    }
+
+    async fn send_answers(&mut self, answers: &[Answer]) -> Result<(), LinkError> {
+        self.check(answers)?;
+        let mut rest = answers;
+        while !rest.is_empty() {
+            let (group, others) = rest.split_at(group_len(rest, self.max_body_bytes));
+            let chunks = frame::encode_answers(group, self.max_body_bytes)?;
+            self.write(chunks).await?;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// Refuses what cannot be sent before any of it is.
+    fn check(&self, answers: &[Answer]) -> Result<(), FrameError> {
+        for answer in answers {
+            let bytes = frame::body_bytes_of(answer);
+            if answer.item as usize >= self.items {
+                return Err(FrameError::UnknownItem {
+                    item: answer.item,
+                    items: self.items,
+                });
+            }
+            if bytes > self.max_body_bytes {
+                return Err(FrameError::TooLarge {
+                    bytes: bytes as u64,
+                    limit: self.max_body_bytes,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, mut chunks: Vec<bytes::Bytes>) -> Result<(), LinkError> {
+        if self.closing.is_cancelled() || self.torn {
+            return Err(LinkError::Closed);
+        }
+        self.torn = true;
+        self.stream
+            .write_all_chunks(&mut chunks)
+            .await
+            .map_err(write_error)?;
+        self.torn = false;
+        Ok(())
+    }
+}
+
+/// How many of `answers` go into the next frame, at least one.
+fn group_len(answers: &[Answer], max_body_bytes: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |answer: &&Answer| {
+        bytes += frame::body_bytes_of(answer);
+        bytes <= max_body_bytes
+    };
+    answers.iter().take(MAX_ITEMS).take_while(fits).count().max(1)
+}
+
+fn write_error(error: WriteError) -> LinkError {
+    match error {
+        WriteError::Stopped(_) => LinkError::Cancelled,
+        WriteError::ConnectionLost(error) => lost(&error),
+        WriteError::ClosedStream | WriteError::ZeroRttRejected => LinkError::Closed,
+    }
+}
+
+impl AnswerSink for QuicSink {
+    fn send(&mut self, answers: Vec<Answer>) -> BoxFuture<'_, Result<(), LinkError>> {
+        Box::pin(async move { self.send_answers(&answers).await })
+    }
+
+    fn return_credit(&mut self) -> BoxFuture<'_, Result<(), LinkError>> {
+        Box::pin(async {
+            if self.credit_returned {
+                return Ok(());
+            }
+            self.credit_returned = true;
+            self.write(vec![frame::encode_credit()]).await
+        })
+    }
+
+    fn finish(mut self: Box<Self>) -> BoxFuture<'static, Result<(), LinkError>> {
+        Box::pin(async move {
+            self.write(vec![frame::encode_finish()]).await?;
+            let _ = self.stream.finish(); // fails only where the upstream has just stopped it
+            Ok(())
+        })
+    }
+
+    fn cancelled(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            tokio::select! {
+                _ = self.stream.stopped() => {}
+                () = self.closing.cancelled() => {}
+            }
+        })
+    }
+}
