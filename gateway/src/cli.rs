@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -35,22 +34,22 @@ struct Args {
     log_level: String,
 }
 
-/// Runs the command with these arguments, the program's name first.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Runs the command with these arguments, the program's name first; its exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(error) => {
             // Help and version go to standard output, mistakes to standard error, with clap's exit codes.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
     init_logging(&args.log_level, LogFormat::Json);
     match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "gateway failed");
-            ExitCode::FAILURE
+            1
         }
     }
 }
