@@ -55,7 +55,7 @@ impl Bell {
     /// flag before it looks at that position. The fences put both in one order, so one of the two sees the other.
     fn take(flag: &AtomicU32) -> Self {
         fence(Ordering::SeqCst); // SYNC waiting: pairs with the fence in `sleep_unless`
-        if flag.load(Ordering::Relaxed) != 0 && flag.swap(0, Ordering::Relaxed) != 0 {
+        if flag.load(Ordering::Relaxed) != 0 && flag.swap(0, Ordering::AcqRel) != 0 {
             Self::Ring
         } else {
             Self::Leave
@@ -65,7 +65,8 @@ impl Bell {
 
 /// Sets `flag`, unless `awake` finds work. True: sleep until the bell rings.
 fn sleep_unless(flag: &AtomicU32, awake: impl FnOnce() -> bool) -> bool {
-    flag.store(1, Ordering::Relaxed);
+    // A swap, as the peer's: each sees what the other's has done, so a taken flag cannot be mistaken for a new one.
+    flag.swap(1, Ordering::AcqRel);
     fence(Ordering::SeqCst); // SYNC waiting: pairs with the fence in `Bell::take`
     if awake() {
         flag.store(0, Ordering::Relaxed);

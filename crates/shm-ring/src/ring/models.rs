@@ -140,7 +140,7 @@ fn loom_nothing_is_lost_or_torn_and_all_sleepers_wake() {
 #[test]
 fn loom_a_full_ring_wraps_and_wakes_its_producer() {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3); // unbounded, four descriptors through two slots take hours
+    builder.preemption_bound = Some(3); // unbounded, four descriptors through two slots do not end in minutes
     builder.check(|| {
         let model = Model::new();
         let producer = thread::spawn({
