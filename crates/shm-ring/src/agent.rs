@@ -419,3 +419,6 @@ fn spec_file(spec_json: &str) -> io::Result<std::fs::File> {
     file.write_all_at(spec_json.as_bytes(), 0)?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests;
