@@ -1,0 +1,38 @@
+"""Native half of the package."""
+
+from collections.abc import Buffer
+from typing import final
+
+__version__: str
+
+@final
+class Channel:
+    """The worker's end of its channel to the node agent."""
+
+    @staticmethod
+    def attach() -> tuple[Channel, str]:
+        """Takes the channel over from standard input. With the worker's specification, as JSON."""
+
+    def ready(self) -> None:
+        """Says that the worker takes batches from now on."""
+
+    def failed(self, traceback: str) -> None:
+        """Says why the worker cannot start."""
+
+    def next(self) -> tuple[int, list[tuple[int, bytearray]]] | None:
+        """Waits for the next batch; `None` when the worker is to stop."""
+
+    def answer(self, batch: int, codes: list[int], payloads: list[Buffer]) -> None:
+        """Answers every item of a batch, in order."""
+
+    def forward_started(self) -> None:
+        """Starts the clock of the stage's time limit."""
+
+    def forward_ended(self) -> None:
+        """Stops the clock of the stage's time limit."""
+
+def serve(config: str) -> int:
+    """Runs the server that `Server.run` has described, until a signal. The process's exit code."""
+
+def command(name: str, args: list[str]) -> int:
+    """Runs one of the wheel's programs. Its exit code."""
