@@ -1,1 +1,22 @@
-//! Placeholder.
+//! The replicated desired state of a cluster: which pipelines run in which revision, on which nodes.
+//!
+//! [`state`] is what the members agree on, [`raft`] how; [`planner`] and [`reconcile`] derive on the leader what must
+//! change; [`api`](crate::api) is the gRPC service that gateways, agents and `mosectl` use. [`server`] puts it together.
+
+mod access;
+mod api;
+pub mod cli;
+pub mod config;
+#[cfg(test)]
+mod fixtures;
+mod metrics;
+mod peers;
+pub mod planner;
+pub mod raft;
+pub mod reconcile;
+pub mod server;
+pub mod state;
+
+pub use config::{Config, ConfigError, RaftTiming, Security};
+pub use reconcile::lease::LeaseTiming;
+pub use server::{BuildError, ControlPlane, RunError};

@@ -1,0 +1,258 @@
+//! The public gRPC service.
+//!
+//! Any member answers. What needs the leader is forwarded to it once ([`forward`]); heartbeats are redirected instead,
+//! as they are a stream and frequent.
+
+mod forward;
+mod heartbeat;
+mod status;
+mod watch;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use mosec_types::{Incarnation, NodeId, PipelineName, PipelineSpec};
+use mosec_wire::control::proto::{self, control_plane_server};
+use mosec_wire::tls::Role;
+use tokio::sync::watch as channel;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::access;
+use crate::metrics::Metrics;
+use crate::raft::handle::{Handle, ProposeError};
+use crate::reconcile::Leadership;
+use crate::state::{Command, Dedup, Model, Proposal, Refusal, Reply};
+
+/// Most replicas of a pipeline: so many have their places in one log entry.
+const MAX_PIPELINE_REPLICAS: u64 = 4096;
+/// Longest client name in a dedup number: longer ones would fill the state.
+const MAX_CLIENT_BYTES: usize = 64;
+/// Longest address and labels of a node.
+const MAX_NODE_BYTES: usize = 16 * 1024;
+
+/// The service's state; a cheap handle.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) cluster_id: String,
+    pub(crate) handle: Handle,
+    pub(crate) model: channel::Receiver<Arc<Model>>,
+    pub(crate) leadership: Arc<Leadership>,
+    pub(crate) healthy_deadline: Duration,
+    pub(crate) metrics: Metrics,
+    /// Ends the streams.
+    pub(crate) closing: CancellationToken,
+}
+
+type ReplyStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl control_plane_server::ControlPlane for Api {
+    async fn register_node(
+        &self,
+        request: Request<proto::RegisterNodeRequest>,
+    ) -> Result<Response<proto::RegisterNodeResponse>, Status> {
+        let speaker = access::speaks_for(&request)?;
+        let command = registration(request.get_ref())?;
+        if let Command::RegisterNode { id, .. } = &command {
+            access::check_node(speaker.as_ref(), id)?;
+        }
+        match self.handle.propose(command.into()).await {
+            Err(ProposeError::NotLeader { leader }) => {
+                let send =
+                    |mut client: forward::Client, request| async move { client.register_node(request).await };
+                self.forward(leader, request, send).await
+            }
+            reply => match answer(reply)? {
+                Reply::Done { version } => Ok(Response::new(proto::RegisterNodeResponse { version })),
+                other => Err(unexpected(&other)),
+            },
+        }
+    }
+
+    type HeartbeatStream = ReplyStream<proto::HeartbeatReply>;
+
+    async fn heartbeat(
+        &self,
+        request: Request<Streaming<proto::HeartbeatRequest>>,
+    ) -> Result<Response<Self::HeartbeatStream>, Status> {
+        let speaker = access::speaks_for(&request)?;
+        Ok(Response::new(Box::pin(heartbeat::answer(
+            self.clone(),
+            speaker,
+            request.into_inner(),
+        ))))
+    }
+
+    async fn deploy(
+        &self,
+        request: Request<proto::DeployRequest>,
+    ) -> Result<Response<proto::DeployResponse>, Status> {
+        access::require(&request, &[Role::Operator, Role::ControlPlane])?;
+        let proposal = self.deployment(request.get_ref().clone())?;
+        match self.handle.propose(proposal).await {
+            Err(ProposeError::NotLeader { leader }) => {
+                let send = |mut client: forward::Client, request| async move { client.deploy(request).await };
+                self.forward(leader, request, send).await
+            }
+            reply => match answer(reply)? {
+                Reply::Deployed { revision } => {
+                    tracing::info!(%revision, "revision deployed");
+                    Ok(Response::new(proto::DeployResponse { revision: revision.0 }))
+                }
+                other => Err(unexpected(&other)),
+            },
+        }
+    }
+
+    async fn delete(
+        &self,
+        request: Request<proto::DeleteRequest>,
+    ) -> Result<Response<proto::DeleteResponse>, Status> {
+        access::require(&request, &[Role::Operator, Role::ControlPlane])?;
+        let message = request.get_ref();
+        let pipeline = PipelineName::new(&message.pipeline).map_err(|error| invalid("pipeline", error))?;
+        let dedup = dedup(message.dedup.clone())?;
+        let proposal = Proposal {
+            command: Command::Delete { pipeline },
+            dedup,
+        };
+        match self.handle.propose(proposal).await {
+            Err(ProposeError::NotLeader { leader }) => {
+                let send = |mut client: forward::Client, request| async move { client.delete(request).await };
+                self.forward(leader, request, send).await
+            }
+            reply => answer(reply).map(|_| Response::new(proto::DeleteResponse {})),
+        }
+    }
+
+    async fn status(
+        &self,
+        request: Request<proto::StatusRequest>,
+    ) -> Result<Response<proto::StatusResponse>, Status> {
+        match self.handle.read_barrier().await {
+            Err(ProposeError::NotLeader { leader }) => {
+                let send = |mut client: forward::Client, request| async move { client.status(request).await };
+                self.forward(leader, request, send).await
+            }
+            Err(error) => Err(forward::failure(error)),
+            Ok(()) => Ok(Response::new(status::build(self))),
+        }
+    }
+
+    type WatchTopologyStream = ReplyStream<proto::TopologyUpdate>;
+
+    async fn watch_topology(
+        &self,
+        request: Request<proto::WatchTopologyRequest>,
+    ) -> Result<Response<Self::WatchTopologyStream>, Status> {
+        let from_version = request.get_ref().from_version;
+        Ok(Response::new(Box::pin(watch::follow(self.clone(), from_version))))
+    }
+}
+
+impl Api {
+    fn deployment(&self, message: proto::DeployRequest) -> Result<Proposal, Status> {
+        let spec = message.spec.ok_or_else(|| invalid("spec", "is missing"))?;
+        let spec = PipelineSpec::try_from(spec).map_err(|error| invalid("spec", error))?;
+        spec.validate()
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let replicas: u64 = spec.stages.iter().map(|stage| u64::from(stage.replicas)).sum();
+        if replicas > MAX_PIPELINE_REPLICAS {
+            let problem =
+                format!("expected at most {MAX_PIPELINE_REPLICAS} replicas in all, found {replicas}");
+            return Err(invalid("stages", problem));
+        }
+        let default = u64::try_from(self.healthy_deadline.as_millis()).unwrap_or(u64::MAX);
+        let healthy_deadline_ms = match message.healthy_deadline_ms {
+            0 => default,
+            given => given,
+        };
+        let command = Command::Deploy {
+            spec: Arc::new(spec),
+            healthy_deadline_ms,
+        };
+        Ok(Proposal {
+            command,
+            dedup: dedup(message.dedup)?,
+        })
+    }
+}
+
+fn registration(message: &proto::RegisterNodeRequest) -> Result<Command, Status> {
+    let bytes = message.address.len()
+        + message
+            .labels
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum::<usize>();
+    if bytes > MAX_NODE_BYTES {
+        return Err(invalid(
+            "labels",
+            format!("expected at most {MAX_NODE_BYTES} bytes, found {bytes}"),
+        ));
+    }
+    // What gateways dial: a mistake shows here, not as an unreachable node.
+    let port = message
+        .address
+        .rsplit_once(':')
+        .map(|(host, port)| (host.is_empty(), port.parse::<u16>()));
+    if !matches!(port, Some((false, Ok(1..)))) {
+        return Err(invalid(
+            "address",
+            format!("expected host:port, found {:?}", message.address),
+        ));
+    }
+    Ok(Command::RegisterNode {
+        id: NodeId::new(&message.id).map_err(|error| invalid("id", error))?,
+        incarnation: Incarnation(message.incarnation),
+        address: message.address.clone(),
+        labels: message.labels.clone(),
+    })
+}
+
+fn dedup(message: Option<proto::Dedup>) -> Result<Option<Dedup>, Status> {
+    let Some(proto::Dedup { client, seq }) = message else {
+        return Ok(None);
+    };
+    if !(1..=MAX_CLIENT_BYTES).contains(&client.len()) {
+        return Err(invalid(
+            "dedup.client",
+            format!("expected 1 to {MAX_CLIENT_BYTES} bytes, found {}", client.len()),
+        ));
+    }
+    Ok(Some(Dedup { client, seq }))
+}
+
+fn invalid(field: &str, problem: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(format!("{field}: {problem}"))
+}
+
+/// The state's reply, its refusals as errors.
+fn answer(reply: Result<Reply, ProposeError>) -> Result<Reply, Status> {
+    match reply {
+        Ok(Reply::Refused(refusal)) => Err(refused(&refusal)),
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(forward::failure(error)),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        // The code by which an agent learns that it has been replaced.
+        Refusal::StaleIncarnation { .. } | Refusal::StaleWrite { .. } => Status::aborted(text),
+        Refusal::TooManyNodes(_) => Status::resource_exhausted(text),
+        Refusal::UnknownPipeline(_) | Refusal::UnknownRevision(_) => Status::not_found(text),
+        Refusal::RouteTaken { .. } | Refusal::NotStarting { .. } => Status::failed_precondition(text),
+    }
+}
+
+/// A dedup number that a client has used for a write of another kind.
+fn unexpected(reply: &Reply) -> Status {
+    Status::internal(format!(
+        "the write was answered with {reply:?}: was its number used for another write?"
+    ))
+}

@@ -1,0 +1,76 @@
+//! The leader's view of the cluster, for people and for `mosectl`.
+
+use std::time::Instant;
+
+use mosec_types::topology::{Node, Phase};
+use mosec_wire::control::proto;
+
+use super::Api;
+use crate::reconcile::lease::Leases;
+use crate::reconcile::rollout::plan_of;
+use crate::state::{Model, Rollout};
+
+/// Builds the answer from the state, the leases and Raft's metrics. The caller has seen to it that the state is fresh.
+pub(super) fn build(api: &Api) -> proto::StatusResponse {
+    let model = api.model.borrow().clone();
+    let nodes = |leases: Option<&Leases>| {
+        model
+            .nodes
+            .values()
+            .map(|node| node_status(node, leases))
+            .collect()
+    };
+    let metrics = api.handle.raft.metrics();
+    let metrics = metrics.borrow();
+    let matched = |id: &u64| metrics.replication.as_ref()?.get(id)?.map(|log_id| log_id.index);
+    let member = |(id, node): (&u64, &openraft::BasicNode)| proto::MemberStatus {
+        id: *id,
+        address: api.handle.peers.address(*id, &node.addr).to_owned(),
+        matched: matched(id),
+    };
+    proto::StatusResponse {
+        nodes: api
+            .leadership
+            .with(|tenure| nodes(Some(&tenure.leases)))
+            .unwrap_or_else(|| nodes(None)),
+        deployments: model
+            .rollouts
+            .values()
+            .map(|rollout| deployment_status(&model, rollout))
+            .collect(),
+        members: metrics.membership_config.nodes().map(member).collect(),
+        leader: metrics.current_leader.unwrap_or_default(),
+        term: metrics.current_term,
+        version: model.version,
+        cluster_id: api.cluster_id.clone(),
+    }
+}
+
+fn node_status(node: &Node, leases: Option<&Leases>) -> proto::NodeStatus {
+    let lease = leases.and_then(|leases| leases.of(node));
+    let silence = lease
+        .and_then(|lease| lease.heard)
+        .map(|heard| Instant::now().saturating_duration_since(heard));
+    proto::NodeStatus {
+        node: Some(node.into()),
+        silent_ms: silence.map(|silence| silence.as_millis().try_into().unwrap_or(u64::MAX)),
+        workers: lease
+            .map(|lease| lease.workers.iter().map(Into::into).collect())
+            .unwrap_or_default(),
+    }
+}
+
+fn deployment_status(model: &Model, rollout: &Rollout) -> proto::DeploymentStatus {
+    let unplaced = match rollout.deployment.phase {
+        Phase::Failed { .. } => Vec::new(),
+        _ => plan_of(model, rollout)
+            .unplaced
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    };
+    proto::DeploymentStatus {
+        deployment: Some((&rollout.deployment).into()),
+        unplaced,
+    }
+}

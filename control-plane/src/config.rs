@@ -1,0 +1,180 @@
+//! What a control-plane node is started with.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mosec_wire::tls::{Identity, Role};
+
+use crate::raft::MemberId;
+use crate::reconcile::lease::LeaseTiming;
+
+/// Default of [`Config::healthy_deadline`]: a large model's load from a warm disk, and half again.
+pub const DEFAULT_HEALTHY_DEADLINE: Duration = Duration::from_secs(120);
+
+/// A node's configuration.
+#[derive(Clone)]
+pub struct Config {
+    /// Name of the cluster; members of another one are refused.
+    pub cluster_id: String,
+    pub member: MemberId,
+    /// Where the API and Raft are served; port 0 takes any, which only a single node can.
+    pub listen: SocketAddr,
+    /// `host:port` of every member, this one included, the same on each; empty for a single node.
+    pub peers: BTreeMap<MemberId, String>,
+    /// Log and snapshots; in memory only where absent.
+    pub data_dir: Option<PathBuf>,
+    pub security: Security,
+    pub raft: RaftTiming,
+    pub leases: LeaseTiming,
+    /// How long a revision may take to become healthy where its deployer does not say.
+    pub healthy_deadline: Duration,
+}
+
+/// How peers are told from strangers.
+#[derive(Clone)]
+pub enum Security {
+    /// Mutual TLS with the cluster's certificates.
+    Tls(Box<Identity>),
+    /// Plain text and no checks: for a single machine and for tests.
+    Insecure,
+}
+
+impl Security {
+    pub fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Tls(identity) => Some(identity),
+            Self::Insecure => None,
+        }
+    }
+}
+
+/// Raft's clock and the growth of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaftTiming {
+    pub heartbeat: Duration,
+    /// A lost leader is replaced after about `election_max` and a time drawn between both.
+    pub election_min: Duration,
+    pub election_max: Duration,
+    /// Log entries between snapshots.
+    pub snapshot_every: u64,
+}
+
+impl Default for RaftTiming {
+    /// Calm enough for two shared cores: without a pre-vote, a stalled follower would depose a good leader.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(150),
+            election_min: Duration::from_millis(600),
+            election_max: Duration::from_millis(1200),
+            snapshot_every: 2000,
+        }
+    }
+}
+
+/// Why a configuration cannot work.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cluster id {0:?}: expected 1 to 64 bytes")]
+    ClusterId(String),
+    #[error("peers: member {0} itself is missing")]
+    NotAPeer(MemberId),
+    #[error("peers: expected 1, 3 or 5 members, found {0}")]
+    Members(usize),
+    #[error("raft: expected heartbeat < election_min < election_max")]
+    Elections,
+    #[error("raft: expected at least 10 entries between snapshots, found {0}")]
+    SnapshotEvery(u64),
+    #[error("identity: expected a certificate of role control-plane, found {0}")]
+    Role(Role),
+    #[error("{0}: expected a time above zero")]
+    Zero(&'static str),
+}
+
+impl Config {
+    /// A single node without TLS that keeps its data in memory; the base of tests and of embedded use.
+    pub fn single(cluster_id: impl Into<String>) -> Self {
+        Self {
+            cluster_id: cluster_id.into(),
+            member: 1,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            peers: BTreeMap::new(),
+            data_dir: None,
+            security: Security::Insecure,
+            raft: RaftTiming::default(),
+            leases: LeaseTiming::default(),
+            healthy_deadline: DEFAULT_HEALTHY_DEADLINE,
+        }
+    }
+
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(1..=64).contains(&self.cluster_id.len()) {
+            return Err(ConfigError::ClusterId(self.cluster_id.clone()));
+        }
+        match self.peers.len() {
+            0 => {}
+            1 | 3 | 5 if !self.peers.contains_key(&self.member) => {
+                return Err(ConfigError::NotAPeer(self.member));
+            }
+            1 | 3 | 5 => {}
+            members => return Err(ConfigError::Members(members)),
+        }
+        let RaftTiming {
+            heartbeat,
+            election_min,
+            election_max,
+            snapshot_every,
+        } = self.raft;
+        if heartbeat.is_zero() || heartbeat >= election_min || election_min >= election_max {
+            return Err(ConfigError::Elections);
+        }
+        if snapshot_every < 10 {
+            return Err(ConfigError::SnapshotEvery(snapshot_every));
+        }
+        let zero = [
+            ("leases.suspect_after", self.leases.suspect_after),
+            ("healthy_deadline", self.healthy_deadline),
+        ];
+        if let Some((name, _)) = zero.iter().find(|(_, time)| time.is_zero()) {
+            return Err(ConfigError::Zero(name));
+        }
+        match self.security.identity().map(Identity::role) {
+            None | Some(Role::ControlPlane) => Ok(()),
+            Some(role) => Err(ConfigError::Role(role)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bad_value_is_named() {
+        type Edit = fn(&mut Config);
+        let peers = |ids: &[MemberId]| ids.iter().map(|&id| (id, format!("host-{id}:7000"))).collect();
+        let cases: &[(ConfigError, Edit)] = &[
+            (ConfigError::ClusterId(String::new()), |c| c.cluster_id.clear()),
+            (ConfigError::NotAPeer(4), |c| c.member = 4),
+            (ConfigError::Members(2), |c| drop(c.peers.remove(&3))),
+            (ConfigError::Elections, |c| {
+                c.raft.election_max = c.raft.election_min
+            }),
+            (ConfigError::SnapshotEvery(0), |c| c.raft.snapshot_every = 0),
+            (ConfigError::Zero("healthy_deadline"), |c| {
+                c.healthy_deadline = Duration::ZERO
+            }),
+        ];
+        let config = Config {
+            peers: peers(&[1, 2, 3]),
+            ..Config::single("test")
+        };
+        assert_eq!(config.validate(), Ok(()));
+        for (error, edit) in cases {
+            let mut config = config.clone();
+            edit(&mut config);
+            assert_eq!(config.validate().as_ref(), Err(error));
+        }
+    }
+}

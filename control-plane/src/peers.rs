@@ -1,0 +1,46 @@
+//! Where the other members are, and the connections to them.
+
+use std::collections::BTreeMap;
+
+use mosec_wire::control::EndpointError;
+use mosec_wire::control::endpoint;
+use mosec_wire::tls::Identity;
+use parking_lot::Mutex;
+use tonic::transport::Channel;
+
+use crate::raft::MemberId;
+
+/// Addresses from the configuration, which win over those in the log: so a member is moved by a restart of all with
+/// new flags.
+pub struct Peers {
+    addresses: BTreeMap<MemberId, String>,
+    identity: Option<Identity>,
+    channels: Mutex<BTreeMap<String, Channel>>,
+}
+
+impl Peers {
+    pub fn new(addresses: BTreeMap<MemberId, String>, identity: Option<Identity>) -> Self {
+        Self {
+            addresses,
+            identity,
+            channels: Mutex::default(),
+        }
+    }
+
+    /// The member's `host:port`: as configured, else `logged`.
+    pub fn address<'a>(&'a self, member: MemberId, logged: &'a str) -> &'a str {
+        self.addresses.get(&member).map_or(logged, String::as_str)
+    }
+
+    /// A channel to a member, shared by all that talk to it.
+    pub fn channel(&self, member: MemberId, logged: &str) -> Result<Channel, EndpointError> {
+        let address = self.address(member, logged);
+        let mut channels = self.channels.lock();
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let channel = endpoint::channel(address, self.identity.as_ref())?;
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}

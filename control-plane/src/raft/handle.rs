@@ -1,0 +1,121 @@
+//! What the rest of the control plane asks of Raft.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mosec_wire::control::proto::LeaderInfo;
+use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, RaftError};
+use openraft::{BasicNode, ServerState};
+
+use super::{MAX_ENTRY_BYTES, MemberId, Raft, codec};
+use crate::peers::Peers;
+use crate::state::{Proposal, Reply};
+
+/// What an entry's log id and envelope add to a proposal, with room to spare.
+const ENTRY_MARGIN_BYTES: usize = 512;
+
+/// Why a proposal has no reply, or a read no state.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    #[error("the change takes {bytes} bytes in the log, more than {} can", MAX_ENTRY_BYTES - ENTRY_MARGIN_BYTES)]
+    TooLarge { bytes: usize },
+    #[error("this node does not lead")]
+    NotLeader { leader: Option<LeaderInfo> },
+    #[error("no majority of control-plane nodes answered within {0:?}; a change may still be made")]
+    NoQuorum(Duration),
+    #[error("this node has stopped")]
+    Stopped(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A cheap handle to this member's Raft.
+#[derive(Clone)]
+pub struct Handle {
+    pub raft: Raft,
+    pub member: MemberId,
+    pub peers: Arc<Peers>,
+    /// How long a majority may take to answer.
+    pub quorum_timeout: Duration,
+    /// Without an answer of a majority for so long, another leader may exist.
+    pub lease: Duration,
+}
+
+impl Handle {
+    /// Has `proposal` committed and applied.
+    pub async fn propose(&self, proposal: Proposal) -> Result<Reply, ProposeError> {
+        let record = codec::encode(&proposal).map_err(|error| ProposeError::Stopped(error.into()))?;
+        if record.len() > MAX_ENTRY_BYTES - ENTRY_MARGIN_BYTES {
+            return Err(ProposeError::TooLarge { bytes: record.len() });
+        }
+        match tokio::time::timeout(self.quorum_timeout, self.raft.client_write(proposal)).await {
+            Ok(Ok(written)) => Ok(written.data),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                Err(self.not_leader(forward))
+            }
+            Ok(Err(error)) => Err(ProposeError::Stopped(error.into())),
+            Err(_) => Err(ProposeError::NoQuorum(self.quorum_timeout)),
+        }
+    }
+
+    /// Returns once this member leads and its state has everything that was acknowledged before the call.
+    pub async fn read_barrier(&self) -> Result<(), ProposeError> {
+        match tokio::time::timeout(self.quorum_timeout, self.raft.ensure_linearizable()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward)))) => {
+                Err(self.not_leader(forward))
+            }
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) | Err(_) => {
+                Err(ProposeError::NoQuorum(self.quorum_timeout))
+            }
+            Ok(Err(error)) => Err(ProposeError::Stopped(error.into())),
+        }
+    }
+
+    /// The term in which this member leads, if it does and a majority has lately agreed.
+    pub fn leading_term(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.member);
+        // The metric is as old as its last report, which comes with each heartbeat.
+        let lease = self.lease.as_millis();
+        let acknowledged = metrics
+            .millis_since_quorum_ack
+            .is_some_and(|age| u128::from(age) < lease);
+        (leads && acknowledged).then_some(metrics.current_term)
+    }
+
+    /// The leader as this member knows it.
+    pub fn leader(&self) -> Option<LeaderInfo> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let id = metrics.current_leader?;
+        let logged = metrics
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .map_or("", |node| node.addr.as_str());
+        Some(LeaderInfo {
+            id,
+            address: self.peers.address(id, logged).to_owned(),
+        })
+    }
+
+    /// Whether this member hears of what the others commit.
+    pub fn in_touch(&self) -> bool {
+        match self.leader() {
+            Some(leader) if leader.id == self.member => self.leading_term().is_some(),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    fn not_leader(&self, forward: ForwardToLeader<MemberId, BasicNode>) -> ProposeError {
+        let leader = forward.leader_id.map(|id| {
+            let logged = forward.leader_node.as_ref().map_or("", |node| node.addr.as_str());
+            LeaderInfo {
+                id,
+                address: self.peers.address(id, logged).to_owned(),
+            }
+        });
+        ProposeError::NotLeader { leader }
+    }
+}

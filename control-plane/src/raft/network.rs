@@ -1,0 +1,161 @@
+//! Raft messages to other members, over gRPC.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mosec_wire::control::MAX_MESSAGE_BYTES;
+use mosec_wire::control::raft::raft_client::RaftClient;
+use mosec_wire::control::raft::{Addressing, RaftReply, RaftRequest, SnapshotChunk};
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, BasicNode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use super::{MemberId, TypeConfig, codec};
+use crate::peers::Peers;
+
+/// Pause before an unreachable member is tried again: it may be back within a heartbeat or two.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+type RpcError<E = openraft::error::Infallible> = RPCError<MemberId, BasicNode, RaftError<MemberId, E>>;
+
+/// Makes a connection for each member.
+pub struct Network {
+    pub cluster_id: String,
+    pub from: MemberId,
+    pub peers: Arc<Peers>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: MemberId, node: &BasicNode) -> Connection {
+        let client = self.peers.channel(target, &node.addr).map(|channel| {
+            RaftClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        });
+        let addressing = Addressing {
+            cluster_id: self.cluster_id.clone(),
+            from: self.from,
+            to: target,
+        };
+        Connection {
+            client: client.map_err(|error| AnyError::new(&error)),
+            addressing,
+        }
+    }
+}
+
+/// Sends to one member.
+pub struct Connection {
+    /// An address that is none shows as an unreachable member, not as a crash.
+    client: Result<RaftClient<Channel>, AnyError>,
+    addressing: Addressing,
+}
+
+impl Connection {
+    fn request<T: Serialize>(&self, message: &T) -> Result<RaftRequest, NetworkError> {
+        let payload = codec::encode(message)
+            .map_err(|error| NetworkError::new(&error))?
+            .into();
+        Ok(RaftRequest {
+            addressing: Some(self.addressing.clone()),
+            payload,
+        })
+    }
+
+    fn client(&self) -> Result<RaftClient<Channel>, Unreachable> {
+        self.client.clone().map_err(Unreachable::from)
+    }
+
+    /// Waits for a reply within the time openraft gives.
+    async fn receive<T, E>(
+        &self,
+        action: RPCTypes,
+        option: &RPCOption,
+        sent: impl Future<Output = Result<Response<RaftReply>, Status>>,
+    ) -> Result<T, RpcError<E>>
+    where
+        T: DeserializeOwned,
+        E: std::error::Error + DeserializeOwned,
+    {
+        let timeout = option.hard_ttl();
+        let (id, target) = (self.addressing.from, self.addressing.to);
+        let reply = match tokio::time::timeout(timeout, sent).await {
+            Ok(Ok(reply)) => reply.into_inner(),
+            Ok(Err(status)) => return Err(transport_error(&status)),
+            Err(_) => {
+                return Err(Timeout {
+                    action,
+                    id,
+                    target,
+                    timeout,
+                }
+                .into());
+            }
+        };
+        let result: Result<T, RaftError<MemberId, E>> =
+            codec::decode(&reply.payload).map_err(|error| NetworkError::new(&error))?;
+        result.map_err(|error| RemoteError::new(target, error).into())
+    }
+}
+
+/// Unreachable means "wait before the next try": right for all but a broken message.
+fn transport_error<E: std::error::Error>(status: &Status) -> RpcError<E> {
+    match status.code() {
+        Code::InvalidArgument | Code::DataLoss => NetworkError::new(status).into(),
+        _ => Unreachable::new(status).into(),
+    }
+}
+
+impl RaftNetwork<TypeConfig> for Connection {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<MemberId>, RpcError> {
+        let (mut client, request) = (self.client()?, self.request(&rpc)?);
+        self.receive(RPCTypes::AppendEntries, &option, client.append_entries(request))
+            .await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<MemberId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<MemberId>, RpcError> {
+        let (mut client, request) = (self.client()?, self.request(&rpc)?);
+        self.receive(RPCTypes::Vote, &option, client.vote(request)).await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        mut rpc: InstallSnapshotRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<MemberId>, RpcError<InstallSnapshotError>> {
+        let data = std::mem::take(&mut rpc.data).into();
+        let (mut client, request) = (self.client()?, self.request(&rpc)?);
+        let chunk = SnapshotChunk {
+            addressing: request.addressing,
+            payload: request.payload,
+            data,
+        };
+        self.receive(RPCTypes::InstallSnapshot, &option, client.install_snapshot(chunk))
+            .await
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(RETRY_PAUSE))
+    }
+}

@@ -1,0 +1,236 @@
+//! The leader's loop: compares what the state wants with what nodes report, and proposes what follows.
+//!
+//! [`lease`] and [`rollout`] decide, this carries out. It runs on every member and does nothing but on the leader. One
+//! task; its memory is a [`Tenure`], which begins and ends with leadership and which the API shares.
+
+pub mod lease;
+pub mod rollout;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mosec_types::topology::Phase;
+use mosec_types::{Incarnation, NodeId, Revision, WorkerStatus};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::lease::{LeaseTiming, Leases, Unleased};
+use crate::raft::handle::{Handle, ProposeError};
+use crate::state::{Command, Model, Reply};
+
+/// How often time alone is looked at. A tenth of the shortest lease is fine enough.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What a leader knows beyond the state.
+pub struct Tenure {
+    term: u64,
+    pub leases: Leases,
+    /// When each starting revision was first seen.
+    started: BTreeMap<Revision, Instant>,
+    /// Version of the state for which all replicas have their places.
+    planned: Option<u64>,
+}
+
+impl Tenure {
+    fn begin(term: u64, timing: LeaseTiming, model: &Model, now: Instant) -> Self {
+        let leases = Leases::take_over(timing, &model.nodes, now);
+        Self {
+            term,
+            leases,
+            started: BTreeMap::new(),
+            planned: None,
+        }
+    }
+
+    /// What is to be proposed now. Nodes first, as placements follow from them, and phases from placements.
+    fn decide(&mut self, model: &Model, now: Instant) -> Vec<Command> {
+        self.leases.observe(&model.nodes, now);
+        self.note_starts(model, now);
+        let marks = self.leases.transitions(&model.nodes, now);
+        if !marks.is_empty() {
+            return marks;
+        }
+        if self.planned != Some(model.version) {
+            if let Some(placement) = rollout::next_placement(model) {
+                return vec![placement];
+            }
+            self.planned = Some(model.version);
+        }
+        rollout::phases(model, &self.leases, &self.started, now)
+    }
+
+    fn note_starts(&mut self, model: &Model, now: Instant) {
+        let starting = |revision: &Revision| {
+            model
+                .rollouts
+                .get(revision)
+                .is_some_and(|rollout| rollout.deployment.phase == Phase::Starting)
+        };
+        self.started.retain(|revision, _| starting(revision));
+        for &revision in model.rollouts.keys().filter(|revision| starting(revision)) {
+            self.started.entry(revision).or_insert(now);
+        }
+    }
+}
+
+/// The current tenure, shared between the loop and the API.
+#[derive(Default)]
+pub struct Leadership {
+    tenure: Mutex<Option<Tenure>>,
+    news: Notify,
+}
+
+impl Leadership {
+    /// Looks at the tenure; `None` where this member does not lead.
+    pub fn with<T>(&self, look: impl FnOnce(&Tenure) -> T) -> Option<T> {
+        self.tenure.lock().as_ref().map(look)
+    }
+
+    /// Notes a node's heartbeat; `None` where this member does not lead.
+    pub fn renew(
+        &self,
+        model: &Model,
+        node: &NodeId,
+        incarnation: Incarnation,
+        workers: Vec<WorkerStatus>,
+    ) -> Option<Result<(), Unleased>> {
+        let mut tenure = self.tenure.lock();
+        let leases = &mut tenure.as_mut()?.leases;
+        let news = leases.renew(model.nodes.get(node), incarnation, workers, Instant::now());
+        if news == Ok(true) {
+            self.news.notify_one();
+        }
+        Some(news.map(drop))
+    }
+}
+
+/// The loop.
+pub struct Reconciler {
+    pub handle: Handle,
+    pub model: watch::Receiver<Arc<Model>>,
+    pub leadership: Arc<Leadership>,
+    pub timing: LeaseTiming,
+}
+
+impl Reconciler {
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut metrics = self.handle.raft.server_metrics();
+        loop {
+            metrics.mark_unchanged();
+            if self.lead().await {
+                self.settle().await;
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = metrics.changed() => if changed.is_err() { break },
+                changed = self.model.changed() => if changed.is_err() { break },
+                () = self.leadership.news.notified() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+        *self.leadership.tenure.lock() = None;
+    }
+
+    /// Begins or ends the tenure as leadership has changed; true where this member leads.
+    async fn lead(&mut self) -> bool {
+        let Some(term) = self.handle.leading_term() else {
+            if self.leadership.tenure.lock().take().is_some() {
+                tracing::info!("leadership lost");
+            }
+            return false;
+        };
+        if self.leadership.with(|tenure| tenure.term) == Some(term) {
+            return true;
+        }
+        // The state may lag behind what earlier leaders committed.
+        if let Err(error) = self.handle.read_barrier().await {
+            tracing::debug!(%error, "leadership is not confirmed yet");
+            return false;
+        }
+        let model = self.model.borrow().clone();
+        *self.leadership.tenure.lock() = Some(Tenure::begin(term, self.timing, &model, Instant::now()));
+        tracing::info!(term, "leadership gained");
+        true
+    }
+
+    /// Proposes until nothing is left to be done.
+    async fn settle(&mut self) {
+        loop {
+            let model = self.model.borrow_and_update().clone();
+            let commands = match self.leadership.tenure.lock().as_mut() {
+                Some(tenure) => tenure.decide(&model, Instant::now()),
+                None => return,
+            };
+            if commands.is_empty() {
+                return;
+            }
+            for command in commands {
+                if !self.carry_out(command).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Proposes one command; false where going on would be in vain.
+    async fn carry_out(&self, command: Command) -> bool {
+        announce(&command);
+        let revision = match &command {
+            Command::SetPlacement { revision, .. } => Some(*revision),
+            _ => None,
+        };
+        match self.handle.propose(command.into()).await {
+            Ok(Reply::Refused(refusal)) => {
+                tracing::debug!(%refusal, "the state has moved on");
+                true
+            }
+            Ok(_) => true,
+            Err(ProposeError::TooLarge { bytes }) => {
+                // Refused for its size once, it always will be. Only a placement grows with the cluster.
+                let reason = format!("its placement takes {bytes} bytes, more than a log entry holds");
+                match revision {
+                    Some(revision) => self.give_up(revision, reason).await,
+                    None => false,
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a decision could not be logged");
+                false
+            }
+        }
+    }
+
+    async fn give_up(&self, revision: Revision, reason: String) -> bool {
+        tracing::error!(%revision, reason, "revision cannot be placed");
+        let command = Command::SetPhase {
+            revision,
+            phase: Phase::Failed { reason },
+        };
+        matches!(self.handle.propose(command.into()).await, Ok(Reply::Done { .. }))
+    }
+}
+
+fn announce(command: &Command) {
+    match command {
+        Command::MarkNode {
+            node,
+            incarnation,
+            health,
+        } => {
+            tracing::info!(%node, %incarnation, health = health.name(), "node health changes");
+        }
+        Command::SetPlacement { revision, .. } => tracing::info!(%revision, "replicas are placed"),
+        Command::SetPhase {
+            revision,
+            phase: Phase::Failed { reason },
+        } => {
+            tracing::warn!(%revision, reason, "revision failed");
+        }
+        Command::SetPhase { revision, phase } => {
+            tracing::info!(%revision, phase = phase.name(), "revision changes")
+        }
+        _ => {}
+    }
+}

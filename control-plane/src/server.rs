@@ -1,0 +1,399 @@
+//! Assembles a control-plane node and runs it.
+//!
+//! Tasks of a running node, all awaited by [`ControlPlane::run`]: the gRPC server (public API and Raft on one port, so
+//! that a member has one address, and a leader hint is one a client can use; who may call what is decided by the
+//! caller's certificate, see [`crate::access`]), the leader's loop, and a monitor that keeps the metrics and ends
+//! the node when Raft has stopped: a store that failed once must not be trusted again by the same process.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mosec_wire::control::MAX_MESSAGE_BYTES;
+use mosec_wire::control::proto::control_plane_server::ControlPlaneServer;
+use mosec_wire::control::raft::raft_server::RaftServer;
+use mosec_wire::tls::Identity;
+use openraft::error::{InitializeError, RaftError};
+use openraft::{BasicNode, SnapshotPolicy};
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::{self, Certificate, Server, ServerTlsConfig};
+
+use crate::api::Api;
+use crate::config::{Config, ConfigError, RaftTiming, Security};
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::raft::handle::Handle;
+use crate::raft::kv::{KvError, LogKv};
+use crate::raft::log_store::{LogStore, OpenError, Owner};
+use crate::raft::memory_kv::MemoryKv;
+use crate::raft::network::Network;
+use crate::raft::service::RaftService;
+use crate::raft::sled_kv::SledKv;
+use crate::raft::snapshot::{SnapshotDir, SnapshotError};
+use crate::raft::state_machine::{RestoreError, Snapshots, StateMachine};
+use crate::raft::{Raft, StorageError};
+use crate::reconcile::{Leadership, Reconciler};
+use crate::state::Model;
+
+/// How long a restarted node waits for its predecessor to release the store.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a write may take to reach a majority.
+const QUORUM_TIMEOUT: Duration = Duration::from_secs(4);
+/// A client that answers no HTTP/2 ping for 5 s, asked every 10 s, is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Calls and streams of one connection; a client needs a handful.
+const MAX_STREAMS: u32 = 256;
+/// How long open calls may take to end when the node stops.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How often the gauges that no event changes are read.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("invalid configuration")]
+    Config(#[from] ConfigError),
+    #[error("{address} could not be bound")]
+    Bind {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("the log could not be opened")]
+    Log(#[from] OpenError),
+    #[error("the log store could not be opened")]
+    Kv(#[from] KvError),
+    #[error("the snapshots could not be opened")]
+    Snapshots(#[from] SnapshotError),
+    #[error("the state could not be restored")]
+    Restore(#[from] RestoreError),
+    #[error("raft could not be started: {0}")]
+    Raft(String),
+    #[error("the metrics could not be registered")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the TLS configuration was refused")]
+    Tls(#[source] transport::Error),
+    #[error("starting up was interrupted")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+/// Why a node stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the server failed")]
+    Serve(#[from] transport::Error),
+    #[error("raft has stopped: {0}")]
+    Raft(String),
+    #[error("a task of the node panicked")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A node that is built and bound, and not yet running.
+pub struct ControlPlane {
+    address: SocketAddr,
+    listener: TcpListener,
+    router: Router,
+    reconciler: Reconciler,
+    monitor: Monitor,
+    closing: CancellationToken,
+    /// Everyone's address, where this node founds the cluster.
+    founding: Option<BTreeMap<u64, BasicNode>>,
+}
+
+impl ControlPlane {
+    /// Opens the store and binds the address. Metrics go into `registry`.
+    pub async fn build(config: Config, registry: &Registry) -> Result<Self, BuildError> {
+        let address = config.listen;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| BuildError::Bind { address, source })?;
+        Self::build_on(listener, config, registry).await
+    }
+
+    /// As [`ControlPlane::build`], on a listener that is bound already. `config.listen` is not looked at.
+    pub async fn build_on(
+        listener: TcpListener,
+        mut config: Config,
+        registry: &Registry,
+    ) -> Result<Self, BuildError> {
+        config.validate()?;
+        let address = listener.local_addr().map_err(|source| BuildError::Bind {
+            address: config.listen,
+            source,
+        })?;
+        if config.peers.is_empty() {
+            config.peers.insert(config.member, address.to_string());
+        }
+        let metrics = Metrics::register(registry)?;
+        let (log, machine, model) = open_storage(&config).await?;
+        let identity = config.security.identity().cloned();
+        let peers = Arc::new(Peers::new(config.peers.clone(), identity));
+        let network = Network {
+            cluster_id: config.cluster_id.clone(),
+            from: config.member,
+            peers: peers.clone(),
+        };
+        let raft_config = Arc::new(raft_config(&config.cluster_id, config.raft)?);
+        let raft = Raft::new(config.member, raft_config, network, log.clone(), machine).await;
+        let raft = raft.map_err(|error| BuildError::Raft(error.to_string()))?;
+        let lease = config.raft.election_max;
+        let handle = Handle {
+            raft,
+            member: config.member,
+            peers,
+            quorum_timeout: QUORUM_TIMEOUT,
+            lease,
+        };
+        let leadership = Arc::new(Leadership::default());
+        let closing = CancellationToken::new();
+        let api = Api {
+            cluster_id: config.cluster_id.clone(),
+            handle: handle.clone(),
+            model: model.clone(),
+            leadership: leadership.clone(),
+            healthy_deadline: config.healthy_deadline,
+            metrics: metrics.clone(),
+            closing: closing.clone(),
+        };
+        let raft_service = RaftService {
+            raft: handle.raft.clone(),
+            cluster_id: config.cluster_id.clone(),
+            member: config.member,
+        };
+        Ok(Self {
+            address,
+            listener,
+            router: router(&config.security, api, raft_service)?,
+            founding: founding(&config),
+            monitor: Monitor {
+                handle: handle.clone(),
+                leadership: leadership.clone(),
+                metrics,
+                log,
+            },
+            reconciler: Reconciler {
+                handle,
+                model,
+                leadership,
+                timing: config.leases,
+            },
+            closing,
+        })
+    }
+
+    /// Where the node listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs until `stop`, or until Raft or the server fail.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
+        let raft = self.monitor.handle.raft.clone();
+        let closing = self.closing;
+        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+        let drained = closing.clone().cancelled_owned();
+        let serving = self.router.serve_with_incoming_shutdown(incoming, drained);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { serving.await.map_err(RunError::from) });
+        let (reconciler, ended) = (self.reconciler, closing.clone());
+        tasks.spawn(async move {
+            reconciler.run(ended).await;
+            Ok(())
+        });
+        tasks.spawn(self.monitor.run(closing.clone()));
+        let founded = match self.founding {
+            Some(members) => found(&raft, members).await,
+            None => Ok(()),
+        };
+        let mut result = match founded {
+            Ok(()) => tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                Some(ended) = tasks.join_next() => ended.map_err(RunError::from).flatten(),
+            },
+            failed => failed,
+        };
+        closing.cancel();
+        let stopped = raft.shutdown().await.map_err(RunError::from);
+        result = result.and(stopped);
+        let drain = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, drain).await.is_err() {
+            tracing::debug!("open calls were dropped");
+        }
+        tasks.shutdown().await;
+        result
+    }
+}
+
+async fn open_storage(
+    config: &Config,
+) -> Result<(LogStore, StateMachine, watch::Receiver<Arc<Model>>), BuildError> {
+    let owner = Owner {
+        cluster_id: config.cluster_id.clone(),
+        member: config.member,
+    };
+    let data_dir = config.data_dir.clone();
+    tokio::task::spawn_blocking(move || {
+        let (kv, snapshots) = match data_dir {
+            Some(dir) => open_files(&dir)?,
+            None => (
+                Arc::new(MemoryKv::default()) as Arc<dyn LogKv>,
+                Snapshots::Memory(Default::default()),
+            ),
+        };
+        let log = LogStore::open(kv, &owner)?;
+        let (machine, model) = StateMachine::open(snapshots)?;
+        Ok((log, machine, model))
+    })
+    .await?
+}
+
+fn open_files(dir: &Path) -> Result<(Arc<dyn LogKv>, Snapshots), BuildError> {
+    let snapshots = SnapshotDir::open(&dir.join("snapshots"))?;
+    let kv = SledKv::open(&dir.join("log"), STORE_PATIENCE)?;
+    Ok((Arc::new(kv), Snapshots::Dir(snapshots)))
+}
+
+fn raft_config(cluster_id: &str, timing: RaftTiming) -> Result<openraft::Config, BuildError> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let config = openraft::Config {
+        cluster_name: cluster_id.to_owned(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_min),
+        election_timeout_max: millis(timing.election_max),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_every),
+        // Members that were away for a while catch up from the log; those behind by more get a snapshot.
+        max_in_snapshot_log_to_keep: timing.snapshot_every / 2,
+        replication_lag_threshold: timing.snapshot_every * 2,
+        // Well below the message limit, and the default of 200 ms per chunk is too short for a busy disk.
+        snapshot_max_chunk_size: 1024 * 1024,
+        install_snapshot_timeout: 10_000,
+        ..Default::default()
+    };
+    config
+        .validate()
+        .map_err(|error| BuildError::Raft(error.to_string()))
+}
+
+fn router(security: &Security, api: Api, raft: RaftService) -> Result<Router, BuildError> {
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS);
+    if let Security::Tls(identity) = security {
+        server = server.tls_config(tls(identity)).map_err(BuildError::Tls)?;
+    }
+    let api = ControlPlaneServer::new(api)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let raft = RaftServer::new(raft)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Ok(server.add_service(api).add_service(raft))
+}
+
+/// Demands a certificate of the cluster from every client.
+fn tls(identity: &Identity) -> ServerTlsConfig {
+    ServerTlsConfig::new()
+        .identity(transport::Identity::from_pem(
+            identity.cert_pem(),
+            identity.key_pem(),
+        ))
+        .client_ca_root(Certificate::from_pem(identity.ca_pem()))
+}
+
+/// The member with the lowest number founds the cluster.
+fn founding(config: &Config) -> Option<BTreeMap<u64, BasicNode>> {
+    let (&lowest, _) = config.peers.first_key_value()?;
+    let members = || {
+        config
+            .peers
+            .iter()
+            .map(|(&id, address)| (id, BasicNode::new(address)))
+            .collect()
+    };
+    (lowest == config.member).then(members)
+}
+
+/// Founds the cluster unless the log says that it exists.
+async fn found(raft: &Raft, members: BTreeMap<u64, BasicNode>) -> Result<(), RunError> {
+    match raft.initialize(members).await {
+        Ok(()) => {
+            tracing::info!("cluster founded");
+            Ok(())
+        }
+        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(RunError::Raft(error.to_string())),
+    }
+}
+
+/// Keeps the gauges and notices Raft's end.
+struct Monitor {
+    handle: Handle,
+    leadership: Arc<Leadership>,
+    metrics: Metrics,
+    log: LogStore,
+}
+
+impl Monitor {
+    async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
+        let mut raft = self.handle.raft.metrics();
+        let mut due = tokio::time::interval(GAUGES_EVERY);
+        loop {
+            if let Err(fatal) = self.read(&raft.borrow_and_update()) {
+                return if stop.is_cancelled() {
+                    Ok(())
+                } else {
+                    Err(RunError::Raft(fatal))
+                };
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = raft.changed() => if changed.is_err() {
+                    return if stop.is_cancelled() { Ok(()) } else { Err(RunError::Raft("its task has ended".into())) };
+                },
+                _ = due.tick() => self.read_disk().await,
+            }
+        }
+    }
+
+    fn read(&self, raft: &openraft::RaftMetrics<u64, BasicNode>) -> Result<(), String> {
+        let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
+        self.metrics
+            .leader
+            .set(i64::from(raft.state == openraft::ServerState::Leader));
+        self.metrics.term.set(index(Some(raft.current_term)));
+        self.metrics.last_log.set(index(raft.last_log_index));
+        self.metrics
+            .last_applied
+            .set(index(raft.last_applied.map(|id| id.index)));
+        let leases = self.leadership.with(|tenure| tenure.leases.len()).unwrap_or(0);
+        self.metrics.leases.set(i64::try_from(leases).unwrap_or(i64::MAX));
+        raft.running_state.clone().map_err(|fatal| describe(&fatal))
+    }
+
+    async fn read_disk(&self) {
+        let log = self.log.clone();
+        match tokio::task::spawn_blocking(move || log.disk_bytes()).await {
+            Ok(Ok(bytes)) => self
+                .metrics
+                .store_bytes
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Ok(Err(error)) => tracing::warn!(%error, "the store's size is unknown"),
+            Err(error) => tracing::warn!(%error, "the store's size is unknown"),
+        }
+    }
+}
+
+fn describe(fatal: &openraft::error::Fatal<u64>) -> String {
+    match fatal {
+        openraft::error::Fatal::StorageError(StorageError::IO { source }) => source.to_string(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,12 @@
+//! The replicated state: what it is, the commands that change it, and how each is applied.
+//!
+//! Pure: no clock, no randomness, no I/O. Every node applies the same commands in the same order and must end with
+//! the same state, so a change of behaviour here is a change of the log's meaning.
+
+pub mod apply;
+pub mod command;
+pub mod model;
+
+pub use apply::apply;
+pub use command::{Command, Dedup, Places, Proposal, Refusal, Reply};
+pub use model::{Model, Rollout};
