@@ -105,10 +105,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Batch,
         Self::Answers,
         Self::Finish,
+        Self::Credit,
         Self::Hello,
         Self::Window,
         Self::Drain,

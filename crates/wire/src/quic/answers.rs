@@ -26,8 +26,8 @@ pub(super) struct QuicAnswers {
     credit_returned: bool,
     end: Option<Result<(), LinkError>>,
     shared: Arc<Shared>,
-    /// Tells the link that somebody still waits for answers.
-    _outstanding: TaskTrackerToken,
+    /// Tells the link that somebody still waits for answers. Goes at their end.
+    outstanding: Option<TaskTrackerToken>,
 }
 
 impl QuicAnswers {
@@ -46,7 +46,7 @@ impl QuicAnswers {
             credit_returned: false,
             end: None,
             shared,
-            _outstanding: outstanding,
+            outstanding: Some(outstanding),
         }
     }
 
@@ -117,10 +117,9 @@ impl Answers for QuicAnswers {
                 return end.clone().map(|()| None);
             }
             let result = self.read().await;
-            match &result {
-                Ok(Some(_)) => {}
-                Ok(None) => self.end = Some(Ok(())),
-                Err(error) => self.end = Some(Err(error.clone())),
+            if !matches!(result, Ok(Some(_))) {
+                self.end = Some(result.clone().map(drop));
+                self.outstanding = None;
             }
             result
         })

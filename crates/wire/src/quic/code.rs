@@ -1,6 +1,6 @@
 //! The application's error codes on the wire.
 
-use quinn::{ConnectionError, VarInt};
+use quinn::{Connection, ConnectionError, VarInt};
 
 use crate::link::LinkError;
 
@@ -47,6 +47,13 @@ impl Code {
             Self::Protocol => "protocol",
             Self::Silent => "silent",
         }
+    }
+}
+
+/// Closes a connection that has not ended yet. quinn would forget why an ended one did.
+pub(super) fn close(connection: &Connection, code: Code) {
+    if connection.close_reason().is_none() {
+        connection.close(code.to_wire(), b"");
     }
 }
 

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::code::{Code, lost};
+use super::code::{Code, close, lost};
 use super::config::{ByDistance, Settings, client_configs, limit_packets};
 use super::follower::Follower;
 use super::link::{QuicLink, Shared};
@@ -94,7 +94,7 @@ impl QuicConnector {
             .map_err(|error| Failure::Other(lost(&error).to_string()))?;
         let greeted = self.greet(&connection, expected).await;
         if let Err(Failure::Peer(_)) = &greeted {
-            connection.close(Code::Protocol.to_wire(), b"");
+            close(&connection, Code::Protocol);
         }
         let (reader, hello, peer) = greeted?;
         let shared = Arc::new(Shared::default());

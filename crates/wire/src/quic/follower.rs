@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quinn::Connection;
 use tokio::time::timeout;
 
-use super::Code;
+use super::code::{Code, close};
 use super::config::Settings;
 use super::link::Shared;
 use super::reader::{FrameReader, StreamError};
@@ -37,7 +37,7 @@ impl Follower {
         };
         // Known before anyone learns of the end. Without effect where the connection has ended by itself.
         let _ = self.shared.reason.set(reason);
-        self.connection.close(code.to_wire(), b"");
+        close(&self.connection, code);
     }
 
     /// Takes events in until the agent closes the control stream.

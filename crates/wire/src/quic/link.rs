@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::answers::QuicAnswers;
-use super::code::{Code, lost};
+use super::code::{Code, close, lost};
 use super::config::{Settings, budget_units};
 use super::reader::FrameReader;
 use crate::frame::{self, HEADER_BYTES};
@@ -158,7 +158,7 @@ impl Link for QuicLink {
     }
 
     fn close(&self) {
-        self.connection.close(Code::Closed.to_wire(), b"");
+        close(&self.connection, Code::Closed);
     }
 }
 

@@ -12,10 +12,11 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use super::code::{Code, close};
 use super::config::{ByDistance, ListenerConfig, server_configs};
 use super::connector::peer_of;
 use super::server::{QuicServer, ServerParts};
-use super::{Code, SetupError, socket};
+use super::{SetupError, socket};
 use crate::link::{BoxFuture, LinkEvent};
 
 /// Handshakes in progress, beyond which new ones are refused.
@@ -125,7 +126,7 @@ async fn accept_one(
     let control = connection.open_uni().await?;
     // TLS has checked the certificate's names already, so this only gets them.
     let Some(peer) = peer_of(&connection) else {
-        connection.close(Code::Protocol.to_wire(), b"");
+        close(&connection, Code::Protocol);
         return Err(quinn::ConnectionError::LocallyClosed);
     };
     let node = config.identity.peer().name.clone();

@@ -96,9 +96,12 @@ impl QuicServer {
                 biased; // an end counts at once, and batches begun are finished before others are begun
                 () = self.closing.cancelled() => return Err(LinkError::Closed),
                 Some(arrived) = arriving.next() => {
-                    if let Some(incoming) = arrived {
-                        return Ok(incoming);
-                    }
+                    let Some(incoming) = arrived else { continue };
+                    // quinn hands out what arrived before the end, but nobody waits for its answers.
+                    return match self.connection.close_reason() {
+                        Some(error) => Err(lost(&error)),
+                        None => Ok(incoming),
+                    };
                 }
                 stream = self.connection.accept_bi() => {
                     let (send, recv) = stream.map_err(|error| lost(&error))?;

@@ -17,8 +17,8 @@ pub(super) struct QuicSink {
     max_body_bytes: usize,
     items: usize,
     credit_returned: bool,
-    /// Set while a frame is being written. Still set later, it was left half-way and nothing can follow it.
-    torn: bool,
+    /// Why nothing can be written any more. Set while a frame is being written: one left half-way is the end, too.
+    end: Option<LinkError>,
 }
 
 impl QuicSink {
@@ -34,7 +34,7 @@ impl QuicSink {
             max_body_bytes,
             items,
             credit_returned: false,
-            torn: false,
+            end: None,
         }
     }
 
@@ -71,16 +71,20 @@ impl QuicSink {
     }
 
     async fn write(&mut self, mut chunks: Vec<bytes::Bytes>) -> Result<(), LinkError> {
-        if self.closing.is_cancelled() || self.torn {
+        if self.closing.is_cancelled() {
             return Err(LinkError::Closed);
         }
-        self.torn = true;
-        self.stream
+        if let Some(end) = &self.end {
+            return Err(end.clone());
+        }
+        self.end = Some(LinkError::Closed);
+        let written = self
+            .stream
             .write_all_chunks(&mut chunks)
             .await
-            .map_err(write_error)?;
-        self.torn = false;
-        Ok(())
+            .map_err(write_error);
+        self.end = written.clone().err();
+        written
     }
 }
 

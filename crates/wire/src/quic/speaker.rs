@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::Code;
+use super::code::{Code, close};
 use super::config::Settings;
 use crate::frame;
 use crate::outbox::Outbox;
@@ -29,13 +29,13 @@ impl Speaker {
     pub(super) async fn run(mut self) {
         if let Err(error) = self.speak().await {
             debug!(%error, address = %self.connection.remote_address(), "control stream ended");
-            self.connection.close(Code::Protocol.to_wire(), b"");
+            close(&self.connection, Code::Protocol);
             return;
         }
         // The upstream closes the connection once it has the answers that are still on their way. It has a grace of
         // its own for that; twice as long leaves it the first say.
         let _ = timeout(self.settings.close_grace * 2, self.connection.closed()).await;
-        self.connection.close(Code::Closed.to_wire(), b"");
+        close(&self.connection, Code::Closed);
     }
 
     /// Speaks until the agent closes the link.
