@@ -42,7 +42,7 @@ impl Process {
         let python = spec.source.python.as_deref().unwrap_or(default_python);
         let mut command = Command::new(python);
         command
-            .args(["-m", "mosec.runner"])
+            .args(["-P", "-m", "mosec.runner"])
             .current_dir(&spec.source.dir)
             .stdin(Stdio::from(control))
             .process_group(0)

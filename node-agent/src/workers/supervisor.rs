@@ -238,7 +238,7 @@ async fn follow_ring(worker: &Worker, pool: &Pool) -> Result<(), String> {
         if progress {
             // Others get their turn; more may have arrived meanwhile.
             tokio::task::yield_now().await;
-        } else if !worker.channel.arm() {
+        } else if worker.channel.arm() {
             bell.wait().await.map_err(|error| error.to_string())?;
         }
     }

@@ -1,0 +1,80 @@
+# Everything a developer runs. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CARGO ?= cargo
+# nextest shows slow and leaky tests; plain cargo runs the same ones.
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-rust test-loom test-python test-cluster check fix wheel wheel-dev bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: ## build, start a cluster in one process, and read a picture with the OCR pipeline
+	@$(MAKE) --no-print-directory $(VENV)/.demo wheel
+	@echo "== installing the wheel"
+	@$(BIN)/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	@exec $(BIN)/python examples/ocr/demo.py $(DEMO_ARGS)
+
+test: test-rust test-loom test-python test-cluster ## run every test
+
+test-rust: ## unit, property and conformance tests
+	$(TEST) --workspace --exclude mosec-tests
+
+test-loom: ## model-check the shared-memory ring
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p mosec-shm-ring --lib --release --target-dir target/loom -- loom
+
+test-python: wheel-dev ## the Python package and the examples, through the built wheel
+	$(BIN)/python -m pytest -q python-worker/tests
+
+test-cluster: wheel-dev ## real processes on loopback, killed and restarted under load
+	$(CARGO) build --workspace --bins
+	$(TEST) -p mosec-tests
+
+check: ## format, lints and documentation, without changing anything
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+fix: ## format, and apply what the lints can mend themselves
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+wheel: $(VENV)/.build ## the one wheel, in dist/
+	@rm -rf dist
+	@echo "== building the wheel (the first time takes some minutes)"
+	$(BIN)/maturin build --release --locked -m python-worker/Cargo.toml --out dist
+
+wheel-dev: $(VENV)/.test ## the wheel without optimisation, installed into the virtual environment
+	$(BIN)/maturin build --profile dev --locked -m python-worker/Cargo.toml --out target/wheel-dev
+	$(BIN)/pip install --quiet --force-reinstall --no-deps target/wheel-dev/*.whl
+
+bench: wheel $(VENV)/.test ## compare with MOSEC from PyPI, interleaved in one run
+	$(BIN)/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+$(VENV)/bin/python:
+	@echo "== making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build: $(VENV)/bin/python python-worker/requirements-build.txt
+	@echo "== installing build tools"
+	@$(BIN)/pip install --quiet -r python-worker/requirements-build.txt
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.build examples/ocr/requirements.txt
+	@echo "== installing the OCR models and ONNX Runtime"
+	@$(BIN)/pip install --quiet -r examples/ocr/requirements.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo python-worker/requirements-test.txt examples/file_type/requirements.txt
+	@echo "== installing what the tests need"
+	@$(BIN)/pip install --quiet -r python-worker/requirements-test.txt -r examples/file_type/requirements.txt
+	@touch $@
+
+clean: ## remove what was built
+	rm -rf target dist $(VENV)

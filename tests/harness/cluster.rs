@@ -1,0 +1,220 @@
+//! A whole cluster on loopback: control-plane nodes, gateways and agents, each a process of its own.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tempfile::TempDir;
+
+use crate::{Client, Daemon, Status, binary, eventually, python};
+
+/// What a cluster consists of.
+pub struct Options {
+    /// Control-plane nodes: 1, 3 or 5.
+    pub control: usize,
+    pub gateways: usize,
+    /// Names of the agents. Each has the label `zone` with its own name.
+    pub agents: Vec<&'static str>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { control: 3, gateways: 1, agents: vec!["a", "b"] }
+    }
+}
+
+/// A running cluster. Dropping it kills every process.
+pub struct Cluster {
+    pub control: BTreeMap<u64, Daemon>,
+    pub gateways: Vec<Daemon>,
+    pub agents: BTreeMap<&'static str, Daemon>,
+    peers: BTreeMap<u64, String>,
+    addresses: Vec<String>,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Starts everything and waits until a leader answers and every agent is up.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("mosec-cluster-").tempdir()?;
+        let peers = (1..=options.control as u64).zip(free_ports(options.control)?).collect();
+        let mut cluster = Self {
+            control: BTreeMap::new(),
+            gateways: Vec::new(),
+            agents: BTreeMap::new(),
+            peers,
+            addresses: Vec::new(),
+            dir,
+        };
+        cluster.run("mosectl", &["ca", "init", "--dir", &cluster.file("ca")])?;
+        cluster.issue("operator", "tests")?;
+        for id in cluster.peers.keys().copied().collect::<Vec<_>>() {
+            cluster.issue("control-plane", &format!("control-{id}"))?;
+            cluster.start_control(id)?;
+        }
+        for name in options.agents {
+            cluster.issue("agent", name)?;
+            cluster.start_agent(name)?;
+        }
+        for index in 0..options.gateways {
+            cluster.start_gateway(index).await?;
+        }
+        let agents = cluster.agents.len();
+        cluster
+            .until("all agents are up", Duration::from_secs(30), |status| status.nodes_up() == agents)
+            .await?;
+        Ok(cluster)
+    }
+
+    /// A client of one gateway.
+    pub fn client(&self, gateway: usize) -> Client {
+        Client::new(&self.addresses[gateway])
+    }
+
+    pub fn start_control(&mut self, id: u64) -> anyhow::Result<()> {
+        let name = format!("control-{id}");
+        let peers: Vec<_> = self.peers.iter().map(|(id, address)| format!("{id}={address}")).collect();
+        let args = [
+            "--cluster-id=test".into(),
+            format!("--node-id={id}"),
+            format!("--peers={}", peers.join(",")),
+            format!("--listen={}", self.peers[&id]),
+            format!("--data-dir={}", self.file(&format!("data-{id}"))),
+            format!("--identity={}", self.file(&name)),
+        ];
+        self.control.insert(id, self.daemon(&name, "mosec-control-plane", &args)?);
+        Ok(())
+    }
+
+    pub fn start_agent(&mut self, name: &'static str) -> anyhow::Result<()> {
+        let args = [
+            "--listen=127.0.0.1:0".into(),
+            format!("--control-plane={}", self.endpoints()),
+            format!("--identity={}", self.file(name)),
+            format!("--python={}", python().display()),
+            format!("--label=zone={name}"),
+        ];
+        self.agents.insert(name, self.daemon(name, "mosec-node-agent", &args)?);
+        Ok(())
+    }
+
+    async fn start_gateway(&mut self, index: usize) -> anyhow::Result<()> {
+        let name = format!("gateway-{index}");
+        self.issue("gateway", &name)?;
+        let args = [
+            "--address=127.0.0.1".into(),
+            "--port=0".into(),
+            format!("--control-plane={}", self.endpoints()),
+            format!("--identity={}", self.file(&name)),
+        ];
+        let daemon = self.daemon(&name, "mosec-gateway", &args)?;
+        self.addresses.push(daemon.logged("http service is running", "address").await?);
+        self.gateways.push(daemon);
+        Ok(())
+    }
+
+    /// Runs `mosectl` against this cluster.
+    pub fn mosectl(&self, args: &[&str]) -> anyhow::Result<Output> {
+        Command::new(binary("mosectl"))
+            .args(args)
+            .env("MOSEC_CONTROL_PLANE", self.endpoints())
+            .env("MOSEC_IDENTITY", self.file("operator-tests"))
+            .env("MOSEC_PYTHON", python())
+            .output()
+            .context("cannot run mosectl")
+    }
+
+    /// Deploys a manifest and waits until it serves here and at the gateways.
+    pub async fn deploy(&self, manifest: &str) -> anyhow::Result<()> {
+        let file = self.dir.path().join("pipeline.yaml");
+        std::fs::write(&file, manifest)?;
+        let output = self.mosectl(&["deploy", &file.to_string_lossy()])?;
+        anyhow::ensure!(output.status.success(), "deploy failed:\n{}", text(&output));
+        Ok(())
+    }
+
+    /// Waits until a path of a new deployment is known to a gateway.
+    pub async fn routed(&self, gateway: usize, path: &str) -> anyhow::Result<()> {
+        let client = self.client(gateway);
+        eventually("the gateway knows the route", Duration::from_secs(10), || async {
+            // No body: answered by the gateway itself once it knows the path.
+            client.post(path, "").await.ok().filter(|answer| answer.status == 200).map(drop)
+        })
+        .await
+    }
+
+    pub fn status(&self) -> anyhow::Result<Status> {
+        let output = self.mosectl(&["status", "--output", "json"])?;
+        anyhow::ensure!(output.status.success(), "status failed:\n{}", text(&output));
+        Status::parse(&output.stdout)
+    }
+
+    /// Waits until the cluster's status is as wanted.
+    pub async fn until(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Status) -> bool,
+    ) -> anyhow::Result<Status> {
+        let found = eventually(what, limit, || async { self.status().ok().filter(|status| wanted(status)) });
+        match found.await {
+            Ok(status) => Ok(status),
+            Err(error) => Err(error.context(format!("status: {:?}", self.status()))),
+        }
+    }
+
+    /// The control-plane node that leads.
+    pub fn leader(&self) -> anyhow::Result<u64> {
+        self.status()?.leader().context("nobody leads")
+    }
+
+    /// Keeps the folder, for reading the logs, and says where it is.
+    pub fn keep(self) -> PathBuf {
+        let Self { dir, .. } = self;
+        dir.keep()
+    }
+
+    fn daemon(&self, name: &str, program: &str, args: &[String]) -> anyhow::Result<Daemon> {
+        Daemon::start(name, self.dir.path(), &binary(program), args)
+    }
+
+    fn issue(&self, role: &str, name: &str) -> anyhow::Result<()> {
+        // Names of daemons are unique; the operator's folder says its role too.
+        let out = if role == "operator" { format!("operator-{name}") } else { name.to_owned() };
+        self.run(
+            "mosectl",
+            &["ca", "issue", "--dir", &self.file("ca"), "--role", role, "--name", name, "--out", &self.file(&out)],
+        )
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> anyhow::Result<()> {
+        let output = Command::new(binary(program)).args(args).output()?;
+        anyhow::ensure!(output.status.success(), "{program} {args:?} failed:\n{}", text(&output));
+        Ok(())
+    }
+
+    fn endpoints(&self) -> String {
+        self.peers.values().cloned().collect::<Vec<_>>().join(",")
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.dir.path().join(name).to_string_lossy().into_owned()
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Addresses whose ports are free now. Peers have to know each other's before they start.
+fn free_ports(count: usize) -> anyhow::Result<Vec<String>> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect()
+}

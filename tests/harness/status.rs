@@ -1,0 +1,1 @@
+//! What `mosectl status --output json` says.
