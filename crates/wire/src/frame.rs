@@ -12,7 +12,7 @@
 //! | 20 | 4 | reserved, 0 | none yet |
 //! | 24 | 8 | bytes of the body | all |
 //!
-//! Bodies: [`batch`] and [`answers`] list theirs. `Hello`: incarnation u64, then the node's name. `Window`: replicas
+//! Bodies: `batch.rs` and `answers.rs` list theirs. `Hello`: incarnation u64, then the node's name. `Window`: replicas
 //! u32, limit u32. `Finish`, `Credit`, `Drain`, `Heartbeat`: empty.
 //!
 //! Decoding trusts nothing: every length is checked against the bytes at hand before anything is allocated for it, a

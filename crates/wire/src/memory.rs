@@ -1,6 +1,6 @@
 //! Hot path. A link inside one process: values are handed over, not encoded. The embedded server runs on it.
 //!
-//! Batches go through one bounded channel; each has an [`exchange`] of its own for the answers. No task runs here.
+//! Batches go through one bounded channel; each has an exchange of its own for the answers. No task runs here.
 
 mod exchange;
 

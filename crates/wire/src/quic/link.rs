@@ -81,6 +81,11 @@ impl QuicLink {
         self.connection.rtt()
     }
 
+    /// Counts of packets, losses and the like, for metrics.
+    pub fn stats(&self) -> quinn::ConnectionStats {
+        self.connection.stats()
+    }
+
     async fn send_batch(&self, batch: &Batch) -> Result<Box<dyn Answers>, LinkError> {
         if self.shared.ending.is_cancelled() {
             return Err(LinkError::Lost("the peer is closing".into()));

@@ -7,8 +7,8 @@
 //!                                 ── one stream per batch ──>      Batch
 //!                                 <── on the same stream ──        Answers, Credit, Finish
 //! ```
-//! Tasks: the agent's side of a connection has one that writes the control stream ([`speaker`]), the upstream's side
-//! one that reads it ([`follower`]). Batches need none: they are read while the agent awaits `accept`, answers while
+//! Tasks: the agent's side of a connection has one that writes the control stream (`speaker.rs`), the upstream's side
+//! one that reads it (`follower.rs`). Batches need none: they are read while the agent awaits `accept`, answers while
 //! the upstream awaits `next`, so whoever does not ask for more is not sent more.
 //!
 //! Ends of a batch's stream: a `Finish` frame means that every item was answered; an end without one is a loss, and

@@ -382,6 +382,23 @@ fn a_restarted_agent_is_noticed_at_once() {
 }
 
 #[tokio::test]
+async fn loopback_gets_large_packets() {
+    bounded(async {
+        let ca = ClusterCa::create().unwrap();
+        let (address, _listener) = listen(agent(&ca));
+        let link = connect(&ca.issue(Role::Gateway, "edge").unwrap(), &address)
+            .await
+            .unwrap();
+        // Probes go out one by one, each when the one before has been answered or given up.
+        while link.stats().path.current_mtu < 6000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(link.stats().path.current_mtu <= 6500);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn shutting_down_lets_closed_links_end_well() {
     bounded(async {
         let ca = ClusterCa::create().unwrap();
