@@ -8,4 +8,6 @@ mod outbox;
 pub mod quic;
 pub mod tls;
 
-pub use link::{Answer, Answers, AnswerSink, Batch, Incoming, Item, Link, LinkError, LinkEvent, LinkServer, Returned, Window};
+pub use link::{
+    Answer, AnswerSink, Answers, Batch, Incoming, Item, Link, LinkError, LinkEvent, LinkServer, Returned, Window,
+};
