@@ -34,7 +34,7 @@ async fn no_request_fails_while_workers_and_an_agent_are_killed() -> anyhow::Res
         tokio::time::sleep(KILL_EVERY).await;
         let stage = if round % 2 == 0 { "first" } else { "second" };
         let before = load.sent();
-        cluster.kill_worker("pair", stage).await?;
+        cluster.kill_worker("pair", stage)?;
         eventually("the load goes on", Duration::from_secs(10), || async {
             (load.sent() > before + 200).then_some(())
         })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tempfile::TempDir;
 
-use crate::{Client, Daemon, Status, binary, eventually, python};
+use crate::{Client, Daemon, Status, binary, eventually, kill, python};
 
 /// What a cluster consists of.
 pub struct Options {
@@ -164,6 +164,15 @@ impl Cluster {
             Ok(status) => Ok(status),
             Err(error) => Err(error.context(format!("status: {:?}", self.status()))),
         }
+    }
+
+    /// Kills a worker of a stage that is ready. Gives back its process's id.
+    pub fn kill_worker(&self, pipeline: &str, stage: &str) -> anyhow::Result<u32> {
+        let workers = self.status()?.workers(pipeline, stage);
+        let ready = workers.iter().find(|worker| worker.state == "ready");
+        let pid = ready.and_then(|worker| worker.pid).with_context(|| format!("no worker of {stage} is ready"))?;
+        kill(pid)?;
+        Ok(pid)
     }
 
     /// The control-plane node that leads.
