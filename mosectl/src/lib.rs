@@ -1,1 +1,17 @@
-//! Placeholder.
+//! The command line of a cluster, and the whole cluster in one process.
+//!
+//! [`cli`] takes a line apart and hands it to one of the `commands`; [`system`] is what `mosectl up` runs. What the
+//! commands decide is pure and apart from what they do: [`manifest`], `report`, [`context`].
+
+pub mod cli;
+mod commands;
+mod connect;
+pub mod context;
+mod failure;
+pub mod manifest;
+mod nearest;
+mod pki;
+mod report;
+mod script;
+pub mod system;
+mod terminal;

@@ -1,0 +1,90 @@
+//! The `mosectl` command: arguments, and the exit codes of `docs/mosectl.md`.
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{ca, completions, delete, deploy, status, up};
+use crate::failure::Result;
+
+/// Runs, fills and looks into a model-serving cluster.
+#[derive(Debug, Parser)]
+#[command(name = "mosectl", version)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no control plane is known or answers.")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a whole cluster in this process: control plane, gateway and agents.
+    Up(up::Args),
+    /// Deploys a MOSEC script or a manifest and waits until it serves.
+    Deploy(deploy::Args),
+    /// Shows pipelines, replicas, nodes and the control plane.
+    Status(status::Args),
+    /// Removes a pipeline.
+    Delete(delete::Args),
+    /// Makes the cluster's authority and issues its certificates.
+    Ca(ca::Args),
+    /// Prints a completion script for a shell.
+    Completions(completions::Args),
+}
+
+/// Runs the command with these arguments, the program's name first; its exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version go to standard output, mistakes to standard error, with clap's exit codes.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(2);
+        }
+    };
+    match run(args.command) {
+        Ok(()) => 0,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result {
+    match command {
+        Command::Up(args) => up::run(args),
+        Command::Deploy(args) => block_on(deploy::run(args)),
+        Command::Status(args) => block_on(status::run(args)),
+        Command::Delete(args) => block_on(delete::run(args)),
+        Command::Ca(args) => ca::run(args),
+        Command::Completions(args) => completions::run::<Args>(&args),
+    }
+}
+
+/// For the commands that make a few calls: one thread does.
+fn block_on(command: impl Future<Output = Result>) -> Result {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn script_arguments_come_after_two_dashes() {
+        let parse = |line: &str| Args::try_parse_from(line.split(' ').map(OsString::from));
+        assert!(parse("mosectl deploy server.py --name ocr -- --port 1 -x").is_ok());
+        assert!(parse("mosectl deploy server.py --port 1").is_err());
+        assert!(parse("mosectl deploy server.py --name Big").is_err());
+        assert!(parse("mosectl up --agents 0").is_err());
+        assert!(parse("mosectl ca issue --dir a --role king --name b --out c").is_err());
+    }
+}

@@ -1,0 +1,30 @@
+//! `mosectl delete`: removes a pipeline.
+
+use mosec_types::PipelineName;
+use mosec_wire::control::ControlError;
+use tonic::Code;
+
+use crate::connect::{Connection, connect};
+use crate::failure::{Failure, Result};
+use crate::terminal;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of the pipeline.
+    pipeline: PipelineName,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(crate) async fn run(args: Args) -> Result {
+    let cluster = connect(&args.connection)?;
+    match cluster.client.delete(&args.pipeline).await {
+        Ok(()) => Ok(terminal::print(&format!("deleted {}\n", args.pipeline))?),
+        Err(
+            error @ ControlError::Refused {
+                code: Code::NotFound, ..
+            },
+        ) => Err(Failure::from(error).hint("`mosectl status` lists the pipelines")),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,8 @@
+//! One file for each command: its arguments, and what it does.
+
+pub(crate) mod ca;
+pub(crate) mod completions;
+pub(crate) mod delete;
+pub(crate) mod deploy;
+pub(crate) mod status;
+pub(crate) mod up;

@@ -1,0 +1,37 @@
+//! `mosectl status`: the whole cluster as its leader sees it.
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+
+use crate::connect::{Connection, connect};
+use crate::failure::Result;
+use crate::report::{Report, table};
+use crate::terminal;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// One object, described in docs/mosectl.md.
+    Json,
+}
+
+pub(crate) async fn run(args: Args) -> Result {
+    let cluster = connect(&args.connection)?;
+    let response = cluster.client.status().await.context("cannot get the status")?;
+    let report = Report::try_from(response).context("the control plane's answer is of another version")?;
+    let text = match args.output {
+        Output::Table => table::render(&report),
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    Ok(terminal::print(&text)?)
+}

@@ -1,0 +1,135 @@
+//! How a command fails: what is printed, and the exit code.
+
+use std::fmt;
+
+use mosec_wire::control::ControlError;
+
+use crate::terminal;
+
+/// Exit codes other than 0. Usage errors found by the argument parser have the same 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Failed = 1,
+    Usage = 2,
+    /// No control plane is known, or none answers.
+    Unreachable = 3,
+}
+
+/// An error on its way to the user.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    error: anyhow::Error,
+    hint: Option<String>,
+}
+
+pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            exit,
+            error: error.into(),
+            hint: None,
+        }
+    }
+
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::new(Exit::Usage, anyhow::anyhow!("{message}"))
+    }
+
+    /// Adds what may help. The first hint stays: it is nearer to the cause.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// Prints the error; its exit code.
+    pub(crate) fn report(&self) -> u8 {
+        let (start, end) = if terminal::stderr_has_colours() {
+            ("\x1b[1;31m", "\x1b[0m")
+        } else {
+            ("", "")
+        };
+        terminal::print_error(&format!("{start}error:{end} {self}\n"));
+        self.exit as u8
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut last = terminal::printable(&self.error.to_string());
+        write!(f, "{last}")?;
+        for cause in self.error.chain().skip(1) {
+            let text = terminal::printable(&cause.to_string());
+            // Some libraries repeat their cause in their own text.
+            if !last.contains(&text) {
+                write!(f, "\n  because: {}", text.replace('\n', "\n  "))?;
+                last = text;
+            }
+        }
+        match &self.hint {
+            Some(hint) => write!(f, "\n  hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let unreachable = error
+            .chain()
+            .any(|cause| matches!(cause.downcast_ref(), Some(ControlError::Unavailable { .. })));
+        let exit = if unreachable {
+            Exit::Unreachable
+        } else {
+            Exit::Failed
+        };
+        let failure = Self {
+            exit,
+            error,
+            hint: None,
+        };
+        match unreachable {
+            true => failure.hint("is it running, and does the identity belong to its cluster?"),
+            false => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn causes_and_hints_follow_the_error() {
+        let error = anyhow::anyhow!("no such file")
+            .context("cannot read x")
+            .context("cannot deploy");
+        let failure = Failure::from(error).hint("look for it").hint("or not");
+        let text = "cannot deploy\n  because: cannot read x\n  because: no such file\n  hint: look for it";
+        assert_eq!(failure.to_string(), text);
+        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(Failure::usage("what?").exit, Exit::Usage);
+    }
+
+    #[test]
+    fn a_silent_control_plane_has_its_own_code() {
+        let unavailable = || ControlError::Unavailable {
+            endpoints: "a:1".into(),
+            attempts: 2,
+            last: "refused".into(),
+        };
+        let wrapped: anyhow::Result<()> = Err(unavailable()).context("cannot deploy");
+        assert_eq!(Failure::from(unavailable()).exit, Exit::Unreachable);
+        assert_eq!(Failure::from(wrapped.unwrap_err()).exit, Exit::Unreachable);
+        let refused = ControlError::Refused {
+            code: tonic::Code::NotFound,
+            message: "no".into(),
+        };
+        assert_eq!(Failure::from(refused).exit, Exit::Failed);
+    }
+}

@@ -1,0 +1,370 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(text: &str) -> Result<PipelineSpec, ManifestError> {
+    Manifest::parse(text, "p.yaml", Path::new("/srv/ocr")).map(|manifest| manifest.spec)
+}
+
+/// Every mistake, one line each.
+fn problems(text: &str) -> Vec<String> {
+    parse(text)
+        .map(|spec| format!("{spec:?}"))
+        .unwrap_err()
+        .to_string()
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+const SMALLEST: &str = "pipeline: echo\nstages:\n  - name: only\n    worker: server:Echo\n";
+
+#[test]
+fn defaults_are_mosecs() {
+    let spec = parse(SMALLEST).unwrap();
+    let stage = StageSpec {
+        name: "only".into(),
+        module: "server".into(),
+        class: "Echo".into(),
+        replicas: 1,
+        max_batch_size: 1,
+        max_wait: Duration::from_millis(10),
+        timeout: Duration::from_secs(3),
+        env: Vec::new(),
+        node_labels: BTreeMap::new(),
+        delivery: Delivery::Retry,
+        attempts: 3,
+        mime: "application/json".into(),
+    };
+    let expected = PipelineSpec {
+        name: PipelineName::new("echo").unwrap(),
+        source: PythonSource {
+            dir: "/srv/ocr".into(),
+            ..Default::default()
+        },
+        stages: vec![stage],
+        routes: vec![RouteSpec {
+            path: "/inference".into(),
+            stages: vec![StageIndex(0)],
+        }],
+        timeout: Duration::from_secs(3),
+        capacity: 1024,
+        max_request_bytes: 10 << 20,
+    };
+    assert_eq!(spec, expected);
+}
+
+#[test]
+fn every_key_is_read() {
+    let spec = parse(
+        r#"
+pipeline: ocr
+source: code
+python: .venv/bin/python
+timeout: 30s
+capacity: 64
+max_request_size: 1.5MiB
+stages:
+  - name: decode
+    worker: pkg.server:Outer.Decode
+    replicas: 2
+    max_batch_size: 8
+    max_wait: 0ms
+    timeout: 1.5s
+    env: {THREADS: 04, FAST: true, EMPTY: "", NAME: yes}
+    labels: {gpu: h200, zone: 1}
+    delivery: at_most_once
+    attempts: 1
+  - name: find
+    worker: server:Find
+    replicas: 2
+    env:
+      - {CUDA_VISIBLE_DEVICES: 0}
+      - {CUDA_VISIBLE_DEVICES: "1"}
+routes:
+  - path: /v1/find
+    stages: [find]
+  - path: /v1/all
+"#,
+    )
+    .unwrap();
+    let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|&(key, value)| (key.into(), value.into()))
+            .collect()
+    };
+    let (decode, find) = (&spec.stages[0], &spec.stages[1]);
+    let env = map(&[
+        ("THREADS", "04"),
+        ("FAST", "true"),
+        ("EMPTY", ""),
+        ("NAME", "yes"),
+    ]);
+    assert_eq!(spec.source.dir, "/srv/ocr/code");
+    assert_eq!(spec.source.python.as_deref(), Some("/srv/ocr/.venv/bin/python"));
+    assert_eq!(
+        (spec.timeout, spec.capacity, spec.max_request_bytes),
+        (Duration::from_secs(30), 64, 3 << 19)
+    );
+    assert_eq!(
+        (decode.module.as_str(), decode.class.as_str()),
+        ("pkg.server", "Outer.Decode")
+    );
+    assert_eq!(
+        (decode.replicas, decode.max_batch_size, decode.attempts),
+        (2, 8, 1)
+    );
+    assert_eq!(
+        (decode.max_wait, decode.timeout),
+        (Duration::ZERO, Duration::from_millis(1500))
+    );
+    assert_eq!(decode.env, [env.clone(), env]);
+    assert_eq!(decode.node_labels, map(&[("gpu", "h200"), ("zone", "1")]));
+    assert_eq!(decode.delivery, Delivery::AtMostOnce);
+    assert_eq!(
+        find.env,
+        [
+            map(&[("CUDA_VISIBLE_DEVICES", "0")]),
+            map(&[("CUDA_VISIBLE_DEVICES", "1")])
+        ]
+    );
+    let routes: Vec<_> = spec
+        .routes
+        .iter()
+        .map(|route| (route.path.as_str(), route.stages.clone()))
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            ("/v1/find", vec![StageIndex(1)]),
+            ("/v1/all", vec![StageIndex(0), StageIndex(1)])
+        ]
+    );
+}
+
+#[test]
+fn each_mistake_is_named_with_its_place() {
+    // Appended to the smallest manifest: as a key of its stage, or of the pipeline.
+    let cases = [
+        (
+            "    replica: 2\n",
+            "p.yaml:5:5: stages[0].replica: unknown key, did you mean \"replicas\"? (expected one of",
+        ),
+        (
+            "    gpu: 2\n",
+            "p.yaml:5:5: stages[0].gpu: unknown key, expected one of name, worker, replicas,",
+        ),
+        (
+            "rotes: []\n",
+            "p.yaml:5:1: rotes: unknown key, did you mean \"routes\"?",
+        ),
+        (
+            "    replicas: two\n",
+            "p.yaml:5:15: stages[0].replicas: expected a whole number, found \"two\"",
+        ),
+        (
+            "    replicas: 1.5\n",
+            "p.yaml:5:15: stages[0].replicas: expected a whole number, found the number 1.5",
+        ),
+        (
+            "    replicas: -1\n",
+            "p.yaml:5:15: stages[0].replicas: expected a whole number from 0 to",
+        ),
+        (
+            "    replicas: 0\n",
+            "p.yaml:5:15: stages[0].replicas: expected 1 to 4096, found 0",
+        ),
+        (
+            "    replicas:\n",
+            "stages[0].replicas: expected a whole number, found nothing",
+        ),
+        (
+            "    max_wait: 10\n",
+            "p.yaml:5:15: stages[0].max_wait: expected a time as 10ms, 1.5s, 2m or 1h, found the number 10",
+        ),
+        (
+            "    max_wait: 1ns\n",
+            "p.yaml:5:15: stages[0].max_wait: expected a time as 10ms, 1.5s, 2m or 1h, found \"1ns\"",
+        ),
+        (
+            "    timeout: 0s\n",
+            "p.yaml:5:14: stages[0].timeout: expected a time above zero",
+        ),
+        (
+            "    delivery: once\n",
+            "p.yaml:5:15: stages[0].delivery: expected retry or at_most_once, found \"once\"",
+        ),
+        (
+            "    env: A=1\n",
+            "p.yaml:5:10: stages[0].env: expected a map of variables, or a list with one map",
+        ),
+        (
+            "    env: [{A: 1}, {A: 2}]\n",
+            "p.yaml:5:10: stages[0].env: expected one set for each of the 1 replicas, found 2",
+        ),
+        (
+            "    env: {A: [1]}\n",
+            "p.yaml:5:14: stages[0].env.A: expected a text, found a list",
+        ),
+        (
+            "    env: {A=B: 1}\n",
+            "p.yaml:5:11: stages[0].env.A=B: expected a name without '='",
+        ),
+        (
+            "    labels: [a]\n",
+            "p.yaml:5:13: stages[0].labels: expected a map of texts, found a list",
+        ),
+        (
+            "max_request_size: 10 megs\n",
+            "p.yaml:5:19: max_request_size: expected a size as 512KiB, 10MiB or a number",
+        ),
+        (
+            "max_request_size: 0\n",
+            "p.yaml:5:19: max_request_size: expected at least 1",
+        ),
+        (
+            "routes:\n  - stages: [only]\n",
+            "p.yaml:6:5: routes[0].path: missing, expected the path, as /inference",
+        ),
+        (
+            "routes:\n  - path: inference\n",
+            "p.yaml:6:11: routes[0].path: expected a path that starts with '/'",
+        ),
+        (
+            "routes:\n  - path: /metrics\n",
+            "p.yaml:6:11: routes[0].path: '/metrics' is reserved",
+        ),
+        (
+            "routes:\n  - path: /x\n    stages: [onyl]\n",
+            "p.yaml:7:14: routes[0].stages[0]: no stage \"onyl\", did you mean \"only\"? (the stages are only)",
+        ),
+        (
+            "routes:\n  - path: /x\n    stages: [only, only]\n",
+            "p.yaml:7:20: routes[0].stages[1]: the stage \"only\" comes twice",
+        ),
+        (
+            "routes: /x\n",
+            "p.yaml:5:9: routes: expected a list, found \"/x\"",
+        ),
+        ("    name: again\n", "p.yaml:5:5: duplicate mapping key `name`"),
+        (
+            "  - name: only\n    worker: server:Echo\n",
+            "p.yaml:5:11: stages[1].name: the name \"only\" is taken",
+        ),
+        (
+            "  - name: b\n    worker: server.Echo\n",
+            "p.yaml:6:13: stages[1].worker: expected module:Class, as server:Preprocess, found",
+        ),
+        (
+            "  - name: 7\n    worker: a:B\n",
+            "p.yaml:5:11: stages[1].name: expected a text (in quotes where it looks like a number)",
+        ),
+        (
+            "  - b\n",
+            "p.yaml:5:5: stages[1]: expected a map with the keys name, worker,",
+        ),
+    ];
+    for (added, expected) in cases {
+        let found = problems(&format!("{SMALLEST}{added}"));
+        assert!(
+            found.len() == 1 && found[0].contains(expected),
+            "{added:?}\nexpected {expected}\nfound    {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    assert_eq!(
+        problems(""),
+        [format!("p.yaml: empty, expected the keys {}", KEYS.join(", "))]
+    );
+    assert_eq!(
+        problems("timeout: 1s\n"),
+        [
+            "p.yaml:1:1: pipeline: missing, expected the pipeline's name",
+            "p.yaml:1:1: stages: missing, expected a list of stages"
+        ]
+    );
+    assert_eq!(
+        problems("pipeline: x\nstages: []\n"),
+        ["p.yaml:2:9: stages: expected 1 to 256 stages, found 0"]
+    );
+    assert_eq!(
+        problems("- a\n"),
+        [format!(
+            "p.yaml:1:1: expected a map with the keys {}, found a list",
+            KEYS.join(", ")
+        )]
+    );
+    assert!(
+        problems("pipeline: Big Name\nstages: []\n")[0]
+            .contains("p.yaml:1:11: pipeline: invalid pipeline name")
+    );
+}
+
+#[test]
+fn all_mistakes_show_at_once_in_the_order_of_the_file() {
+    let text = "stages:\n  - name: a\n    wroker: m:C\n    replicas: x\n  - name: b\n    worker: c\ntimeout: 3\npipeline: ''\n";
+    let found = problems(text);
+    let places: Vec<_> = found
+        .iter()
+        .map(|line| line.split(": ").nth(1).unwrap())
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "stages[0].worker",
+            "stages[0].wroker",
+            "stages[0].replicas",
+            "stages[1].worker",
+            "timeout",
+            "pipeline"
+        ]
+    );
+}
+
+#[test]
+fn workers_are_refused_at_their_place() {
+    let manifest = Manifest::parse(SMALLEST, "p.yaml", Path::new("/srv")).unwrap();
+    assert_eq!(manifest.workers(), ["server:Echo"]);
+    let error = manifest.refuse("stages[0].worker", "there is no module server");
+    assert_eq!(
+        error.to_string(),
+        "p.yaml:4:13: stages[0].worker: there is no module server"
+    );
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut checked = 0;
+    for entry in std::fs::read_dir(&examples).unwrap() {
+        let path = entry.unwrap().path().join("pipeline.yaml");
+        if let Ok(text) = std::fs::read_to_string(&path) {
+            Manifest::parse(&text, &path.to_string_lossy(), Path::new("/srv"))
+                .unwrap_or_else(|error| panic!("{error}"));
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "no manifest in {}", examples.display());
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "(\\PC|\n){0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_edit_of_a_manifest_panics(at in 0usize..SMALLEST.len(), text in "[-a-z:\\[\\]{}#&*!|>'\"% \n]{0,4}") {
+        let mut edited = SMALLEST.to_owned();
+        edited.insert_str(at, &text);
+        if let Err(error) = parse(&edited) {
+            prop_assert!(!error.problems.is_empty());
+        }
+    }
+}

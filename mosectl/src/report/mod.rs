@@ -1,0 +1,261 @@
+//! The cluster's status as `mosectl status` gives it: the JSON object of `docs/mosectl.md`, and the tables made of it.
+//!
+//! Fields are only ever added: scripts read this.
+
+pub(crate) mod table;
+
+use std::collections::BTreeMap;
+
+use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
+use mosec_types::{WorkerState, WorkerStatus};
+use mosec_wire::control::{ConvertError, proto};
+use serde::Serialize;
+
+/// The whole cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Report {
+    pub(crate) cluster: String,
+    /// Grows with every change of the desired state.
+    pub(crate) version: u64,
+    pub(crate) leader: Option<u64>,
+    pub(crate) term: u64,
+    pub(crate) members: Vec<MemberReport>,
+    pub(crate) nodes: Vec<NodeReport>,
+    /// Each revision of each pipeline.
+    pub(crate) pipelines: Vec<RevisionReport>,
+}
+
+/// One node of the control plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct MemberReport {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+    pub(crate) leader: bool,
+    /// Last log entry that the leader knows it to have.
+    pub(crate) matched: Option<u64>,
+}
+
+/// One node agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NodeReport {
+    pub(crate) name: String,
+    /// `up`, `suspect` or `down`.
+    pub(crate) health: &'static str,
+    pub(crate) address: String,
+    pub(crate) incarnation: u64,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Milliseconds since its last heartbeat to this leader.
+    pub(crate) silent_ms: Option<u64>,
+}
+
+/// One revision of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct RevisionReport {
+    pub(crate) name: String,
+    pub(crate) revision: u64,
+    /// `starting`, `serving` or `failed`.
+    pub(crate) phase: &'static str,
+    /// Why it failed.
+    pub(crate) reason: Option<String>,
+    pub(crate) routes: Vec<String>,
+    pub(crate) stages: Vec<StageReport>,
+    pub(crate) replicas: Vec<ReplicaReport>,
+    /// Replicas without a place, and why.
+    pub(crate) unplaced: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct StageReport {
+    pub(crate) name: String,
+    /// As many as there should be.
+    pub(crate) replicas: u32,
+    pub(crate) ready: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ReplicaReport {
+    pub(crate) stage: String,
+    pub(crate) replica: u32,
+    pub(crate) node: String,
+    /// A worker's state, `placed` before its node has told of it, or `unknown` while the node is not up.
+    pub(crate) state: &'static str,
+    pub(crate) pid: Option<u32>,
+    pub(crate) restarts: u32,
+    /// Starts that failed in a row.
+    pub(crate) failed_starts: u32,
+    pub(crate) last_error: Option<String>,
+}
+
+impl TryFrom<proto::StatusResponse> for Report {
+    type Error = ConvertError;
+
+    fn try_from(response: proto::StatusResponse) -> Result<Self, ConvertError> {
+        let leader = (response.leader > 0).then_some(response.leader);
+        let nodes = response
+            .nodes
+            .into_iter()
+            .filter_map(node_and_workers)
+            .collect::<Result<Vec<_>, _>>()?;
+        let revisions = response.deployments.into_iter().filter_map(|status| {
+            let deployment = Deployment::try_from(status.deployment?);
+            Some(deployment.map(|deployment| revision(&deployment, status.unplaced, &nodes)))
+        });
+        let mut pipelines = revisions.collect::<Result<Vec<_>, _>>()?;
+        pipelines.sort_by(|a, b| (&a.name, a.revision).cmp(&(&b.name, b.revision)));
+        let member = |member: proto::MemberStatus| MemberReport {
+            id: member.id,
+            address: member.address,
+            leader: leader == Some(member.id),
+            matched: member.matched,
+        };
+        Ok(Self {
+            cluster: response.cluster_id,
+            version: response.version,
+            leader,
+            term: response.term,
+            members: response.members.into_iter().map(member).collect(),
+            pipelines,
+            nodes: nodes.into_iter().map(|node| node.report).collect(),
+        })
+    }
+}
+
+impl Report {
+    pub(crate) fn revision(&self, revision: u64) -> Option<&RevisionReport> {
+        self.pipelines.iter().find(|report| report.revision == revision)
+    }
+}
+
+impl RevisionReport {
+    /// How many replicas of each stage are ready, as `decode 1/1  find 0/2`.
+    pub(crate) fn readiness(&self) -> String {
+        let stage = |stage: &StageReport| format!("{} {}/{}", stage.name, stage.ready, stage.replicas);
+        self.stages.iter().map(stage).collect::<Vec<_>>().join("  ")
+    }
+
+    /// Replicas that are not ready or have no place, one line each.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let unready = self
+            .replicas
+            .iter()
+            .filter(|replica| replica.state != WorkerState::Ready.name());
+        let mut lines: Vec<_> = unready
+            .map(|replica| {
+                let ReplicaReport {
+                    stage,
+                    replica: number,
+                    node,
+                    state,
+                    ..
+                } = replica;
+                format!("stage {stage} replica {number} on node {node} is {state}")
+            })
+            .collect();
+        lines.extend(self.unplaced.iter().cloned());
+        lines
+    }
+}
+
+struct ReportedNode {
+    report: NodeReport,
+    workers: Vec<WorkerStatus>,
+}
+
+fn node_and_workers(status: proto::NodeStatus) -> Option<Result<ReportedNode, ConvertError>> {
+    let node = match Node::try_from(status.node?) {
+        Ok(node) => node,
+        Err(error) => return Some(Err(error)),
+    };
+    let workers = status
+        .workers
+        .into_iter()
+        .map(WorkerStatus::try_from)
+        .collect::<Result<_, _>>();
+    Some(workers.map(|workers| ReportedNode {
+        report: NodeReport {
+            name: node.id.into(),
+            health: node.health.name(),
+            address: node.address,
+            incarnation: node.incarnation.0,
+            labels: node.labels,
+            silent_ms: status.silent_ms,
+        },
+        workers,
+    }))
+}
+
+fn revision(deployment: &Deployment, unplaced: Vec<String>, nodes: &[ReportedNode]) -> RevisionReport {
+    let mut placements: Vec<&Placement> = deployment.placements.iter().collect();
+    placements.sort();
+    // Nothing of a failed revision runs; its places are of no interest any more.
+    let placements = if deployment.phase.runs() {
+        placements
+    } else {
+        Vec::new()
+    };
+    let replicas: Vec<_> = placements
+        .iter()
+        .map(|placement| replica(deployment, placement, nodes))
+        .collect();
+    let ready = |stage: &str| {
+        let is_ready = |r: &&ReplicaReport| r.stage == stage && r.state == WorkerState::Ready.name();
+        replicas
+            .iter()
+            .filter(is_ready)
+            .count()
+            .try_into()
+            .unwrap_or(u32::MAX)
+    };
+    let spec = &deployment.spec;
+    let stage = |stage: &mosec_types::StageSpec| StageReport {
+        name: stage.name.clone(),
+        replicas: stage.replicas,
+        ready: ready(&stage.name),
+    };
+    RevisionReport {
+        name: spec.name.to_string(),
+        revision: deployment.revision.0,
+        phase: deployment.phase.name(),
+        reason: match &deployment.phase {
+            Phase::Failed { reason } => Some(reason.clone()),
+            _ => None,
+        },
+        routes: spec.routes.iter().map(|route| route.path.clone()).collect(),
+        stages: spec.stages.iter().map(stage).collect(),
+        unplaced,
+        replicas,
+    }
+}
+
+fn replica(deployment: &Deployment, placement: &Placement, nodes: &[ReportedNode]) -> ReplicaReport {
+    let node = nodes
+        .iter()
+        .find(|node| node.report.name == placement.node.as_str());
+    let worker = node.and_then(|node| {
+        node.workers.iter().find(|worker| {
+            worker.stage.revision == deployment.revision
+                && worker.stage.stage == placement.stage
+                && worker.replica == placement.replica
+        })
+    });
+    let is_up = node.is_some_and(|node| node.report.health == NodeHealth::Up.name());
+    let state = match worker {
+        _ if !is_up => "unknown",
+        Some(worker) => worker.state.name(),
+        None => "placed",
+    };
+    let stage = deployment.spec.stage(placement.stage);
+    ReplicaReport {
+        stage: stage.map_or_else(|| placement.stage.to_string(), |stage| stage.name.clone()),
+        replica: placement.replica.0,
+        node: placement.node.to_string(),
+        state,
+        pid: worker.and_then(|worker| worker.pid),
+        restarts: worker.map_or(0, |worker| worker.restarts),
+        failed_starts: worker.map_or(0, |worker| worker.failed_starts),
+        last_error: worker.and_then(|worker| worker.last_error.clone()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

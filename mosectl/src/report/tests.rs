@@ -1,0 +1,321 @@
+use mosec_types::spec::{PythonSource, RouteSpec};
+use mosec_types::{
+    Incarnation, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision, StageIndex, StageKey, StageSpec,
+};
+
+use super::*;
+
+fn spec(name: &str) -> PipelineSpec {
+    let stage = |name: &str, replicas| StageSpec {
+        name: name.into(),
+        module: "server".into(),
+        class: "Stage".into(),
+        replicas,
+        max_batch_size: 1,
+        max_wait: Default::default(),
+        timeout: std::time::Duration::from_secs(3),
+        env: Vec::new(),
+        node_labels: BTreeMap::new(),
+        delivery: Default::default(),
+        attempts: 3,
+        mime: "application/json".into(),
+    };
+    PipelineSpec {
+        name: PipelineName::new(name).unwrap(),
+        source: PythonSource {
+            dir: "/srv".into(),
+            ..Default::default()
+        },
+        stages: vec![stage("decode", 1), stage("find", 2)],
+        routes: vec![RouteSpec {
+            path: format!("/{name}"),
+            stages: vec![StageIndex(0), StageIndex(1)],
+        }],
+        timeout: std::time::Duration::from_secs(3),
+        capacity: 1024,
+        max_request_bytes: 1,
+    }
+}
+
+fn placement(stage: u16, replica: u32, node: &str) -> Placement {
+    Placement {
+        stage: StageIndex(stage),
+        replica: ReplicaId(replica),
+        node: NodeId::new(node).unwrap(),
+    }
+}
+
+fn worker(revision: u64, stage: u16, replica: u32, state: WorkerState) -> WorkerStatus {
+    WorkerStatus {
+        stage: StageKey {
+            revision: Revision(revision),
+            stage: StageIndex(stage),
+        },
+        replica: ReplicaId(replica),
+        state,
+        pid: Some(4000 + replica),
+        restarts: 0,
+        failed_starts: 0,
+        last_error: None,
+    }
+}
+
+fn node(id: &str, health: NodeHealth, workers: &[WorkerStatus]) -> proto::NodeStatus {
+    let node = Node {
+        id: NodeId::new(id).unwrap(),
+        incarnation: Incarnation(17),
+        address: "127.0.0.1:7443".into(),
+        health,
+        labels: BTreeMap::from([("gpu".into(), "h200".into())]),
+    };
+    let silent_ms = (health == NodeHealth::Up).then_some(420);
+    proto::NodeStatus {
+        node: Some((&node).into()),
+        silent_ms,
+        workers: workers.iter().map(Into::into).collect(),
+    }
+}
+
+fn deployment(
+    name: &str,
+    revision: u64,
+    phase: Phase,
+    placements: Vec<Placement>,
+) -> proto::DeploymentStatus {
+    let deployment = Deployment {
+        revision: Revision(revision),
+        spec: std::sync::Arc::new(spec(name)),
+        phase,
+        placements,
+    };
+    proto::DeploymentStatus {
+        deployment: Some((&deployment).into()),
+        unplaced: Vec::new(),
+    }
+}
+
+const TRACEBACK: &str =
+    "Traceback (most recent call last):\n  File \"server.py\", line 3\nValueError: no model\n";
+
+/// Two revisions on two nodes, of which one is silent; one worker cannot start, one revision has failed.
+pub(crate) fn response() -> proto::StatusResponse {
+    let mut broken = worker(9, 1, 1, WorkerState::BackOff);
+    (broken.failed_starts, broken.restarts, broken.pid) = (2, 2, None);
+    broken.last_error = Some(TRACEBACK.into());
+    let failed = Phase::Failed {
+        reason: format!("stage find replica 1 on node a failed to start:\n{TRACEBACK}"),
+    };
+    let mut starting = deployment(
+        "ocr",
+        9,
+        Phase::Starting,
+        vec![placement(1, 2, "b"), placement(1, 1, "a"), placement(0, 1, "a")],
+    );
+    starting
+        .unplaced
+        .push("stage find replica 3 fits no node: b is suspect".into());
+    proto::StatusResponse {
+        nodes: vec![
+            node(
+                "a",
+                NodeHealth::Up,
+                &[worker(9, 0, 1, WorkerState::Ready), broken],
+            ),
+            node("b", NodeHealth::Suspect, &[worker(9, 1, 2, WorkerState::Ready)]),
+        ],
+        deployments: vec![starting, deployment("asr", 5, failed, vec![placement(0, 1, "a")])],
+        members: vec![
+            proto::MemberStatus {
+                id: 1,
+                address: "127.0.0.1:7400".into(),
+                matched: Some(12),
+            },
+            proto::MemberStatus {
+                id: 2,
+                address: "127.0.0.1:7401".into(),
+                matched: None,
+            },
+        ],
+        leader: 1,
+        term: 3,
+        version: 12,
+        cluster_id: "test".into(),
+    }
+}
+
+fn report() -> Report {
+    Report::try_from(response()).unwrap()
+}
+
+#[test]
+fn replicas_have_the_state_their_node_tells_while_it_is_up() {
+    let report = report();
+    assert_eq!(
+        report
+            .pipelines
+            .iter()
+            .map(|revision| revision.revision)
+            .collect::<Vec<_>>(),
+        [5, 9]
+    );
+    let ocr = report.revision(9).unwrap();
+    let states: Vec<_> = ocr
+        .replicas
+        .iter()
+        .map(|r| (r.stage.as_str(), r.replica, r.state))
+        .collect();
+    assert_eq!(
+        states,
+        [
+            ("decode", 1, "ready"),
+            ("find", 1, "back-off"),
+            ("find", 2, "unknown")
+        ]
+    );
+    assert_eq!(ocr.readiness(), "decode 1/1  find 0/2");
+    assert_eq!(
+        ocr.missing(),
+        [
+            "stage find replica 1 on node a is back-off",
+            "stage find replica 2 on node b is unknown",
+            "stage find replica 3 fits no node: b is suspect"
+        ]
+    );
+    assert!(report.revision(5).unwrap().replicas.is_empty());
+    assert_eq!(report.revision(1), None);
+}
+
+#[test]
+fn a_worker_of_another_revision_is_not_taken_for_a_replica() {
+    let mut response = response();
+    response.nodes[0]
+        .workers
+        .iter_mut()
+        .for_each(|worker| worker.revision = 8);
+    let report = Report::try_from(response).unwrap();
+    assert_eq!(report.revision(9).unwrap().replicas[0].state, "placed");
+}
+
+#[test]
+fn what_cannot_be_understood_is_an_error() {
+    let mut response = response();
+    response.deployments[0].deployment.as_mut().unwrap().phase = 99;
+    assert!(
+        Report::try_from(response)
+            .unwrap_err()
+            .to_string()
+            .contains("phase")
+    );
+}
+
+#[test]
+fn the_tables_are_these() {
+    let expected = r#"cluster test  version 12  leader 1  term 3
+
+PIPELINE  REVISION  PHASE     READY                 ROUTES  REASON
+asr       5         failed    decode 0/1  find 0/2  /asr    ValueError: no model
+ocr       9         starting  decode 1/1  find 0/2  /ocr    -
+
+PIPELINE  REVISION  STAGE   REPLICA  NODE  STATE     PID   RESTARTS  LAST ERROR
+ocr       9         decode  1        a     ready     4001  0         -
+ocr       9         find    1        a     back-off  -     2         ValueError: no model
+ocr       9         find    2        b     unknown   4002  0         -
+
+NODE  HEALTH   ADDRESS         HEARD     LABELS
+a     up       127.0.0.1:7443  0.4s ago  gpu=h200
+b     suspect  127.0.0.1:7443  -         gpu=h200
+
+MEMBER  ADDRESS         ROLE      LOG
+1       127.0.0.1:7400  leader    12
+2       127.0.0.1:7401  follower  -
+
+asr revision 5 failed:
+    stage find replica 1 on node a failed to start:
+    Traceback (most recent call last):
+      File "server.py", line 3
+    ValueError: no model
+
+ocr revision 9: stage find replica 3 fits no node: b is suspect
+
+ocr revision 9: stage find replica 1 on node a failed to start 2 times:
+    Traceback (most recent call last):
+      File "server.py", line 3
+    ValueError: no model
+"#;
+    let found = table::render(&report());
+    assert_eq!(found, expected, "found:\n{found}");
+}
+
+#[test]
+fn an_empty_cluster_has_something_to_say() {
+    let report = Report::try_from(proto::StatusResponse {
+        cluster_id: "new".into(),
+        ..Default::default()
+    })
+    .unwrap();
+    let expected = "cluster new  version 0  leader none  term 0\n\nno pipelines\n\nno nodes\n";
+    assert_eq!(table::render(&report), expected);
+}
+
+#[test]
+fn an_error_cannot_reach_into_the_terminal() {
+    let mut response = response();
+    response.nodes[0].workers[0].last_error = Some(format!("\x1b[2J{}\nsecond line", "x".repeat(200)));
+    let text = table::render(&Report::try_from(response).unwrap());
+    assert!(
+        !text.contains('\x1b') && text.contains("xxx...") && !text.contains("second line"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_json_is_this_object() {
+    let json = serde_json::to_value(report()).unwrap();
+    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(
+        keys(&json),
+        [
+            "cluster",
+            "leader",
+            "members",
+            "nodes",
+            "pipelines",
+            "term",
+            "version"
+        ]
+    );
+    let expected = serde_json::json!({
+        "name": "ocr",
+        "revision": 9,
+        "phase": "starting",
+        "reason": null,
+        "routes": ["/ocr"],
+        "stages": [
+            {"name": "decode", "replicas": 1, "ready": 1},
+            {"name": "find", "replicas": 2, "ready": 0},
+        ],
+        "replicas": [
+            {
+                "stage": "decode", "replica": 1, "node": "a", "state": "ready", "pid": 4001,
+                "restarts": 0, "failed_starts": 0, "last_error": null,
+            },
+            {
+                "stage": "find", "replica": 1, "node": "a", "state": "back-off", "pid": null,
+                "restarts": 2, "failed_starts": 2, "last_error": TRACEBACK,
+            },
+            {
+                "stage": "find", "replica": 2, "node": "b", "state": "unknown", "pid": 4002,
+                "restarts": 0, "failed_starts": 0, "last_error": null,
+            },
+        ],
+        "unplaced": ["stage find replica 3 fits no node: b is suspect"],
+    });
+    assert_eq!(json["pipelines"][1], expected);
+    let node = serde_json::json!({
+        "name": "a", "health": "up", "address": "127.0.0.1:7443", "incarnation": 17,
+        "labels": {"gpu": "h200"}, "silent_ms": 420,
+    });
+    assert_eq!(json["nodes"][0], node);
+    let member = serde_json::json!({"id": 1, "address": "127.0.0.1:7400", "leader": true, "matched": 12});
+    assert_eq!(json["members"][0], member);
+}

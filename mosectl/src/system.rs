@@ -1,0 +1,226 @@
+//! A whole cluster in one process: a one-node control plane, a gateway and node agents.
+//!
+//! They speak mTLS gRPC and QUIC over loopback, exactly as between hosts, so what works here works there. The parts
+//! are tasks of [`System::run`], which ends them in the order in which requests leave: gateway, agents, control plane.
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mosec_control_plane::{Config as ControlPlaneConfig, ControlPlane, RaftTiming, Security};
+use mosec_types::NodeId;
+use mosec_wire::tls::{Identity, Role};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::pki;
+
+/// Name of the cluster; its certificates tell it from others.
+const CLUSTER: &str = "local";
+/// A vote of one is quick, and no stalled follower can ask for another.
+const RAFT: RaftTiming = RaftTiming {
+    heartbeat: Duration::from_millis(50),
+    election_min: Duration::from_millis(100),
+    election_max: Duration::from_millis(200),
+    snapshot_every: 2000,
+};
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the gateway listens.
+    pub address: String,
+    pub port: u16,
+    /// Number of node agents, named `node-1` and so on.
+    pub agents: u16,
+    /// Interpreter for pipelines that name none.
+    pub python: String,
+    /// Log, snapshots and certificates. Made if it is not there.
+    pub data: PathBuf,
+}
+
+/// A cluster that has its ports and does not run yet.
+pub struct System {
+    control_plane: ControlPlane,
+    agents: Vec<(String, mosec_node_agent::Service)>,
+    gateway: mosec_gateway::Service,
+    http: SocketAddr,
+    operator: Identity,
+    operator_dir: PathBuf,
+}
+
+impl System {
+    /// Takes the ports, and makes or loads what is in the data folder.
+    pub async fn build(options: &Options) -> anyhow::Result<Self> {
+        let data = std::path::absolute(&options.data)?;
+        // The authority's key is in it: whoever reads it can become any peer.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&data)
+            .with_context(|| format!("cannot make the folder {}", data.display()))?;
+        let ca = pki::authority(&data.join("ca"))?;
+        let identity = |role, name: &str| pki::identity(&ca, &data.join(name), role, name);
+        let operator = identity(Role::Operator, "operator")?;
+
+        let config = ControlPlaneConfig {
+            data_dir: Some(data.join("state")),
+            security: Security::Tls(Box::new(identity(Role::ControlPlane, "control-plane")?)),
+            raft: RAFT,
+            ..ControlPlaneConfig::single(CLUSTER)
+        };
+        let control_plane = ControlPlane::build(config, &prometheus::Registry::new())
+            .await
+            .context("the control plane cannot start")?;
+        let known = vec![control_plane.local_addr().to_string()];
+
+        let config = mosec_gateway::Config {
+            address: options.address.clone(),
+            port: options.port,
+            ..Default::default()
+        };
+        let gateway = identity(Role::Gateway, "gateway")?;
+        let gateway = mosec_gateway::Service::build(config, known.clone(), &gateway).await?;
+        let mut agents = Vec::new();
+        for number in 1..=options.agents {
+            let name = format!("node-{number}");
+            let mut config = mosec_node_agent::Config::new(NodeId::new(&name)?);
+            config.python.clone_from(&options.python);
+            let agent = mosec_node_agent::Options {
+                config,
+                listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+                advertise: None,
+                control_plane: known.clone(),
+                labels: BTreeMap::new(),
+                admin: None,
+                identity: identity(Role::Agent, &name)?,
+            };
+            let agent = mosec_node_agent::Service::build(agent).await;
+            agents.push((
+                name.clone(),
+                agent.with_context(|| format!("{name} cannot start"))?,
+            ));
+        }
+        let http = gateway.local_addr()?;
+        Ok(Self {
+            control_plane,
+            agents,
+            gateway,
+            http,
+            operator,
+            operator_dir: data.join("operator"),
+        })
+    }
+
+    /// Where the gateway answers, as `http://127.0.0.1:8000`.
+    pub fn url(&self) -> String {
+        let mut http = self.http;
+        match http {
+            // Nobody can connect to "all addresses".
+            SocketAddr::V4(v4) if v4.ip().is_unspecified() => http.set_ip([127, 0, 0, 1].into()),
+            SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+                http.set_ip(std::net::Ipv6Addr::LOCALHOST.into())
+            }
+            _ => {}
+        }
+        format!("http://{http}")
+    }
+
+    /// `host:port` of the control plane.
+    pub fn control_plane(&self) -> String {
+        self.control_plane.local_addr().to_string()
+    }
+
+    pub fn operator(&self) -> &Identity {
+        &self.operator
+    }
+
+    /// Where [`System::operator`] is kept.
+    pub fn operator_dir(&self) -> &PathBuf {
+        &self.operator_dir
+    }
+
+    /// Runs until `stop` or until a part ends by itself, then drains.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let ended = CancellationToken::new();
+        let control_plane = self.control_plane;
+        let control_plane = Part::start("control plane", &ended, |stop| async move {
+            Ok(control_plane.run(stop).await?)
+        });
+        let agents: Vec<_> = self
+            .agents
+            .into_iter()
+            .map(|(name, agent)| Part::start(name, &ended, |stop| agent.run(stop)))
+            .collect();
+        let gateway = self.gateway;
+        let gateway = Part::start("gateway", &ended, |stop| gateway.run(stop));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = ended.cancelled() => {}
+        }
+        let by_itself = !stop.is_cancelled();
+        let mut result = gateway.end().await;
+        // All drain at the same time.
+        agents.iter().for_each(Part::stop);
+        for agent in agents {
+            result = result.and(agent.end().await);
+        }
+        result = result.and(control_plane.end().await);
+        anyhow::ensure!(
+            result.is_err() || !by_itself,
+            "a part of the cluster ended without being told to"
+        );
+        result
+    }
+}
+
+/// A part of the cluster that runs.
+struct Part {
+    name: String,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Part {
+    /// `ended` is cancelled when the part ends, told to or not.
+    fn start<F>(
+        name: impl Into<String>,
+        ended: &CancellationToken,
+        run: impl FnOnce(CancellationToken) -> F,
+    ) -> Self
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let running = run(stop.clone());
+        let guard = ended.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            let _guard = guard;
+            running.await
+        });
+        Self {
+            name: name.into(),
+            stop,
+            task,
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    async fn end(self) -> anyhow::Result<()> {
+        self.stop();
+        let result = self
+            .task
+            .await
+            .map_err(anyhow::Error::from)
+            .and_then(|result| result);
+        result.with_context(|| format!("{} failed", self.name))
+    }
+}
