@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mosec_dispatch::batch::Limits;
-use mosec_dispatch::custody::Rules;
 use mosec_dispatch::{Links, StageConfig};
-use mosec_types::{PipelineSpec, StageKey, Topology};
+use mosec_types::Topology;
+use mosec_types::topology::Node;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +43,7 @@ pub(crate) async fn follow(
 pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links: Option<&mut Links>) {
     let table = Table::new(topology);
     for (key, route) in table.first_stages() {
-        if let Some(stage) = stage_config(&route.spec, key, config) {
+        if let Some(stage) = StageConfig::of(&route.spec, key, config.replica_grace) {
             shared.dispatchers.ensure(stage);
         }
     }
@@ -57,7 +56,7 @@ pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links
     shared.dispatchers.retire(|key| topology.deployment(key.revision).is_some());
 }
 
-fn nodes_of(topology: &Topology, table: &Table) -> Vec<mosec_types::topology::Node> {
+fn nodes_of(topology: &Topology, table: &Table) -> Vec<Node> {
     let mut ids = BTreeSet::new();
     for deployment in topology.deployments.iter().filter(|d| table.has_revision(d.revision)) {
         for route in &deployment.spec.routes {
@@ -65,17 +64,4 @@ fn nodes_of(topology: &Topology, table: &Table) -> Vec<mosec_types::topology::No
         }
     }
     ids.into_iter().filter_map(|id| topology.node(id)).cloned().collect()
-}
-
-/// The dispatcher's view of a stage.
-pub(crate) fn stage_config(spec: &PipelineSpec, key: StageKey, config: &Config) -> Option<StageConfig> {
-    let stage = spec.stage(key.stage)?;
-    Some(StageConfig {
-        key,
-        name: stage.name.clone(),
-        limits: Limits { max_requests: stage.max_batch_size as usize, max_wait: stage.max_wait },
-        capacity: spec.capacity as usize,
-        rules: Rules { delivery: stage.delivery, attempts: stage.attempts },
-        grace: config.replica_grace,
-    })
 }

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use mosec_dispatch::batch::Limits;
-use mosec_dispatch::custody::Rules;
 use mosec_dispatch::{Links, Registry, StageConfig, Target, TargetId};
 use mosec_shm_ring::{Arena, SegmentError};
 use mosec_types::{ReplicaId, StageKey, Topology, WorkerStatus};
@@ -126,15 +124,9 @@ impl Agent {
     /// Makes the dispatcher of a later stage.
     pub(crate) fn ensure_dispatcher(&self, topology: &Topology, key: StageKey) {
         let Some(deployment) = topology.deployment(key.revision) else { return };
-        let Some(stage) = deployment.spec.stage(key.stage) else { return };
-        self.registry().ensure(StageConfig {
-            key,
-            name: stage.name.clone(),
-            limits: Limits { max_requests: stage.max_batch_size as usize, max_wait: stage.max_wait },
-            capacity: deployment.spec.capacity as usize,
-            rules: Rules { delivery: stage.delivery, attempts: stage.attempts },
-            grace: self.config().replica_grace,
-        });
+        if let Some(stage) = StageConfig::of(&deployment.spec, key, self.config().replica_grace) {
+            self.registry().ensure(stage);
+        }
     }
 
     /// What the supervisor of a replica needs; makes its stage's pool if it is the first here.

@@ -1,11 +1,14 @@
 //! Hot path. Batches from upstreams over their links, and the answers back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
-use mosec_dispatch::{Credit, Dispatched, Home, Outcome, Payload, Reply, Request, Respond, Target};
-use mosec_types::{ErrorCode, Span, SpanKind, StageIndex};
+use mosec_dispatch::{Credit, Dispatched, Home, Outcome, Payload, Reply, Request, Respond, Target, Window};
+use mosec_types::{ErrorCode, Span, SpanKind, StageIndex, StageKey};
+use mosec_wire::frame::FrameError;
 use mosec_wire::{Answer, AnswerSink, Incoming, LinkError, LinkEvent, LinkServer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -28,14 +31,9 @@ pub async fn serve_link(
     let _present = agent.windows().enter(upstream);
     let batches = TaskTracker::new();
     let mut granted = agent.windows().subscribe();
-    let mut told = Default::default();
+    let mut told = tell_windows(&*link, &BTreeMap::new(), granted.borrow_and_update().shares(upstream));
     let mut draining = false;
     let error = loop {
-        let shares = granted.borrow_and_update().shares(upstream);
-        for (stage, window) in changes(&told, &shares) {
-            link.tell(LinkEvent::Window { stage, window });
-        }
-        told = shares;
         tokio::select! {
             incoming = link.accept() => match incoming {
                 Ok(incoming) => {
@@ -43,7 +41,10 @@ pub async fn serve_link(
                 }
                 Err(error) => break error,
             },
-            changed = granted.changed() => if changed.is_err() { break LinkError::Closed },
+            changed = granted.changed() => match changed {
+                Ok(()) => told = tell_windows(&*link, &told, granted.borrow_and_update().shares(upstream)),
+                Err(_) => break LinkError::Closed,
+            },
             () = stop.cancelled(), if !draining => {
                 draining = true;
                 link.tell(LinkEvent::Drain);
@@ -54,6 +55,18 @@ pub async fn serve_link(
     };
     link.close();
     error
+}
+
+/// Tells what has changed; gives back what the upstream knows now.
+fn tell_windows(
+    link: &dyn LinkServer,
+    told: &BTreeMap<StageKey, Window>,
+    shares: BTreeMap<StageKey, Window>,
+) -> BTreeMap<StageKey, Window> {
+    for (stage, window) in changes(told, &shares) {
+        link.tell(LinkEvent::Window { stage, window });
+    }
+    shares
 }
 
 /// What the tasks that work on a batch tell the one that answers it.
@@ -140,13 +153,39 @@ async fn pass_on(
         }
         answered += group.len();
         if !group.is_empty() {
-            answers.send(group).await?;
+            send_group(answers, group).await?;
         }
         if credit && answered < total {
             answers.return_credit().await?;
         }
     }
     Ok(())
+}
+
+/// Sends answers in one frame, or one by one if that is too large; one that no frame carries becomes an error.
+async fn send_group(answers: &mut Box<dyn AnswerSink>, group: Vec<Answer>) -> Result<(), LinkError> {
+    let sent = answers.send(group.clone()).await;
+    if !is_too_large(&sent) {
+        return sent;
+    }
+    for answer in group {
+        let refused = Answer {
+            code: ErrorCode::Worker,
+            payload: Bytes::from_static(b"internal error: the answer is larger than a link carries"),
+            ..answer.clone()
+        };
+        let sent = answers.send(vec![answer]).await;
+        if is_too_large(&sent) {
+            answers.send(vec![refused]).await?;
+        } else {
+            sent?;
+        }
+    }
+    Ok(())
+}
+
+fn is_too_large(sent: &Result<(), LinkError>) -> bool {
+    matches!(sent, Err(LinkError::Protocol(FrameError::TooLarge { .. })))
 }
 
 /// Lost requests of a batch go back to its upstream, which has custody.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use mosec_tests::{Cluster, Load, Options, eventually, services};
+use mosec_tests::{Cluster, Load, Options, Status, descendants, eventually, services};
 
 fn manifest() -> String {
     format!(
@@ -55,14 +55,18 @@ async fn every_request_gets_its_own_answer_while_the_leader_is_killed() -> anyho
     let report = load.finish().await;
     assert_eq!((report.answered, report.wrong_count), (REQUESTS, 0), "{:#?}", report.wrong);
 
+    // A new leader knows the workers from the agents' next heartbeats.
+    let pids = |status: &Status, stage| {
+        status.workers("pair", stage).iter().filter_map(|worker| worker.pid).collect::<BTreeSet<_>>()
+    };
     let status = cluster
-        .until("another node leads", Duration::from_secs(10), |status| {
-            status.leader().is_some_and(|now| now != leader)
+        .until("another node leads and knows the workers", Duration::from_secs(10), |status| {
+            let known = pids(status, "first").len() == 2 && pids(status, "second").len() == 2;
+            known && status.leader().is_some_and(|now| now != leader)
         })
         .await?;
-    let pids = |stage| status.workers("pair", stage).iter().filter_map(|worker| worker.pid).collect::<BTreeSet<_>>();
-    let on = |agent| BTreeSet::from_iter(mosec_tests::descendants(cluster.agents[agent].pid()));
-    assert!(pids("first").len() == 2 && pids("first").is_subset(&on("a")), "the first stage is on agent a");
-    assert!(pids("second").len() == 2 && pids("second").is_subset(&on("b")), "the second stage is on agent b");
+    let on = |agent| BTreeSet::from_iter(descendants(cluster.agents[agent].pid()));
+    assert!(pids(&status, "first").is_subset(&on("a")), "the first stage is on agent a");
+    assert!(pids(&status, "second").is_subset(&on("b")), "the second stage is on agent b");
     Ok(())
 }

@@ -15,8 +15,23 @@ pub struct QueueView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub max_requests: usize,
+    /// Most bytes of a batch of several requests. One that is larger by itself goes alone.
+    pub max_bytes: usize,
     /// Longest time the oldest request waits for others.
     pub max_wait: Duration,
+}
+
+/// Default of [`Limits::max_bytes`]: what a link's frame carries, less its tables.
+pub const DEFAULT_MAX_BYTES: usize = 60 << 20;
+
+/// How many requests of these sizes, oldest first, make the next batch.
+pub fn fitting(sizes: impl IntoIterator<Item = usize>, limits: Limits) -> usize {
+    let mut bytes = 0usize;
+    let fits = |&(index, size): &(usize, usize)| {
+        bytes = bytes.saturating_add(size);
+        index == 0 || bytes <= limits.max_bytes
+    };
+    sizes.into_iter().take(limits.max_requests).enumerate().take_while(fits).count()
 }
 
 /// The best credit in hand.
@@ -77,7 +92,7 @@ mod tests {
     fn the_table() {
         let start = Instant::now();
         let ms = |n| start + Duration::from_millis(n);
-        let limits = Limits { max_requests: 4, max_wait: WAIT };
+        let limits = Limits { max_requests: 4, max_bytes: 100, max_wait: WAIT };
         let queue = |requests, oldest| QueueView { requests, oldest_arrival: oldest };
         let empty = queue(0, None);
         let some = queue(3, Some(ms(5)));
@@ -100,9 +115,25 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_bounded_by_requests_and_bytes() {
+        let limits = Limits { max_requests: 3, max_bytes: 100, max_wait: WAIT };
+        for (sizes, expected) in [
+            (&[][..], 0),
+            (&[1, 1], 2),
+            (&[1, 1, 1, 1], 3),
+            (&[50, 50, 1], 2),
+            (&[60, 50, 1], 1),
+            (&[500, 1], 1),
+            (&[usize::MAX, usize::MAX], 1),
+        ] {
+            assert_eq!(fitting(sizes.iter().copied(), limits), expected, "{sizes:?}");
+        }
+    }
+
+    #[test]
     fn a_batch_of_one_never_waits() {
         let now = Instant::now();
-        let limits = Limits { max_requests: 1, max_wait: WAIT };
+        let limits = Limits { max_requests: 1, max_bytes: 100, max_wait: WAIT };
         let queue = QueueView { requests: 1, oldest_arrival: Some(now) };
         assert_eq!(decide(queue, limits, Supply::Prefetch, now), Decision::Close(CloseReason::Full));
     }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mosec_types::{ErrorCode, Span, SpanKind, StageKey};
+use mosec_types::{ErrorCode, PipelineSpec, Span, SpanKind, StageKey};
 use mosec_wire::Window;
 use parking_lot::Mutex;
 use rand::Rng as _;
@@ -41,6 +41,25 @@ pub struct StageConfig {
     /// How long the stage may be without a ready replica before requests are refused: a worker's restart and a broken
     /// link's detection take less, and clients need not see them.
     pub grace: Duration,
+}
+
+impl StageConfig {
+    /// A stage of a pipeline, `None` if the pipeline has no such stage.
+    pub fn of(spec: &PipelineSpec, key: StageKey, grace: Duration) -> Option<Self> {
+        let stage = spec.stage(key.stage)?;
+        Some(Self {
+            key,
+            name: stage.name.clone(),
+            limits: Limits {
+                max_requests: stage.max_batch_size as usize,
+                max_bytes: batch::DEFAULT_MAX_BYTES,
+                max_wait: stage.max_wait,
+            },
+            capacity: spec.capacity as usize,
+            rules: Rules { delivery: stage.delivery, attempts: stage.attempts },
+            grace,
+        })
+    }
 }
 
 /// Names a target within its dispatcher.
@@ -311,7 +330,7 @@ impl Inner {
             let supply = pick::best_supply(&loads);
             let batch = if state.retry.is_empty() {
                 match batch::decide(state.view(), self.config.limits, supply, now) {
-                    Decision::Close(_) => state.take_batch(self.config.limits.max_requests, self.config.capacity),
+                    Decision::Close(_) => state.take_batch(self.config.limits, self.config.capacity),
                     Decision::WaitUntil(at) => {
                         due = Some(at);
                         break;
@@ -462,8 +481,8 @@ impl State {
             || self.last_ready.is_some_and(|at| now < at + grace)
     }
 
-    fn take_batch(&mut self, max_requests: usize, capacity: usize) -> Vec<Request> {
-        let count = max_requests.min(self.queue.len());
+    fn take_batch(&mut self, limits: Limits, capacity: usize) -> Vec<Request> {
+        let count = batch::fitting(self.queue.iter().map(|request| request.payload.len()), limits);
         let batch: Vec<_> = self.queue.drain(..count).collect();
         self.release_holds(capacity);
         batch

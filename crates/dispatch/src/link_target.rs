@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_types::{ErrorCode, Span, SpanKind, StageIndex, StageKey};
+use mosec_wire::frame::FrameError;
 use mosec_wire::{Answer, Answers, Batch, Item, Link, LinkError, Returned};
 use tokio::time::Instant;
 
@@ -51,6 +52,10 @@ async fn run(link: Arc<dyn Link>, batch: Dispatched) {
         tracing::debug!(%stage, %error, "batch was lost on its link");
     }
     let rest: Vec<_> = flight.requests.into_iter().flatten().collect();
+    if let Err(LinkError::Protocol(FrameError::TooLarge { .. })) = result {
+        // Not a loss: a request that no frame carries is refused wherever it is sent.
+        return rest.into_iter().for_each(|request| request.fail(ErrorCode::BodyTooLarge));
+    }
     for (requests, loss) in
         [(flight.refused, Loss::Refused), (flight.crashed, Loss::Worker), (rest, Loss::Link)]
     {

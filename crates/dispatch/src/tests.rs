@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::batch::Limits;
+use crate::batch::{DEFAULT_MAX_BYTES, Limits};
 use crate::custody::{self, Loss, Rules};
 use crate::*;
 
@@ -48,7 +48,7 @@ impl Bench {
         let config = StageConfig {
             key: StageKey { revision: Default::default(), stage: Default::default() },
             name: "Echo_1".into(),
-            limits: Limits { max_requests, max_wait: WAIT },
+            limits: Limits { max_requests, max_bytes: DEFAULT_MAX_BYTES, max_wait: WAIT },
             capacity,
             rules: Rules { delivery, attempts: 3 },
             grace: GRACE,
