@@ -67,6 +67,7 @@ routes:
     assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
     let answer = client.send(Method::GET, "/", &[], Default::default()).await?;
     assert_eq!((answer.status, answer.text().as_str()), (200, "MOSEC service"));
+    cluster.end();
     Ok(())
 }
 
@@ -103,5 +104,6 @@ async fn deployments() -> anyhow::Result<()> {
     let output = cluster.mosectl(&["status"])?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("RuntimeError: no model here"), "{said}");
+    cluster.end();
     Ok(())
 }

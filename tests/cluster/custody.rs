@@ -63,6 +63,7 @@ async fn no_request_fails_while_workers_and_an_agent_are_killed() -> anyhow::Res
         report.quantile(0.99),
         report.quantile(1.0)
     );
+    cluster.end();
     Ok(())
 }
 
@@ -111,5 +112,6 @@ routes:
         let expected = if id == 3 { 500 } else { 200 };
         assert_eq!(answer.status, expected, "request {id}: {}", answer.text());
     }
+    cluster.end();
     Ok(())
 }

@@ -68,5 +68,6 @@ async fn every_request_gets_its_own_answer_while_the_leader_is_killed() -> anyho
     let on = |agent| BTreeSet::from_iter(descendants(cluster.agents[agent].pid()));
     assert!(pids(&status, "first").is_subset(&on("a")), "the first stage is on agent a");
     assert!(pids(&status, "second").is_subset(&on("b")), "the second stage is on agent b");
+    cluster.end();
     Ok(())
 }

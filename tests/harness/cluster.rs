@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ pub struct Cluster {
 impl Cluster {
     /// Starts everything and waits until a leader answers and every agent is up.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("mosec-cluster-").tempdir()?;
+        let mut dir = tempfile::Builder::new().prefix("mosec-cluster-").tempdir()?;
+        dir.disable_cleanup(true);
         let peers = (1..=options.control as u64).zip(free_ports(options.control)?).collect();
         let mut cluster = Self {
             control: BTreeMap::new(),
@@ -180,10 +181,9 @@ impl Cluster {
         self.status()?.leader().context("nobody leads")
     }
 
-    /// Keeps the folder, for reading the logs, and says where it is.
-    pub fn keep(self) -> PathBuf {
-        let Self { dir, .. } = self;
-        dir.keep()
+    /// Ends a cluster whose test has passed, and removes its folder. Without this the folder stays, for its logs.
+    pub fn end(mut self) {
+        self.dir.disable_cleanup(false);
     }
 
     fn daemon(&self, name: &str, program: &str, args: &[String]) -> anyhow::Result<Daemon> {
@@ -215,6 +215,14 @@ impl Cluster {
 
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the cluster's logs are in {}", self.dir.path().display());
+        }
     }
 }
 
