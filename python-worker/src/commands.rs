@@ -30,7 +30,7 @@ pub(crate) fn serve(py: Python<'_>, config: &str) -> PyResult<i32> {
 pub(crate) fn command(py: Python<'_>, name: &str, args: Vec<OsString>) -> PyResult<u8> {
     type Main = fn(Vec<OsString>) -> u8;
     let main: Main = match name {
-        // "mosectl"
+        "mosectl" => |args| mosectl::cli::main(args),
         "mosec-gateway" => |args| mosec_gateway::cli::main(args),
         "mosec-node-agent" => |args| mosec_node_agent::cli::main(args),
         "mosec-control-plane" => |args| mosec_control_plane::cli::main(args),
