@@ -25,7 +25,11 @@ pub(crate) struct Permit(Admission);
 
 impl Admission {
     pub(crate) fn new(gauge: IntGauge) -> Self {
-        Self { draining: Arc::default(), in_flight: watch::Sender::new(0), gauge }
+        Self {
+            draining: Arc::default(),
+            in_flight: watch::Sender::new(0),
+            gauge,
+        }
     }
 
     /// A permit, unless the gateway drains.

@@ -64,8 +64,12 @@ fn run(args: Args) -> anyhow::Result<()> {
         identity.role().name(),
         Role::Gateway.name()
     );
-    let config =
-        Config { address: args.address, port: args.port, namespace: args.namespace, ..Default::default() };
+    let config = Config {
+        address: args.address,
+        port: args.port,
+        namespace: args.namespace,
+        ..Default::default()
+    };
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let stop = stop_on_signal()?;

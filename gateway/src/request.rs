@@ -100,7 +100,9 @@ async fn infer(shared: &Shared, route: &Route, http: HttpRequest<Incoming>) -> H
         response.headers_mut().insert(SERVER_TIMING, value);
     }
     if let Some(path) = route.spec.route(route.index) {
-        shared.metrics.finished(response.status().as_u16(), &path.path, took);
+        shared
+            .metrics
+            .finished(response.status().as_u16(), &path.path, took);
     }
     response
 }
@@ -147,5 +149,9 @@ async fn dispatch(shared: &Shared, route: &Route, body: Bytes, deadline: Instant
 }
 
 fn failed(code: ErrorCode) -> Outcome {
-    Outcome { code, payload: Payload::Bytes(Bytes::from_static(code.text().as_bytes())), spans: Vec::new() }
+    Outcome {
+        code,
+        payload: Payload::Bytes(Bytes::from_static(code.text().as_bytes())),
+        spans: Vec::new(),
+    }
 }

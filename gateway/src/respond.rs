@@ -42,7 +42,9 @@ pub(crate) fn error(code: ErrorCode, detail: Option<Bytes>) -> HttpResponse {
         }
         _ if code.is_retryable() => {
             // A restarted worker is back within about a second.
-            response.headers_mut().insert(RETRY_AFTER, MOSEC_REPLICA_WAIT_SECONDS);
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, MOSEC_REPLICA_WAIT_SECONDS);
         }
         _ => {}
     }
@@ -52,7 +54,9 @@ pub(crate) fn error(code: ErrorCode, detail: Option<Bytes>) -> HttpResponse {
 /// 405 with what is allowed.
 pub(crate) fn method_not_allowed(allow: &'static str) -> HttpResponse {
     let mut response = error(ErrorCode::MethodNotAllowed, None);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allow));
     response
 }
 
@@ -65,12 +69,20 @@ mod tests {
         for code in ErrorCode::all() {
             let response = error(code, None);
             assert_eq!(response.status().as_u16(), code.http_status(), "{code}");
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), code.is_retryable(), "{code}");
+            assert_eq!(
+                response.headers().contains_key(RETRY_AFTER),
+                code.is_retryable(),
+                "{code}"
+            );
         }
     }
 
     #[test]
     fn errors_have_no_content_type() {
-        assert!(!error(ErrorCode::Validation, Some(Bytes::from_static(b"x"))).headers().contains_key(CONTENT_TYPE));
+        assert!(
+            !error(ErrorCode::Validation, Some(Bytes::from_static(b"x")))
+                .headers()
+                .contains_key(CONTENT_TYPE)
+        );
     }
 }

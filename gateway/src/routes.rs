@@ -25,8 +25,11 @@ pub(crate) struct Table {
 impl Table {
     /// The routes of every deployment that serves. Where two claim a path, the older deployment keeps it.
     pub(crate) fn new(topology: &Topology) -> Self {
-        let mut serving: Vec<_> =
-            topology.deployments.iter().filter(|deployment| deployment.phase == Phase::Serving).collect();
+        let mut serving: Vec<_> = topology
+            .deployments
+            .iter()
+            .filter(|deployment| deployment.phase == Phase::Serving)
+            .collect();
         serving.sort_by_key(|deployment| deployment.revision);
         let mut paths = HashMap::new();
         for deployment in serving {
@@ -55,9 +58,20 @@ fn routes_of(deployment: &Deployment) -> impl Iterator<Item = (String, Route)> +
     let spec = &deployment.spec;
     spec.routes.iter().enumerate().filter_map(move |(index, route)| {
         let mime = spec.stage(route.last()?)?.mime.clone();
-        let first = StageKey { revision: deployment.revision, stage: route.first()? };
+        let first = StageKey {
+            revision: deployment.revision,
+            stage: route.first()?,
+        };
         let index = RouteIndex(u16::try_from(index).ok()?);
-        Some((route.path.clone(), Route { first, index, spec: spec.clone(), mime }))
+        Some((
+            route.path.clone(),
+            Route {
+                first,
+                index,
+                spec: spec.clone(),
+                mime,
+            },
+        ))
     })
 }
 

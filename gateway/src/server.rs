@@ -64,7 +64,11 @@ impl Gateway {
             ids: Ids::new(),
             body_timeout: config.body_timeout,
         });
-        Ok(Self { config, listener, shared })
+        Ok(Self {
+            config,
+            listener,
+            shared,
+        })
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -82,14 +86,22 @@ impl Gateway {
         let closing = CancellationToken::new();
         // Routes are there before the first connection is.
         topology::apply(&self.shared, &self.config, &topology.borrow(), None);
-        let follower =
-            topology::follow(self.shared.clone(), self.config.clone(), topology, links, closing.clone());
+        let follower = topology::follow(
+            self.shared.clone(),
+            self.config.clone(),
+            topology,
+            links,
+            closing.clone(),
+        );
         let follower = tokio::spawn(follower);
         let accept = accept(&self.listener, &self.shared, &connections, &closing);
         let drain = async {
             stop.cancelled().await;
             tracing::info!("gateway drains");
-            if tokio::time::timeout(self.config.drain_timeout, self.shared.admission.drain()).await.is_err() {
+            if tokio::time::timeout(self.config.drain_timeout, self.shared.admission.drain())
+                .await
+                .is_err()
+            {
                 tracing::warn!("requests were still in flight when the drain timeout ended");
             }
         };
@@ -101,7 +113,10 @@ impl Gateway {
         drop(self.listener);
         closing.cancel();
         connections.close();
-        if tokio::time::timeout(CLOSE_TIMEOUT, connections.wait()).await.is_err() {
+        if tokio::time::timeout(CLOSE_TIMEOUT, connections.wait())
+            .await
+            .is_err()
+        {
             tracing::debug!("some connections did not close in time");
         }
         follower.await.context("the topology's follower failed")
@@ -159,7 +174,10 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, closing: CancellationToke
         async move { Ok::<_, Infallible>(request::handle(shared, http).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

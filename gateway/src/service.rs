@@ -23,15 +23,24 @@ pub struct Service {
 
 impl Service {
     /// Takes the port and sets up what it takes to reach the others. Connects to nobody yet.
-    pub async fn build(config: Config, control_plane: Vec<String>, identity: &Identity) -> anyhow::Result<Self> {
+    pub async fn build(
+        config: Config,
+        control_plane: Vec<String>,
+        identity: &Identity,
+    ) -> anyhow::Result<Self> {
         let series = prometheus::Registry::new();
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let control = ControlClient::new(ClientConfig::new(control_plane, Some(identity.clone())))
             .context("the control plane's addresses are not usable")?;
-        let connector = QuicConnector::new(identity, Settings::default()).context("QUIC could not be set up")?;
+        let connector =
+            QuicConnector::new(identity, Settings::default()).context("QUIC could not be set up")?;
         let links = Links::new(Arc::new(connector), registry.clone());
         let gateway = Gateway::bind(config, registry, series).await?;
-        Ok(Self { gateway, control, links })
+        Ok(Self {
+            gateway,
+            control,
+            links,
+        })
     }
 
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
@@ -42,7 +51,9 @@ impl Service {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let tasks = TaskTracker::new();
         let watching = CancellationToken::new();
-        let topology = self.control.watch_topology(Topology::default(), &tasks, watching.clone());
+        let topology = self
+            .control
+            .watch_topology(Topology::default(), &tasks, watching.clone());
         let result = self.gateway.run(topology, Some(self.links), stop).await;
         watching.cancel();
         tasks.close();

@@ -53,15 +53,29 @@ pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links
     tracing::debug!(version = topology.version, "topology applied");
     shared.routes.store(Arc::new(table));
     // A revision that is gone has no new requests; those it has are finished first.
-    shared.dispatchers.retire(|key| topology.deployment(key.revision).is_some());
+    shared
+        .dispatchers
+        .retire(|key| topology.deployment(key.revision).is_some());
 }
 
 fn nodes_of(topology: &Topology, table: &Table) -> Vec<Node> {
     let mut ids = BTreeSet::new();
-    for deployment in topology.deployments.iter().filter(|d| table.has_revision(d.revision)) {
+    for deployment in topology
+        .deployments
+        .iter()
+        .filter(|d| table.has_revision(d.revision))
+    {
         for route in &deployment.spec.routes {
-            ids.extend(route.first().map(|stage| deployment.nodes_of(stage)).unwrap_or_default());
+            ids.extend(
+                route
+                    .first()
+                    .map(|stage| deployment.nodes_of(stage))
+                    .unwrap_or_default(),
+            );
         }
     }
-    ids.into_iter().filter_map(|id| topology.node(id)).cloned().collect()
+    ids.into_iter()
+        .filter_map(|id| topology.node(id))
+        .cloned()
+        .collect()
 }

@@ -15,10 +15,17 @@ pub(crate) const TRACE_HEADER: &str = "mosec-trace";
 /// Durations are milliseconds. `queue-2;desc="Find_2";dur=0.120` is the time in the queue of stage 2, counted from one.
 pub(crate) fn server_timing(spec: &PipelineSpec, spans: &[Span], total: Duration) -> String {
     let total_micros = u32::try_from(total.as_micros()).unwrap_or(u32::MAX);
-    let accounted = spans.iter().fold(0u32, |sum, span| sum.saturating_add(span.micros));
+    let accounted = spans
+        .iter()
+        .fold(0u32, |sum, span| sum.saturating_add(span.micros));
     let mut text = String::new();
     entry(&mut text, "total", None, total_micros);
-    entry(&mut text, SpanKind::Gateway.name(), None, total_micros.saturating_sub(accounted));
+    entry(
+        &mut text,
+        SpanKind::Gateway.name(),
+        None,
+        total_micros.saturating_sub(accounted),
+    );
     for span in merged(spans) {
         let name = format!("{}-{}", span.kind.name(), span.stage.0 + 1);
         entry(&mut text, &name, Some(stage_name(spec, span.stage)), span.micros);
@@ -30,7 +37,10 @@ pub(crate) fn server_timing(spec: &PipelineSpec, spans: &[Span], total: Duration
 fn merged(spans: &[Span]) -> Vec<Span> {
     let mut merged: Vec<Span> = Vec::new();
     for span in spans {
-        match merged.iter_mut().find(|other| other.kind == span.kind && other.stage == span.stage) {
+        match merged
+            .iter_mut()
+            .find(|other| other.kind == span.kind && other.stage == span.stage)
+        {
             Some(other) => other.micros = other.micros.saturating_add(span.micros),
             None => merged.push(*span),
         }
@@ -57,7 +67,11 @@ mod tests {
 
     #[test]
     fn spans_of_a_kind_and_stage_are_one_entry() {
-        let span = |kind, stage, micros| Span { kind, stage: StageIndex(stage), micros };
+        let span = |kind, stage, micros| Span {
+            kind,
+            stage: StageIndex(stage),
+            micros,
+        };
         let spans = [
             span(SpanKind::Queue, 0, 5),
             span(SpanKind::Agent, 0, 1),
