@@ -13,6 +13,9 @@ use crate::reconcile::lease::LeaseTiming;
 /// Default of [`Config::healthy_deadline`]: a large model's load from a warm disk, and half again.
 pub const DEFAULT_HEALTHY_DEADLINE: Duration = Duration::from_secs(120);
 
+/// Ten milliseconds for each of five members.
+const MIN_RANGE: Duration = Duration::from_millis(50);
+
 /// A node's configuration.
 #[derive(Clone)]
 pub struct Config {
@@ -54,11 +57,31 @@ impl Security {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RaftTiming {
     pub heartbeat: Duration,
-    /// A lost leader is replaced after about `election_max` and a time drawn between both.
+    /// A lost leader is replaced after two to three times as long.
     pub election_min: Duration,
     pub election_max: Duration,
     /// Log entries between snapshots.
     pub snapshot_every: u64,
+}
+
+impl RaftTiming {
+    /// A member's own part of the range between `election_min` and `election_max`, by its rank among all.
+    ///
+    /// openraft looks at its timers once per heartbeat, so that members often stand for election together, and then
+    /// settles it by log and number: where the longer log has the lower number, both fail, and writes stay away for
+    /// another election. Taking turns, the lowest number first, each finds only lower numbers in its way. With the
+    /// default times, writes are back after 1.3 to 1.8 s.
+    pub fn elections_of(&self, rank: usize, members: usize) -> (Duration, Duration) {
+        let (rank, members) = (
+            u32::try_from(rank).unwrap_or(0),
+            u32::try_from(members).unwrap_or(1).max(1),
+        );
+        let width = self.election_max.saturating_sub(self.election_min) / members;
+        (
+            self.election_min + width * rank,
+            self.election_min + width * (rank + 1),
+        )
+    }
 }
 
 impl Default for RaftTiming {
@@ -67,7 +90,7 @@ impl Default for RaftTiming {
         Self {
             heartbeat: Duration::from_millis(150),
             election_min: Duration::from_millis(600),
-            election_max: Duration::from_millis(1200),
+            election_max: Duration::from_millis(900),
             snapshot_every: 2000,
         }
     }
@@ -82,7 +105,7 @@ pub enum ConfigError {
     NotAPeer(MemberId),
     #[error("peers: expected 1, 3 or 5 members, found {0}")]
     Members(usize),
-    #[error("raft: expected heartbeat < election_min < election_max")]
+    #[error("raft: expected heartbeat < election_min, and election_max at least 50 ms above it")]
     Elections,
     #[error("raft: expected at least 10 entries between snapshots, found {0}")]
     SnapshotEvery(u64),
@@ -126,7 +149,7 @@ impl Config {
             election_max,
             snapshot_every,
         } = self.raft;
-        if heartbeat.is_zero() || heartbeat >= election_min || election_min >= election_max {
+        if heartbeat.is_zero() || heartbeat >= election_min || election_max < election_min + MIN_RANGE {
             return Err(ConfigError::Elections);
         }
         if snapshot_every < 10 {
@@ -176,5 +199,19 @@ mod tests {
             edit(&mut config);
             assert_eq!(config.validate().as_ref(), Err(error));
         }
+    }
+
+    #[test]
+    fn members_stand_for_election_one_after_the_other() {
+        let timing = RaftTiming::default();
+        let millis = |(min, max): (Duration, Duration)| (min.as_millis(), max.as_millis());
+        let of = |members| {
+            (0..members)
+                .map(|rank| millis(timing.elections_of(rank, members)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(1), [(600, 900)]);
+        assert_eq!(of(3), [(600, 700), (700, 800), (800, 900)]);
+        assert_eq!(of(5)[4], (840, 900));
     }
 }

@@ -10,6 +10,7 @@ pub mod config;
 #[cfg(test)]
 mod fixtures;
 mod metrics;
+mod monitor;
 mod peers;
 pub mod planner;
 pub mod raft;

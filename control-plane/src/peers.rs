@@ -1,11 +1,12 @@
 //! Where the other members are, and the connections to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mosec_wire::control::EndpointError;
 use mosec_wire::control::endpoint;
 use mosec_wire::tls::Identity;
 use parking_lot::Mutex;
+use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::raft::MemberId;
@@ -16,6 +17,7 @@ pub struct Peers {
     addresses: BTreeMap<MemberId, String>,
     identity: Option<Identity>,
     channels: Mutex<BTreeMap<String, Channel>>,
+    unreachable: Mutex<BTreeSet<MemberId>>,
 }
 
 impl Peers {
@@ -24,6 +26,7 @@ impl Peers {
             addresses,
             identity,
             channels: Mutex::default(),
+            unreachable: Mutex::default(),
         }
     }
 
@@ -42,5 +45,17 @@ impl Peers {
         let channel = endpoint::channel(address, self.identity.as_ref())?;
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
+    }
+
+    /// Notes whether a message reached a member, and logs where that is news.
+    pub fn note(&self, member: MemberId, failure: Option<&Status>) {
+        let mut unreachable = self.unreachable.lock();
+        match failure {
+            Some(status) if unreachable.insert(member) => {
+                tracing::warn!(member, error = status.message(), "member is unreachable");
+            }
+            None if unreachable.remove(&member) => tracing::info!(member, "member is reachable again"),
+            _ => {}
+        }
     }
 }

@@ -26,9 +26,11 @@ use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{self, Certificate, Server, ServerTlsConfig};
 
 use crate::api::Api;
-use crate::config::{Config, ConfigError, RaftTiming, Security};
+use crate::config::{Config, ConfigError, Security};
 use crate::metrics::Metrics;
+use crate::monitor::Monitor;
 use crate::peers::Peers;
+use crate::raft::Raft;
 use crate::raft::handle::Handle;
 use crate::raft::kv::{KvError, LogKv};
 use crate::raft::log_store::{LogStore, OpenError, Owner};
@@ -38,7 +40,6 @@ use crate::raft::service::RaftService;
 use crate::raft::sled_kv::SledKv;
 use crate::raft::snapshot::{SnapshotDir, SnapshotError};
 use crate::raft::state_machine::{RestoreError, Snapshots, StateMachine};
-use crate::raft::{Raft, StorageError};
 use crate::reconcile::{Leadership, Reconciler};
 use crate::state::Model;
 
@@ -53,8 +54,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_STREAMS: u32 = 256;
 /// How long open calls may take to end when the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How often the gauges that no event changes are read.
-const GAUGES_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a node could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +139,7 @@ impl ControlPlane {
             from: config.member,
             peers: peers.clone(),
         };
-        let raft_config = Arc::new(raft_config(&config.cluster_id, config.raft)?);
+        let raft_config = Arc::new(raft_config(&config)?);
         let raft = Raft::new(config.member, raft_config, network, log.clone(), machine).await;
         let raft = raft.map_err(|error| BuildError::Raft(error.to_string()))?;
         let lease = config.raft.election_max;
@@ -260,13 +259,20 @@ fn open_files(dir: &Path) -> Result<(Arc<dyn LogKv>, Snapshots), BuildError> {
     Ok((Arc::new(kv), Snapshots::Dir(snapshots)))
 }
 
-fn raft_config(cluster_id: &str, timing: RaftTiming) -> Result<openraft::Config, BuildError> {
+fn raft_config(config: &Config) -> Result<openraft::Config, BuildError> {
+    let timing = config.raft;
+    let rank = config
+        .peers
+        .keys()
+        .position(|&member| member == config.member)
+        .unwrap_or(0);
+    let (election_min, election_max) = timing.elections_of(rank, config.peers.len());
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let config = openraft::Config {
-        cluster_name: cluster_id.to_owned(),
+        cluster_name: config.cluster_id.clone(),
         heartbeat_interval: millis(timing.heartbeat),
-        election_timeout_min: millis(timing.election_min),
-        election_timeout_max: millis(timing.election_max),
+        election_timeout_min: millis(election_min),
+        election_timeout_max: millis(election_max),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_every),
         // Members that were away for a while catch up from the log; those behind by more get a snapshot.
         max_in_snapshot_log_to_keep: timing.snapshot_every / 2,
@@ -323,77 +329,20 @@ fn founding(config: &Config) -> Option<BTreeMap<u64, BasicNode>> {
 
 /// Founds the cluster unless the log says that it exists.
 async fn found(raft: &Raft, members: BTreeMap<u64, BasicNode>) -> Result<(), RunError> {
+    let exists = raft
+        .is_initialized()
+        .await
+        .map_err(|error| RunError::Raft(error.to_string()))?;
+    if exists {
+        return Ok(());
+    }
     match raft.initialize(members).await {
         Ok(()) => {
             tracing::info!("cluster founded");
             Ok(())
         }
+        // A leader has spoken in the meantime.
         Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
         Err(error) => Err(RunError::Raft(error.to_string())),
-    }
-}
-
-/// Keeps the gauges and notices Raft's end.
-struct Monitor {
-    handle: Handle,
-    leadership: Arc<Leadership>,
-    metrics: Metrics,
-    log: LogStore,
-}
-
-impl Monitor {
-    async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
-        let mut raft = self.handle.raft.metrics();
-        let mut due = tokio::time::interval(GAUGES_EVERY);
-        loop {
-            if let Err(fatal) = self.read(&raft.borrow_and_update()) {
-                return if stop.is_cancelled() {
-                    Ok(())
-                } else {
-                    Err(RunError::Raft(fatal))
-                };
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                changed = raft.changed() => if changed.is_err() {
-                    return if stop.is_cancelled() { Ok(()) } else { Err(RunError::Raft("its task has ended".into())) };
-                },
-                _ = due.tick() => self.read_disk().await,
-            }
-        }
-    }
-
-    fn read(&self, raft: &openraft::RaftMetrics<u64, BasicNode>) -> Result<(), String> {
-        let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
-        self.metrics
-            .leader
-            .set(i64::from(raft.state == openraft::ServerState::Leader));
-        self.metrics.term.set(index(Some(raft.current_term)));
-        self.metrics.last_log.set(index(raft.last_log_index));
-        self.metrics
-            .last_applied
-            .set(index(raft.last_applied.map(|id| id.index)));
-        let leases = self.leadership.with(|tenure| tenure.leases.len()).unwrap_or(0);
-        self.metrics.leases.set(i64::try_from(leases).unwrap_or(i64::MAX));
-        raft.running_state.clone().map_err(|fatal| describe(&fatal))
-    }
-
-    async fn read_disk(&self) {
-        let log = self.log.clone();
-        match tokio::task::spawn_blocking(move || log.disk_bytes()).await {
-            Ok(Ok(bytes)) => self
-                .metrics
-                .store_bytes
-                .set(i64::try_from(bytes).unwrap_or(i64::MAX)),
-            Ok(Err(error)) => tracing::warn!(%error, "the store's size is unknown"),
-            Err(error) => tracing::warn!(%error, "the store's size is unknown"),
-        }
-    }
-}
-
-fn describe(fatal: &openraft::error::Fatal<u64>) -> String {
-    match fatal {
-        openraft::error::Fatal::StorageError(StorageError::IO { source }) => source.to_string(),
-        other => other.to_string(),
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, Entry, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
@@ -19,6 +20,8 @@ use super::{LogId, MemberId, StorageError, StorageIOError, TypeConfig, Vote};
 
 /// Most bytes of entries that one replication request carries, besides its first entry.
 const REPLICATION_BYTES: usize = 1024 * 1024;
+/// A third of the shortest election, by default.
+const SLOW_SYNC: Duration = Duration::from_millis(200);
 
 /// Whose log it is. A log never changes hands: its vote and entries are promises of one member of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,13 +226,13 @@ fn run_writer(kv: &dyn LogKv, mut queue: mpsc::Receiver<Job>) {
                 drop(written.send(result));
                 let synced = match failure {
                     Some(error) => Err(error),
-                    None => kv.sync().map_err(|error| io_error(&error)),
+                    None => sync(kv).map_err(|error| io_error(&error)),
                 };
                 flushed.log_io_completed(synced);
             }
             None => {
                 let result = if durable && readable {
-                    result.and_then(|()| kv.sync())
+                    result.and_then(|()| sync(kv))
                 } else {
                     result
                 };
@@ -237,6 +240,17 @@ fn run_writer(kv: &dyn LogKv, mut queue: mpsc::Receiver<Job>) {
             }
         }
     }
+}
+
+/// Syncs, and says where the disk is too slow for Raft's timers: what looks like lost leaders then is a slow disk.
+fn sync(kv: &dyn LogKv) -> Result<(), KvError> {
+    let started = Instant::now();
+    let result = kv.sync();
+    let took = started.elapsed();
+    if took > SLOW_SYNC {
+        tracing::warn!(took_ms = took.as_millis(), "the log's disk is slow");
+    }
+    result
 }
 
 /// The store's error as the callback takes it, with what caused it.

@@ -50,9 +50,11 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             from: self.from,
             to: target,
         };
+        let peers = self.peers.clone();
         Connection {
             client: client.map_err(|error| AnyError::new(&error)),
             addressing,
+            peers,
         }
     }
 }
@@ -62,6 +64,7 @@ pub struct Connection {
     /// An address that is none shows as an unreachable member, not as a crash.
     client: Result<RaftClient<Channel>, AnyError>,
     addressing: Addressing,
+    peers: Arc<Peers>,
 }
 
 impl Connection {
@@ -94,8 +97,13 @@ impl Connection {
         let (id, target) = (self.addressing.from, self.addressing.to);
         let reply = match tokio::time::timeout(timeout, sent).await {
             Ok(Ok(reply)) => reply.into_inner(),
-            Ok(Err(status)) => return Err(transport_error(&status)),
+            Ok(Err(status)) => {
+                self.peers.note(target, Some(&status));
+                return Err(transport_error(&status));
+            }
             Err(_) => {
+                self.peers
+                    .note(target, Some(&Status::deadline_exceeded("no answer in time")));
                 return Err(Timeout {
                     action,
                     id,
@@ -105,6 +113,7 @@ impl Connection {
                 .into());
             }
         };
+        self.peers.note(target, None);
         let result: Result<T, RaftError<MemberId, E>> =
             codec::decode(&reply.payload).map_err(|error| NetworkError::new(&error))?;
         result.map_err(|error| RemoteError::new(target, error).into())

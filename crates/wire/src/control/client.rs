@@ -278,10 +278,10 @@ impl Route {
         self.endpoints[0].clone()
     }
 
-    /// Notes a failure; the pause grows from 20 ms to 640 ms, and a half of it is drawn at random.
+    /// Notes a failure; the pause grows from 20 ms to 320 ms, and a half of it is drawn at random.
     pub(super) fn failed(&mut self, hint: Option<String>) -> Duration {
         self.hint = hint;
-        let base = 20 << self.failures.min(5);
+        let base = 20 << self.failures.min(4);
         self.failures += 1;
         Duration::from_millis(base / 2 + rand::rng().random_range(0..=base / 2))
     }
@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(seen, endpoints);
         let pauses: Vec<_> = (0..10).map(|_| route.failed(None)).collect();
         assert!(pauses.iter().all(|&pause| pause >= Duration::from_millis(10)));
-        assert!(pauses[9] >= Duration::from_millis(320) && pauses[9] <= Duration::from_millis(640));
+        assert!(pauses[9] >= Duration::from_millis(160) && pauses[9] <= Duration::from_millis(320));
         let _ = route.failed(Some("y:1".into()));
         assert_eq!(route.next(), "y:1");
         assert_eq!(route.attempts, 5);
