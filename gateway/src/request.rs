@@ -57,6 +57,15 @@ pub(crate) async fn handle(shared: Arc<Shared>, http: HttpRequest<Incoming>) -> 
 
 /// The pages the gateway answers itself.
 fn own_page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
+    let response = page(shared, http);
+    if http.method() == Method::HEAD {
+        respond::head(response)
+    } else {
+        response
+    }
+}
+
+fn page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
     let read = matches!(*http.method(), Method::GET | Method::HEAD);
     match http.uri().path() {
         "/" | "/metrics" if !read => respond::method_not_allowed("GET,HEAD"),

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SERVER};
+use hyper::body::Body as _;
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SERVER};
 use hyper::{Response, StatusCode};
 use mosec_types::ErrorCode;
 
@@ -57,6 +58,16 @@ pub(crate) fn method_not_allowed(allow: &'static str) -> HttpResponse {
     response
         .headers_mut()
         .insert(ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// The answer to HEAD, made of the one to GET. Hyper leaves the body out of HTTP/1.1 alone, and a client of HTTP/2 takes
+/// one for a broken protocol.
+pub(crate) fn head(mut response: HttpResponse) -> HttpResponse {
+    let body = std::mem::take(response.body_mut());
+    if let Some(length) = body.size_hint().exact() {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
     response
 }
 

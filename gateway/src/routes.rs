@@ -79,3 +79,160 @@ fn routes_of(deployment: &Deployment) -> impl Iterator<Item = (String, Route)> +
 pub(crate) fn stage_name(spec: &PipelineSpec, stage: StageIndex) -> &str {
     spec.stage(stage).map_or("", |stage| stage.name.as_str())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mosec_types::spec::{Delivery, PythonSource};
+    use mosec_types::{PipelineName, RouteSpec, StageSpec};
+
+    use super::*;
+
+    fn spec(stages: &[&str], routes: &[(&str, &[u16])]) -> Arc<PipelineSpec> {
+        let stage = |mime: &&str| StageSpec {
+            name: format!("Stage_{mime}"),
+            module: "workers".into(),
+            class: "Echo".into(),
+            replicas: 1,
+            max_batch_size: 1,
+            max_wait: Duration::ZERO,
+            timeout: Duration::from_secs(3),
+            env: Vec::new(),
+            node_labels: Default::default(),
+            delivery: Delivery::Retry,
+            attempts: 3,
+            mime: (*mime).into(),
+        };
+        let route = |(path, stages): &(&str, &[u16])| RouteSpec {
+            path: (*path).into(),
+            stages: stages.iter().copied().map(StageIndex).collect(),
+        };
+        Arc::new(PipelineSpec {
+            name: PipelineName::new("p").unwrap(),
+            source: PythonSource::default(),
+            stages: stages.iter().map(stage).collect(),
+            routes: routes.iter().map(route).collect(),
+            timeout: Duration::from_secs(3),
+            capacity: 1,
+            max_request_bytes: 1,
+        })
+    }
+
+    fn table(deployments: &[(u64, Phase, Arc<PipelineSpec>)]) -> Table {
+        let deployments = deployments
+            .iter()
+            .map(|(revision, phase, spec)| Deployment {
+                revision: Revision(*revision),
+                spec: spec.clone(),
+                phase: phase.clone(),
+                placements: Vec::new(),
+            })
+            .collect();
+        Table::new(&Topology {
+            version: 1,
+            nodes: Vec::new(),
+            deployments,
+        })
+    }
+
+    fn key(revision: u64, stage: u16) -> StageKey {
+        StageKey {
+            revision: Revision(revision),
+            stage: StageIndex(stage),
+        }
+    }
+
+    #[test]
+    fn each_route_has_its_own_first_stage_and_type() {
+        let spec = spec(
+            &["a", "b", "c"],
+            &[("/one", &[0, 2]), ("/two", &[1, 2]), ("/three", &[2, 0])],
+        );
+        let table = table(&[(7, Phase::Serving, spec)]);
+        for (path, first, index, mime) in [("/one", 0, 0, "c"), ("/two", 1, 1, "c"), ("/three", 2, 2, "a")] {
+            let route = table.find(path).unwrap();
+            assert_eq!(
+                (route.first, route.index),
+                (key(7, first), RouteIndex(index)),
+                "{path}"
+            );
+            assert_eq!(route.mime, mime, "{path}");
+        }
+        for unknown in ["", "/", "one", "/one/", "/ONE"] {
+            assert_eq!(table.find(unknown), None, "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn a_stage_that_begins_several_routes_is_one_first_stage() {
+        let spec = spec(
+            &["a", "b"],
+            &[("/one", &[0]), ("/two", &[0, 1]), ("/three", &[1])],
+        );
+        let table = table(&[(1, Phase::Serving, spec)]);
+        let mut first: Vec<_> = table.first_stages().into_keys().collect();
+        first.sort();
+        assert_eq!(first, [key(1, 0), key(1, 1)]);
+    }
+
+    #[test]
+    fn only_what_serves_is_routed() {
+        let spec = spec(&["a"], &[("/x", &[0])]);
+        for phase in [
+            Phase::Starting,
+            Phase::Failed {
+                reason: "no model".into(),
+            },
+        ] {
+            let table = table(&[(1, phase.clone(), spec.clone())]);
+            assert_eq!(table.find("/x"), None, "{phase:?}");
+            assert!(!table.has_revision(Revision(1)), "{phase:?}");
+            assert!(table.first_stages().is_empty());
+        }
+        assert!(table(&[(1, Phase::Serving, spec)]).has_revision(Revision(1)));
+    }
+
+    #[test]
+    fn the_older_of_two_deployments_keeps_a_path() {
+        let old = spec(&["old"], &[("/x", &[0]), ("/old", &[0])]);
+        let new = spec(&["new"], &[("/new", &[0]), ("/x", &[0])]);
+        let (serving, starting) = (Phase::Serving, Phase::Starting);
+        // Whatever the order they are listed in.
+        for deployments in [
+            [
+                (1, serving.clone(), old.clone()),
+                (2, serving.clone(), new.clone()),
+            ],
+            [
+                (2, serving.clone(), new.clone()),
+                (1, serving.clone(), old.clone()),
+            ],
+        ] {
+            let table = table(&deployments);
+            assert_eq!(table.find("/x").map(|route| route.first), Some(key(1, 0)));
+            assert_eq!(table.find("/old").map(|route| route.first), Some(key(1, 0)));
+            assert_eq!(
+                table.find("/new").map(|route| (route.first, route.index)),
+                Some((key(2, 0), RouteIndex(0)))
+            );
+        }
+        let table = table(&[(1, starting, old), (2, serving, new)]);
+        assert_eq!(
+            table.find("/x").map(|route| (route.first, route.index)),
+            Some((key(2, 0), RouteIndex(1)))
+        );
+    }
+
+    #[test]
+    fn a_route_without_stages_leads_nowhere() {
+        // The control plane refuses it; a gateway that is sent it all the same has to live on.
+        let table = table(&[(
+            1,
+            Phase::Serving,
+            spec(&["a"], &[("/none", &[]), ("/far", &[9]), ("/x", &[0])]),
+        )]);
+        assert_eq!((table.find("/none"), table.find("/far")), (None, None));
+        assert!(table.find("/x").is_some());
+    }
+}

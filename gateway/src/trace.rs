@@ -82,4 +82,46 @@ mod tests {
         let micros: Vec<_> = merged(&spans).iter().map(|span| span.micros).collect();
         assert_eq!(micros, [5, 3, 7, 4]);
     }
+
+    #[test]
+    fn the_gateways_part_is_what_is_left() {
+        let spec: PipelineSpec = serde_json::from_value(serde_json::json!({
+            "name": "p", "source": {"dir": "/srv"}, "routes": [], "timeout": 1, "capacity": 1,
+            "max_request_bytes": 1, "stages": [{
+                "name": "a \"quoted\" \\ name", "module": "m", "class": "C", "replicas": 1, "max_batch_size": 1,
+                "max_wait": 1, "timeout": 1, "attempts": 1, "mime": "x",
+            }],
+        }))
+        .unwrap();
+        let span = |micros| Span {
+            kind: SpanKind::Worker,
+            stage: StageIndex(0),
+            micros,
+        };
+        let worker = "worker-1;desc=\"a quoted  name\"";
+        for (spans, micros, expected) in [
+            (vec![], 1_234, "total;dur=1.234, gateway;dur=1.234".to_owned()),
+            (
+                vec![span(1_000)],
+                1_234,
+                format!("total;dur=1.234, gateway;dur=0.234, {worker};dur=1.000"),
+            ),
+            // Clocks are read at different moments; nothing goes below zero.
+            (
+                vec![span(2_000)],
+                1_234,
+                format!("total;dur=1.234, gateway;dur=0.000, {worker};dur=2.000"),
+            ),
+            (
+                vec![span(u32::MAX), span(1)],
+                5,
+                format!("total;dur=0.005, gateway;dur=0.000, {worker};dur=4294967.295"),
+            ),
+        ] {
+            assert_eq!(
+                server_timing(&spec, &spans, Duration::from_micros(micros)),
+                expected
+            );
+        }
+    }
 }
