@@ -1,0 +1,146 @@
+//! What becomes of requests that wait: limits, deadlines, clients that leave.
+
+use std::time::Duration;
+
+use mosec_dispatch::Window;
+use mosec_gateway::Config;
+use mosec_types::topology::Phase;
+use mosec_types::{ErrorCode, PipelineSpec};
+
+use crate::bench::{Bench, ONE, answer, deployment, eventually, key, only, spec, text_of, topology};
+use crate::client::{BOTH, Version};
+
+async fn eventually_queued(bench: &Bench, requests: usize) {
+    let dispatcher = bench.registry.dispatcher(key(1, 0)).unwrap();
+    eventually("the queue has this length", async || {
+        dispatcher.queued() == requests
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_goes_on() {
+    let bench = Bench::start(PipelineSpec {
+        capacity: 2,
+        ..spec()
+    })
+    .await;
+    let running = bench.post(Version::Http1, "1");
+    let (first, credit) = only(bench.batch().await);
+    let waiting = [bench.post(Version::Http1, "2"), bench.post(Version::Http2, "2")];
+    eventually_queued(&bench, 2).await;
+    for version in BOTH {
+        let refused = bench.post(version, "3").await.unwrap();
+        assert_eq!(
+            (refused.status.as_u16(), refused.text()),
+            (429, "too many request: task queue is full")
+        );
+        assert_eq!(
+            (refused.header("content-type"), refused.header("retry-after")),
+            (None, None)
+        );
+    }
+    answer(first, ErrorCode::Ok, "1");
+    drop(credit);
+    assert_eq!(running.await.unwrap().status, 200);
+    for client in waiting {
+        let (request, _credit) = only(bench.batch().await);
+        assert_eq!(text_of(&request), "2");
+        answer(request, ErrorCode::Ok, "2");
+        assert_eq!(client.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn without_a_replica_there_is_a_503_that_says_when_to_come_back() {
+    let config = Config {
+        replica_grace: Duration::from_millis(50),
+        ..Default::default()
+    };
+    let bench = Bench::with_config(config, topology(1, vec![deployment(1, spec(), Phase::Serving)])).await;
+    for version in BOTH {
+        let answer = bench.post(version, "{}").await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.text()), (503, "no ready replica"));
+        assert_eq!(
+            (answer.header("retry-after"), answer.header("content-type")),
+            (Some("1"), None)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_replica_that_was_just_lost() {
+    let config = Config {
+        replica_grace: Duration::from_secs(15),
+        ..Default::default()
+    };
+    let bench = Bench::with_config(config, topology(1, vec![deployment(1, spec(), Phase::Serving)])).await;
+    eventually("the stage is there", async || {
+        bench.registry.dispatcher(key(1, 0)).is_some()
+    })
+    .await;
+    bench.grant(key(1, 0), ONE);
+    bench.grant(key(1, 0), Window::default());
+    let waiting = bench.post(Version::Http1, "{}");
+    eventually_queued(&bench, 1).await;
+    bench.grant(key(1, 0), ONE);
+    let (request, _credit) = only(bench.batch().await);
+    answer(request, ErrorCode::Ok, "1");
+    assert_eq!(waiting.await.unwrap().text(), "1");
+}
+
+#[tokio::test]
+async fn a_deadline_ends_requests_that_run_and_those_that_wait() {
+    let bench = Bench::start(PipelineSpec {
+        timeout: Duration::from_millis(200),
+        ..spec()
+    })
+    .await;
+    for version in BOTH {
+        let running = bench.post(version, "1");
+        let (request, credit) = only(bench.batch().await);
+        let waiting = bench.post(version, "2");
+        for client in [running, waiting] {
+            let answer = client.await.unwrap();
+            assert_eq!(
+                (answer.status.as_u16(), answer.text()),
+                (408, "inference timeout"),
+                "{version:?}"
+            );
+            assert_eq!(answer.header("content-type"), None);
+        }
+        assert!(!request.is_live(tokio::time::Instant::now()));
+        answer(request, ErrorCode::Ok, "too late");
+        drop(credit);
+        eventually_queued(&bench, 0).await;
+        assert!(!bench.has_batch(), "nothing starts after its deadline");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_that_left_had_queued_is_not_sent() {
+    let bench = Bench::start(spec()).await;
+    for version in BOTH {
+        let running = bench.post(version, "1");
+        let (first, credit) = only(bench.batch().await);
+        let leaving = bench.post(version, "2");
+        eventually_queued(&bench, 1).await;
+        let staying = bench.post(version, "3");
+        eventually_queued(&bench, 2).await;
+        leaving.abort();
+        eventually("the gateway has noticed", async || bench.in_flight().await == 2.0).await;
+
+        running.abort();
+        eventually("a request that runs is unwanted too", async || {
+            !first.reply.is_wanted()
+        })
+        .await;
+        drop(first);
+        drop(credit);
+        let (next, _credit) = only(bench.batch().await);
+        assert_eq!(text_of(&next), "3", "{version:?}");
+        answer(next, ErrorCode::Ok, "3");
+        assert_eq!(staying.await.unwrap().text(), "3");
+        eventually("nobody is in flight", async || bench.in_flight().await == 0.0).await;
+    }
+}
