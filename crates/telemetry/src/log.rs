@@ -1,5 +1,7 @@
 //! Sets up `tracing` once for a process.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
@@ -27,7 +29,9 @@ pub fn init_logging(level: &str, format: LogFormat) {
         EnvFilter::try_new(format!("{level},openraft=warn,sled=warn,quinn=warn,rustls=warn,h2=warn,hyper=warn,tonic=warn"))
     }
     .unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    // Colours are for terminals, and for people who want them (https://no-color.org).
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder = fmt().with_writer(std::io::stderr).with_ansi(colours).with_env_filter(filter);
     let result = match format {
         LogFormat::Json => builder.json().with_current_span(false).with_span_list(false).try_init(),
         LogFormat::Text => builder.with_target(false).compact().try_init(),
