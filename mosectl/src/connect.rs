@@ -11,7 +11,7 @@ use crate::context::{Context, ContextDir, Found};
 use crate::failure::{Exit, Failure, Result};
 
 /// How long a call may take with all its tries: longer than an election, and not longer than a user waits.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Which control plane. Without these, the one of a running `mosectl up`.
 #[derive(Debug, clap::Args)]

@@ -23,6 +23,8 @@ pub(crate) struct Failure {
     hint: Option<String>,
 }
 
+const UNREACHABLE_HINT: &str = "is it running, and does the identity belong to its cluster?";
+
 pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
 impl Failure {
@@ -68,9 +70,10 @@ impl fmt::Display for Failure {
                 last = text;
             }
         }
-        match &self.hint {
-            Some(hint) => write!(f, "\n  hint: {hint}"),
-            None => Ok(()),
+        match (&self.hint, self.exit) {
+            (Some(hint), _) => write!(f, "\n  hint: {hint}"),
+            (None, Exit::Unreachable) => write!(f, "\n  hint: {UNREACHABLE_HINT}"),
+            (None, _) => Ok(()),
         }
     }
 }
@@ -86,14 +89,10 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         } else {
             Exit::Failed
         };
-        let failure = Self {
+        Self {
             exit,
             error,
             hint: None,
-        };
-        match unreachable {
-            true => failure.hint("is it running, and does the identity belong to its cluster?"),
-            false => failure,
         }
     }
 }
@@ -125,6 +124,11 @@ mod tests {
         };
         let wrapped: anyhow::Result<()> = Err(unavailable()).context("cannot deploy");
         assert_eq!(Failure::from(unavailable()).exit, Exit::Unreachable);
+        assert!(
+            Failure::from(unavailable())
+                .to_string()
+                .ends_with(UNREACHABLE_HINT)
+        );
         assert_eq!(Failure::from(wrapped.unwrap_err()).exit, Exit::Unreachable);
         let refused = ControlError::Refused {
             code: tonic::Code::NotFound,

@@ -106,6 +106,14 @@ fn mismatch_text(python: &str) -> String {
     format!("the mosec package of {python} does not fit this mosectl")
 }
 
+/// An interpreter as workers, which run in another folder, find it too: a bare name on the PATH, else an absolute path.
+pub(crate) fn interpreter(python: &str) -> std::io::Result<String> {
+    match python.contains('/') {
+        true => Ok(std::path::absolute(python)?.to_string_lossy().into_owned()),
+        false => Ok(python.to_owned()),
+    }
+}
+
 /// A pipeline's name from its script: the file's, or the folder's where the file's says nothing.
 ///
 /// `script`: absolute. `None` where no letter or digit is left.
@@ -203,6 +211,15 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(failure.contains("does not fit this mosectl"), "{failure}");
+    }
+
+    #[test]
+    fn an_interpreter_is_found_from_any_folder() {
+        let here = std::env::current_dir().unwrap();
+        let expected = here.join(".venv/bin/python").to_string_lossy().into_owned();
+        assert_eq!(interpreter(".venv/bin/python").unwrap(), expected);
+        assert_eq!(interpreter("/usr/bin/python3").unwrap(), "/usr/bin/python3");
+        assert_eq!(interpreter("python3").unwrap(), "python3");
     }
 
     proptest! {

@@ -4,17 +4,18 @@
 //! are tasks of [`System::run`], which ends them in the order in which requests leave: gateway, agents, control plane.
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File, TryLockError};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use mosec_control_plane::{Config as ControlPlaneConfig, ControlPlane, RaftTiming, Security};
 use mosec_types::NodeId;
 use mosec_wire::tls::{Identity, Role};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,7 @@ pub struct System {
     http: SocketAddr,
     operator: Identity,
     operator_dir: PathBuf,
+    lock: File,
 }
 
 impl System {
@@ -64,20 +66,16 @@ impl System {
             .mode(0o700)
             .create(&data)
             .with_context(|| format!("cannot make the folder {}", data.display()))?;
+        let lock = lock(&data)?;
         let ca = pki::authority(&data.join("ca"))?;
         let identity = |role, name: &str| pki::identity(&ca, &data.join(name), role, name);
         let operator = identity(Role::Operator, "operator")?;
 
-        let config = ControlPlaneConfig {
-            data_dir: Some(data.join("state")),
-            security: Security::Tls(Box::new(identity(Role::ControlPlane, "control-plane")?)),
-            raft: RAFT,
-            ..ControlPlaneConfig::single(CLUSTER)
-        };
-        let control_plane = ControlPlane::build(config, &prometheus::Registry::new())
+        // Its address is what the others are told; it starts last, once they have all they need.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
-            .context("the control plane cannot start")?;
-        let known = vec![control_plane.local_addr().to_string()];
+            .context("cannot listen on loopback")?;
+        let known = vec![listener.local_addr()?.to_string()];
 
         let config = mosec_gateway::Config {
             address: options.address.clone(),
@@ -93,7 +91,7 @@ impl System {
             config.python.clone_from(&options.python);
             let agent = mosec_node_agent::Options {
                 config,
-                listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 advertise: None,
                 control_plane: known.clone(),
                 labels: BTreeMap::new(),
@@ -106,6 +104,15 @@ impl System {
                 agent.with_context(|| format!("{name} cannot start"))?,
             ));
         }
+        let config = ControlPlaneConfig {
+            data_dir: Some(data.join("state")),
+            security: Security::Tls(Box::new(identity(Role::ControlPlane, "control-plane")?)),
+            raft: RAFT,
+            ..ControlPlaneConfig::single(CLUSTER)
+        };
+        let control_plane = ControlPlane::build_on(listener, config, &prometheus::Registry::new())
+            .await
+            .context("the control plane cannot start")?;
         let http = gateway.local_addr()?;
         Ok(Self {
             control_plane,
@@ -114,6 +121,7 @@ impl System {
             http,
             operator,
             operator_dir: data.join("operator"),
+            lock,
         })
     }
 
@@ -122,7 +130,7 @@ impl System {
         let mut http = self.http;
         match http {
             // Nobody can connect to "all addresses".
-            SocketAddr::V4(v4) if v4.ip().is_unspecified() => http.set_ip([127, 0, 0, 1].into()),
+            SocketAddr::V4(v4) if v4.ip().is_unspecified() => http.set_ip(Ipv4Addr::LOCALHOST.into()),
             SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
                 http.set_ip(std::net::Ipv6Addr::LOCALHOST.into())
             }
@@ -148,6 +156,7 @@ impl System {
     /// Runs until `stop` or until a part ends by itself, then drains.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let ended = CancellationToken::new();
+        let _lock = self.lock;
         let control_plane = self.control_plane;
         let control_plane = Part::start("control plane", &ended, |stop| async move {
             Ok(control_plane.run(stop).await?)
@@ -222,5 +231,20 @@ impl Part {
             .map_err(anyhow::Error::from)
             .and_then(|result| result);
         result.with_context(|| format!("{} failed", self.name))
+    }
+}
+
+/// Locks the data folder until the file is dropped. The store has a lock of its own, for which it waits.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            anyhow::bail!("{} is in use by another `mosectl up`", data.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }

@@ -18,6 +18,8 @@ use crate::terminal::{self, Progress};
 
 /// How often the status is asked for while the workers start: soon enough for the eye, and nothing to the leader.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long the control plane may be silent meanwhile: many elections long.
+const SILENCE: Duration = Duration::from_secs(20);
 /// What the control plane is given beyond the deadline to say itself what was wrong.
 const MARGIN: Duration = Duration::from_secs(3);
 
@@ -76,9 +78,17 @@ pub(crate) async fn run(args: Args) -> Result {
                 cluster.gateway.as_deref(),
             ))?)
         }
-        Outcome::Failed(reason) => {
+        Outcome::Failed { reason, serving } => {
             progress.end();
-            Err(anyhow!("{} revision {revision} failed:\n{}", spec.name, indent(&reason)).into())
+            let still = serving
+                .map(|other| format!("\nrevision {other} keeps serving"))
+                .unwrap_or_default();
+            Err(anyhow!(
+                "{} revision {revision} failed:\n{}{still}",
+                spec.name,
+                indent(&reason)
+            )
+            .into())
         }
         Outcome::Gone => {
             let message = anyhow!("{} revision {revision} is gone", spec.name);
@@ -123,7 +133,7 @@ fn specification(args: &Args) -> Result<PipelineSpec> {
         spec.name = name.clone();
     }
     if let Some(python) = &args.python {
-        spec.source.python = Some(python.clone());
+        spec.source.python = Some(script::interpreter(python)?);
     }
     spec.validate().context("the pipeline is not valid")?;
     Ok(spec)
@@ -176,7 +186,11 @@ fn default_python() -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Serving,
-    Failed(String),
+    Failed {
+        reason: String,
+        /// The revision that takes the pipeline's requests meanwhile.
+        serving: Option<u64>,
+    },
     /// No longer known.
     Gone,
     Waiting(RevisionReport),
@@ -187,8 +201,19 @@ fn outcome(report: &Report, revision: Revision) -> Outcome {
         None => Outcome::Gone,
         Some(found) if found.phase == "serving" => Outcome::Serving,
         Some(RevisionReport {
-            reason: Some(reason), ..
-        }) => Outcome::Failed(reason.clone()),
+            reason: Some(reason),
+            name,
+            ..
+        }) => {
+            let serving = report
+                .pipelines
+                .iter()
+                .find(|other| other.name == *name && other.phase == "serving");
+            Outcome::Failed {
+                reason: reason.clone(),
+                serving: serving.map(|other| other.revision),
+            }
+        }
         Some(found) => Outcome::Waiting(found.clone()),
     }
 }
@@ -200,9 +225,11 @@ async fn wait(
     progress: &mut Progress,
     deadline: Instant,
 ) -> Result<Outcome> {
+    let mut heard = Instant::now();
     loop {
         match cluster.client.status().await {
             Ok(response) => {
+                heard = Instant::now();
                 let report =
                     Report::try_from(response).context("the control plane's answer is of another version")?;
                 match outcome(&report, revision) {
@@ -211,12 +238,12 @@ async fn wait(
                 }
             }
             // A control plane that changes its leader is back soon; what was accepted goes on meanwhile.
-            Err(ControlError::Unavailable { .. }) if Instant::now() < deadline => {
+            Err(ControlError::Unavailable { .. }) if Instant::now() < deadline.min(heard + SILENCE) => {
                 progress.show("the control plane does not answer");
             }
             Err(error) => {
                 let hint =
-                    format!("revision {revision} is accepted; `mosectl status` tells what becomes of it");
+                    format!("revision {revision} is accepted; `mosectl status` will tell what becomes of it");
                 return Err(Failure::from(error).hint(hint));
             }
         }
@@ -245,9 +272,14 @@ mod tests {
             panic!("{report:?}")
         };
         assert_eq!(found.missing().len(), 3);
-        assert!(
-            matches!(outcome(&report, Revision(5)), Outcome::Failed(reason) if reason.contains("Traceback"))
-        );
+        let Outcome::Failed {
+            reason,
+            serving: None,
+        } = outcome(&report, Revision(5))
+        else {
+            panic!("{report:?}")
+        };
+        assert!(reason.contains("Traceback"));
         assert_eq!(outcome(&report, Revision(6)), Outcome::Gone);
         let serving = mosec_wire::control::proto::Phase::Serving;
         response.deployments[0].deployment.as_mut().unwrap().phase = serving.into();

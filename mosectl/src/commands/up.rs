@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::context::{Context, ContextDir, Published};
 use crate::failure::{Failure, Result};
-use crate::report::Report;
+use crate::report::{Report, RevisionReport};
+use crate::script;
 use crate::system::{Options, System};
 use crate::terminal::{self, print_error};
 
@@ -62,6 +63,7 @@ pub(crate) fn run(args: Args) -> Result {
         python,
         ..
     } = args;
+    let python = script::interpreter(&python)?;
     let options = Options {
         address,
         port,
@@ -80,12 +82,8 @@ pub(crate) fn run(args: Args) -> Result {
 
 async fn serve(options: &Options, temporary: bool) -> Result {
     let stop = stop_on_signal()?;
-    let kept = if temporary {
-        "until the end, then lost"
-    } else {
-        "and kept"
-    };
-    print_error(&format!("state is in {} {kept}\n", options.data.display()));
+    let kept = if temporary { ", removed at the end" } else { "" };
+    print_error(&format!("state is in {}{kept}\n", options.data.display()));
     let system = System::build(options).await.map_err(explain)?;
     let context = Context {
         control_plane: vec![system.control_plane()],
@@ -109,8 +107,9 @@ async fn serve(options: &Options, temporary: bool) -> Result {
         stop.cancel();
     }
     tokio::select! {
-        ended = &mut running => return Ok(ended??),
+        biased; // told to stop, a small cluster ends as fast as this looks
         () = stop.cancelled() => {}
+        ended = &mut running => return Ok(ended??),
     }
     print_error("stopping: requests in flight are finished first\n");
     let ended = running.await;
@@ -156,11 +155,21 @@ fn announce(report: &Report, context: &Context) -> Result<Option<Published>> {
     for node in &report.nodes {
         print_error(&format!("{} is {}\n", node.name, node.health));
     }
-    for revision in &report.pipelines {
-        let routes = revision.routes.join(" ");
+    for revision in report
+        .pipelines
+        .iter()
+        .filter(|revision| revision.reason.is_none())
+    {
+        let RevisionReport {
+            name,
+            revision: number,
+            phase,
+            routes,
+            ..
+        } = revision;
+        let (routes, workers) = (routes.join(" "), revision.readiness());
         print_error(&format!(
-            "{} revision {} is {} on {routes}\n",
-            revision.name, revision.revision, revision.phase
+            "{name} revision {number} is {phase} on {routes} (workers ready: {workers})\n"
         ));
     }
     let published = ContextDir::of_user()

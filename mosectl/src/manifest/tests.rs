@@ -1,5 +1,9 @@
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
+use mosec_types::spec::{Delivery, PythonSource, RouteSpec};
+use mosec_types::{PipelineName, StageIndex, StageSpec};
 use proptest::prelude::*;
 
 use super::*;

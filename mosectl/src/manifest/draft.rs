@@ -1,0 +1,295 @@
+//! The keys of a manifest as they are written, and the specification made of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use mosec_types::spec::{
+    DEFAULT_ATTEMPTS, DEFAULT_CAPACITY, DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MIME, DEFAULT_TIMEOUT,
+    DEFAULT_WAIT, Delivery, MAX_REPLICAS, PythonSource, RouteSpec,
+};
+use mosec_types::{PipelineName, PipelineSpec, StageIndex, StageSpec};
+
+use super::read::{FromNode, Reader, Size};
+use super::yaml::{Node, Value};
+use crate::nearest::nearest;
+
+pub(super) const KEYS: &[&str] = &[
+    "pipeline",
+    "source",
+    "python",
+    "stages",
+    "routes",
+    "timeout",
+    "capacity",
+    "max_request_size",
+];
+const STAGE_KEYS: &[&str] = &[
+    "name",
+    "worker",
+    "replicas",
+    "max_batch_size",
+    "max_wait",
+    "timeout",
+    "env",
+    "labels",
+    "delivery",
+    "attempts",
+];
+const ROUTE_KEYS: &[&str] = &["path", "stages"];
+/// MOSEC's path for a server without routes of its own.
+const DEFAULT_ROUTE: &str = "/inference";
+
+/// The manifest's keys as written.
+pub(super) struct Draft {
+    pipeline: PipelineName,
+    source: Option<String>,
+    python: Option<String>,
+    stages: Vec<Stage>,
+    routes: Option<Vec<Route>>,
+    timeout: Option<Duration>,
+    capacity: Option<u32>,
+    max_request_size: Option<Size>,
+}
+
+struct Stage {
+    name: String,
+    worker: WorkerClass,
+    replicas: Option<u32>,
+    max_batch_size: Option<u32>,
+    max_wait: Option<Duration>,
+    timeout: Option<Duration>,
+    env: Option<Env>,
+    labels: Option<BTreeMap<String, String>>,
+    delivery: Option<Delivery>,
+    attempts: Option<u32>,
+}
+
+struct WorkerClass {
+    module: String,
+    class: String,
+}
+
+enum Env {
+    /// For all replicas alike.
+    Same(BTreeMap<String, String>),
+    Each(Vec<BTreeMap<String, String>>),
+}
+
+struct Route {
+    path: String,
+    stages: Option<Vec<String>>,
+}
+
+impl FromNode for Draft {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        let fields = reader.fields(path, node, KEYS)?;
+        let pipeline = reader.required(&fields, "pipeline", "the pipeline's name");
+        let stages = reader.required(&fields, "stages", "a list of stages");
+        let source = reader.optional(&fields, "source");
+        let python = reader.optional(&fields, "python");
+        let routes = reader.optional(&fields, "routes");
+        let timeout = reader.optional(&fields, "timeout");
+        let capacity = reader.optional(&fields, "capacity");
+        let max_request_size = reader.optional(&fields, "max_request_size");
+        let (pipeline, stages) = (pipeline?, stages?);
+        Some(Self {
+            pipeline,
+            source,
+            python,
+            stages,
+            routes,
+            timeout,
+            capacity,
+            max_request_size,
+        })
+    }
+}
+
+impl FromNode for Stage {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        let fields = reader.fields(path, node, STAGE_KEYS)?;
+        let name = reader.required(&fields, "name", "the stage's name");
+        let worker = reader.required(&fields, "worker", "module:Class");
+        let replicas = reader.optional(&fields, "replicas");
+        let max_batch_size = reader.optional(&fields, "max_batch_size");
+        let max_wait = reader.optional(&fields, "max_wait");
+        let timeout = reader.optional(&fields, "timeout");
+        let env = reader.optional(&fields, "env");
+        let labels = reader.optional(&fields, "labels");
+        let delivery = reader.optional(&fields, "delivery");
+        let attempts = reader.optional(&fields, "attempts");
+        let (name, worker) = (name?, worker?);
+        Some(Self {
+            name,
+            worker,
+            replicas,
+            max_batch_size,
+            max_wait,
+            timeout,
+            env,
+            labels,
+            delivery,
+            attempts,
+        })
+    }
+}
+
+impl FromNode for WorkerClass {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        let text = String::read(reader, path, node)?;
+        match text.split_once(':') {
+            Some((module, class)) if !module.is_empty() && !class.is_empty() && !class.contains(':') => {
+                Some(Self {
+                    module: module.to_owned(),
+                    class: class.to_owned(),
+                })
+            }
+            _ => {
+                let found = node.value.describe();
+                reader.note(
+                    path,
+                    node.place,
+                    format!("expected module:Class, as server:Preprocess, found {found}"),
+                );
+                None
+            }
+        }
+    }
+}
+
+impl FromNode for Env {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => BTreeMap::read(reader, path, node).map(Self::Same),
+            Value::List(_) => Vec::read(reader, path, node).map(Self::Each),
+            other => {
+                let found = other.describe();
+                let expected = "expected a map of variables, or a list with one map for each replica";
+                reader.note(path, node.place, format!("{expected}, found {found}"));
+                None
+            }
+        }
+    }
+}
+
+impl FromNode for Route {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        let fields = reader.fields(path, node, ROUTE_KEYS)?;
+        let route = reader.required(&fields, "path", "the path, as /inference");
+        let stages = reader.optional(&fields, "stages");
+        Some(Self { path: route?, stages })
+    }
+}
+
+impl Draft {
+    pub(super) fn into_spec(self, reader: &mut Reader, tree: &Node, folder: &Path) -> PipelineSpec {
+        let names: Vec<&str> = self.stages.iter().map(|stage| stage.name.as_str()).collect();
+        let all = || {
+            (0u16..)
+                .map(StageIndex)
+                .zip(&names)
+                .map(|(index, _)| index)
+                .collect()
+        };
+        let routes = match &self.routes {
+            None => vec![RouteSpec {
+                path: DEFAULT_ROUTE.into(),
+                stages: all(),
+            }],
+            Some(routes) => routes
+                .iter()
+                .enumerate()
+                .map(|(index, route)| RouteSpec {
+                    path: route.path.clone(),
+                    stages: match &route.stages {
+                        None => all(),
+                        Some(stages) => {
+                            let at = format!("routes[{index}].stages");
+                            resolve(reader, tree, &at, stages, &names)
+                        }
+                    },
+                })
+                .collect(),
+        };
+        let dir = self
+            .source
+            .map_or_else(|| folder.to_owned(), |source| folder.join(source));
+        // A bare name is looked up on each node's PATH; anything else is a file, which no worker finds from its folder.
+        let python = self.python.map(|python| match python.contains('/') {
+            true => folder.join(python).to_string_lossy().into_owned(),
+            false => python,
+        });
+        PipelineSpec {
+            name: self.pipeline,
+            source: PythonSource {
+                dir: dir.to_string_lossy().into_owned(),
+                main: None,
+                argv: Vec::new(),
+                python,
+            },
+            stages: self.stages.into_iter().map(Stage::into_spec).collect(),
+            routes,
+            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            capacity: self.capacity.unwrap_or(DEFAULT_CAPACITY),
+            max_request_bytes: self
+                .max_request_size
+                .map_or(DEFAULT_MAX_REQUEST_BYTES, |Size(bytes)| bytes),
+        }
+    }
+}
+
+impl Stage {
+    fn into_spec(self) -> StageSpec {
+        let replicas = self.replicas.unwrap_or(1);
+        StageSpec {
+            name: self.name,
+            module: self.worker.module,
+            class: self.worker.class,
+            replicas,
+            max_batch_size: self.max_batch_size.unwrap_or(1),
+            max_wait: self.max_wait.unwrap_or(DEFAULT_WAIT),
+            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            env: match self.env {
+                None => Vec::new(),
+                // Too many replicas are refused later, and need no copies until then.
+                Some(Env::Same(map)) => vec![map; replicas.min(MAX_REPLICAS) as usize],
+                Some(Env::Each(maps)) => maps,
+            },
+            node_labels: self.labels.unwrap_or_default(),
+            delivery: self.delivery.unwrap_or_default(),
+            attempts: self.attempts.unwrap_or(DEFAULT_ATTEMPTS),
+            mime: DEFAULT_MIME.into(),
+        }
+    }
+}
+
+/// The positions of the stages with these names.
+fn resolve(reader: &mut Reader, tree: &Node, at: &str, wanted: &[String], names: &[&str]) -> Vec<StageIndex> {
+    let mut found = Vec::new();
+    for (index, wanted) in wanted.iter().enumerate() {
+        match (0u16..).zip(names).find(|(_, name)| *name == wanted) {
+            Some((stage, _)) if found.contains(&StageIndex(stage)) => {
+                let key = format!("{at}[{index}]");
+                reader.note(
+                    key.as_str(),
+                    tree.nearest(&key).place,
+                    format!("the stage {wanted:?} comes twice"),
+                );
+            }
+            Some((stage, _)) => found.push(StageIndex(stage)),
+            None => {
+                let key = format!("{at}[{index}]");
+                let known = names.join(", ");
+                let message = match nearest(wanted, names.iter().copied()) {
+                    Some(name) => {
+                        format!("no stage {wanted:?}, did you mean {name:?}? (the stages are {known})")
+                    }
+                    None => format!("no stage {wanted:?}, expected one of {known}"),
+                };
+                reader.note(key.as_str(), tree.nearest(&key).place, message);
+            }
+        }
+    }
+    found
+}
