@@ -145,11 +145,7 @@ async fn dispatch(shared: &Shared, route: &Route, body: Bytes, deadline: Instant
         spans: Vec::new(),
         reply: Reply::new(reply),
     };
-    if let Err(refused) = dispatcher.submit(request) {
-        // The refusal is this request's answer; what the reply says on drop has no reader.
-        drop(outcome);
-        return failed(refused.code);
-    }
+    dispatcher.submit(request);
     match tokio::time::timeout_at(deadline, outcome).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => failed(ErrorCode::Internal),

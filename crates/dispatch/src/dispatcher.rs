@@ -106,13 +106,6 @@ pub trait Home: Send + Sync {
     fn lost(&self, requests: Vec<Request>, loss: Loss);
 }
 
-/// Why a request was not admitted. It comes back unanswered.
-#[derive(Debug)]
-pub struct Refused {
-    pub request: Request,
-    pub code: ErrorCode,
-}
-
 /// A stage's dispatcher. Clones share it.
 #[derive(Clone)]
 pub struct Dispatcher(Arc<Inner>);
@@ -186,9 +179,9 @@ impl Dispatcher {
         &self.0.config
     }
 
-    /// Queues a request, or refuses it at once: queue full, no replica, closed. The one admission point of a stage.
-    pub fn submit(&self, request: Request) -> Result<(), Refused> {
-        self.0.admit(request)
+    /// Queues a request, or answers it at once: queue full, no replica, closed. The one admission point of a stage.
+    pub fn submit(&self, request: Request) {
+        self.0.admit(request);
     }
 
     /// Queues a request that an earlier stage has finished with.
@@ -206,7 +199,12 @@ impl Dispatcher {
 
     /// Forgets a target. What is outstanding there is its own to give back.
     pub fn remove_target(&self, id: &TargetId) {
-        self.0.update(|state, _| state.targets.retain(|slot| &slot.id != id));
+        self.0.update(|state, now| {
+            if state.targets.iter().any(|slot| &slot.id == id && slot.window.replicas > 0) {
+                state.last_ready = Some(now);
+            }
+            state.targets.retain(|slot| &slot.id != id);
+        });
     }
 
     /// Whether a replica is ready now, or was a moment ago.
@@ -232,39 +230,33 @@ impl Dispatcher {
             state.closed = true;
             state.take_all()
         };
-        for request in requests {
-            request.fail(code);
-        }
+        self.0.end(requests, code);
     }
 }
 
 impl Inner {
-    fn admit(&self, request: Request) -> Result<(), Refused> {
+    fn admit(&self, request: Request) {
         let now = Instant::now();
-        let mut over = Vec::new();
-        let (refused, outbox) = {
+        let (mut over, mut refused, mut outbox) = (Vec::new(), None, Outbox::new());
+        {
             let mut state = self.state.lock();
             if state.queue.len() >= self.config.capacity {
                 over = state.take_over(now);
             }
             match state.refusal(&self.config, now) {
-                Some(code) => (Some(Refused { request, code }), Outbox::new()),
+                Some(code) => refused = Some((request, code)),
                 None => {
                     state.queue.push_back(request);
-                    (None, self.poll(&mut state, now))
+                    self.metrics.queued.inc();
+                    outbox = self.poll(&mut state, now);
                 }
             }
-        };
-        self.metrics.queued.inc();
+        }
         deliver(outbox);
-        self.end(over);
-        match refused {
-            Some(refused) => {
-                self.metrics.queued.dec();
-                self.metrics.refused(refused.code);
-                Err(refused)
-            }
-            None => Ok(()),
+        self.end(over, ErrorCode::DeadlineExceeded);
+        if let Some((request, code)) = refused {
+            self.metrics.refused(code);
+            request.fail(code);
         }
     }
 
@@ -278,20 +270,19 @@ impl Inner {
                 return;
             }
             state.queue.push_back(request);
+            self.metrics.queued.inc();
             if state.queue.len() > self.config.capacity {
                 state.holds.push_back(hold);
             }
             self.poll(&mut state, now)
         };
-        self.metrics.queued.inc();
         deliver(outbox);
     }
 
     fn set_target(&self, id: &TargetId, target: &Arc<dyn Target>, window: Window) {
         self.update(|state, now| {
-            if window.replicas > 0 {
-                state.last_ready = Some(now);
-            } else if state.targets.iter().any(|slot| &slot.id == id && slot.window.replicas > 0) {
+            let was_ready = state.targets.iter().any(|slot| &slot.id == id && slot.window.replicas > 0);
+            if was_ready || window.replicas > 0 {
                 state.last_ready = Some(now);
             }
             match state.targets.iter_mut().find(|slot| &slot.id == id) {
@@ -404,16 +395,14 @@ impl Inner {
             (over, code, self.poll(&mut state, now))
         };
         deliver(outbox);
+        self.end(over, code);
+    }
+
+    /// Answers requests that have been taken out of the queue.
+    fn end(&self, over: Vec<Request>, code: ErrorCode) {
         self.metrics.queued.sub(over.len() as i64);
         for request in over {
             request.fail(code);
-        }
-    }
-
-    fn end(&self, over: Vec<Request>) {
-        self.metrics.queued.sub(over.len() as i64);
-        for request in over {
-            request.fail(ErrorCode::DeadlineExceeded);
         }
     }
 

@@ -21,7 +21,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use dispatcher::{Credit, Dispatched, Dispatcher, Home, Refused, StageConfig, Target, TargetId};
+pub use dispatcher::{Credit, Dispatched, Dispatcher, Home, StageConfig, Target, TargetId};
 pub use link_target::LinkTarget;
 pub use links::{Connect, Links};
 pub use metrics::DispatchMetrics;

@@ -70,13 +70,14 @@ impl Bench {
 
     fn submit(&mut self) -> oneshot::Receiver<Outcome> {
         let (request, outcome) = self.request();
-        self.dispatcher.submit(request).expect("admitted");
+        self.dispatcher.submit(request);
         outcome
     }
 
-    fn refusal(&mut self) -> ErrorCode {
-        let (request, _outcome) = self.request();
-        self.dispatcher.submit(request).expect_err("refused").code
+    async fn refusal(&mut self) -> ErrorCode {
+        let outcome = self.submit();
+        let answered = tokio::time::timeout(Duration::ZERO, outcome).await;
+        answered.expect("refused at once").expect("answered").code
     }
 }
 
@@ -157,7 +158,7 @@ async fn a_full_queue_refuses_and_those_who_left_make_room() {
     bench.window(1, 1);
     let _running = bench.submit();
     let queued = [bench.submit(), bench.submit()];
-    assert_eq!(bench.refusal(), ErrorCode::QueueFull);
+    assert_eq!(bench.refusal().await, ErrorCode::QueueFull);
     drop(queued);
     let _admitted = bench.submit();
 }
@@ -165,7 +166,7 @@ async fn a_full_queue_refuses_and_those_who_left_make_room() {
 #[tokio::test(start_paused = true)]
 async fn without_replicas_requests_wait_for_the_grace_and_are_refused_after_it() {
     let mut bench = Bench::new(1, 8, Delivery::Retry);
-    assert_eq!(bench.refusal(), ErrorCode::NoReplica);
+    assert_eq!(bench.refusal().await, ErrorCode::NoReplica);
     bench.window(1, 1);
     bench.window(0, 0);
     let waiting = bench.submit();
@@ -173,7 +174,20 @@ async fn without_replicas_requests_wait_for_the_grace_and_are_refused_after_it()
     let start = Instant::now();
     assert_eq!(code(waiting).await, ErrorCode::NoReplica);
     assert!(start.elapsed() < GRACE, "answered when the grace ends, not at the deadline");
-    assert_eq!(bench.refusal(), ErrorCode::NoReplica);
+    assert_eq!(bench.refusal().await, ErrorCode::NoReplica);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_grace_begins_when_the_last_target_goes() {
+    let mut bench = Bench::new(1, 8, Delivery::Retry);
+    bench.window(1, 1);
+    tokio::time::sleep(GRACE * 3).await;
+    bench.dispatcher.remove_target(&TargetId("a".into()));
+    let waiting = bench.submit();
+    tokio::time::sleep(GRACE / 2).await;
+    bench.window(1, 1);
+    bench.target.take().into_iter().for_each(echo);
+    assert_eq!(code(waiting).await, ErrorCode::Ok);
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,7 +265,7 @@ async fn closing_fails_what_is_queued() {
     let queued = bench.submit();
     bench.dispatcher.close(ErrorCode::Draining);
     assert_eq!(code(queued).await, ErrorCode::Draining);
-    assert_eq!(bench.refusal(), ErrorCode::Draining);
+    assert_eq!(bench.refusal().await, ErrorCode::Draining);
     bench.target.take().into_iter().for_each(echo);
     assert_eq!(code(running).await, ErrorCode::Ok);
 }

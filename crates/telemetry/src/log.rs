@@ -26,7 +26,7 @@ pub fn init_logging(level: &str, format: LogFormat) {
     let filter = if level.contains(['=', ',']) {
         EnvFilter::try_new(level)
     } else {
-        EnvFilter::try_new(format!("{level},openraft=warn,sled=warn,quinn=warn,rustls=warn,h2=warn,hyper=warn,tonic=warn"))
+        EnvFilter::try_new(format!("{level},openraft=off,sled=warn,quinn=warn,rustls=warn,h2=warn,hyper=warn,tonic=warn"))
     }
     .unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours are for terminals, and for people who want them (https://no-color.org).
