@@ -47,7 +47,11 @@ impl Agent {
     /// Makes an agent without workers.
     ///
     /// `registry`: dispatchers of this process. The agent's stages are targets there, whoever else's are too.
-    pub fn build(config: Config, registry: Registry, series: &prometheus::Registry) -> Result<Self, BuildError> {
+    pub fn build(
+        config: Config,
+        registry: Registry,
+        series: &prometheus::Registry,
+    ) -> Result<Self, BuildError> {
         let arena = Arena::new(config.arena.clone())?;
         let metrics = AgentMetrics::new(series)?;
         Ok(Self(Arc::new(Inner {
@@ -105,9 +109,13 @@ impl Agent {
             for (key, window) in windows::changes(&told, &shares) {
                 if let Some(pool) = self.pool(key) {
                     let target: Arc<dyn Target> = Arc::new(PoolTarget(pool));
-                    targets.entry(key).or_insert((TargetId(format!("{}/{key}", self.config().node)), target));
+                    targets
+                        .entry(key)
+                        .or_insert((TargetId(format!("{}/{key}", self.config().node)), target));
                 }
-                let Some((id, target)) = targets.get(&key) else { continue };
+                let Some((id, target)) = targets.get(&key) else {
+                    continue;
+                };
                 self.registry().set_window(key, id, target, window);
                 if !shares.contains_key(&key) {
                     self.registry().remove_target(id);
@@ -123,7 +131,9 @@ impl Agent {
 
     /// Makes the dispatcher of a later stage.
     pub(crate) fn ensure_dispatcher(&self, topology: &Topology, key: StageKey) {
-        let Some(deployment) = topology.deployment(key.revision) else { return };
+        let Some(deployment) = topology.deployment(key.revision) else {
+            return;
+        };
         if let Some(stage) = StageConfig::of(&deployment.spec, key, self.config().replica_grace) {
             self.registry().ensure(stage);
         }
@@ -135,11 +145,21 @@ impl Agent {
         let stage = deployment.spec.stage(key.stage)?.clone();
         let mut pools = self.0.pools.write();
         let pool = pools.entry(key).or_insert_with(|| {
-            let deliver =
-                Deliver { stage: key, spec: deployment.spec.clone(), registry: self.0.registry.clone() };
+            let deliver = Deliver {
+                stage: key,
+                spec: deployment.spec.clone(),
+                registry: self.0.registry.clone(),
+            };
             let is_first = reconcile::is_first(&deployment.spec, key.stage);
             let metrics = self.0.metrics.pool(&stage.name);
-            Arc::new(Pool::new(key, &stage, is_first, deliver, metrics, self.0.windows.clone()))
+            Arc::new(Pool::new(
+                key,
+                &stage,
+                is_first,
+                deliver,
+                metrics,
+                self.0.windows.clone(),
+            ))
         });
         Some(Replica {
             id,
@@ -161,7 +181,13 @@ impl Agent {
     /// Brings the gauges that are read, not counted, up to date.
     pub fn observe(&self) {
         let stats = self.0.arena.stats();
-        self.0.metrics.arena_used_bytes.set(i64::try_from(stats.used_bytes).unwrap_or(i64::MAX));
-        self.0.metrics.arena_bytes.set(i64::try_from(stats.bytes).unwrap_or(i64::MAX));
+        self.0
+            .metrics
+            .arena_used_bytes
+            .set(i64::try_from(stats.used_bytes).unwrap_or(i64::MAX));
+        self.0
+            .metrics
+            .arena_bytes
+            .set(i64::try_from(stats.bytes).unwrap_or(i64::MAX));
     }
 }

@@ -47,7 +47,9 @@ struct Args {
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("expected key=value, found {text:?}"))?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("expected key=value, found {text:?}"))?;
     if key.is_empty() {
         return Err(format!("expected a key before '=', found {text:?}"));
     }

@@ -20,19 +20,35 @@ pub(crate) struct Deliver {
 impl Deliver {
     /// Which codecs apply to a request of this route: clients' at either end, the stages' own in between.
     pub(crate) fn item_flags(&self, route: RouteIndex) -> u32 {
-        let Some(route) = self.spec.route(route) else { return ITEM_INGRESS | ITEM_EGRESS };
-        let ingress = if route.first() == Some(self.stage.stage) { ITEM_INGRESS } else { 0 };
-        let egress = if route.last() == Some(self.stage.stage) { ITEM_EGRESS } else { 0 };
+        let Some(route) = self.spec.route(route) else {
+            return ITEM_INGRESS | ITEM_EGRESS;
+        };
+        let ingress = if route.first() == Some(self.stage.stage) {
+            ITEM_INGRESS
+        } else {
+            0
+        };
+        let egress = if route.last() == Some(self.stage.stage) {
+            ITEM_EGRESS
+        } else {
+            0
+        };
         ingress | egress
     }
 
     /// Passes one answer on. `slot` is held while the next stage's queue has no room.
     pub(crate) fn deliver(&self, mut request: Request, item: ResponseItem, slot: &Arc<Slot>) {
         let code = ErrorCode::from_wire(item.code).unwrap_or(ErrorCode::Internal);
-        let next = self.spec.route(request.route).and_then(|route| route.next(self.stage.stage));
+        let next = self
+            .spec
+            .route(request.route)
+            .and_then(|route| route.next(self.stage.stage));
         match next {
             Some(stage) if code.is_ok() => {
-                let key = StageKey { revision: self.stage.revision, stage };
+                let key = StageKey {
+                    revision: self.stage.revision,
+                    stage,
+                };
                 let Some(dispatcher) = self.registry.dispatcher(key) else {
                     return request.fail(ErrorCode::UnknownStage);
                 };

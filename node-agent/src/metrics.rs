@@ -29,17 +29,29 @@ impl AgentMetrics {
         let seconds = prometheus::exponential_buckets(0.00005, 2.0, 20)?;
         let metrics = Self {
             worker_time: HistogramVec::new(
-                HistogramOpts::new("mosec_agent_worker_seconds", "Time a worker takes for a batch, codecs included.")
-                    .buckets(seconds),
+                HistogramOpts::new(
+                    "mosec_agent_worker_seconds",
+                    "Time a worker takes for a batch, codecs included.",
+                )
+                .buckets(seconds),
                 &["stage"],
             )?,
-            ready: IntGaugeVec::new(Opts::new("mosec_agent_ready_workers", "Workers that are ready."), &["stage"])?,
+            ready: IntGaugeVec::new(
+                Opts::new("mosec_agent_ready_workers", "Workers that are ready."),
+                &["stage"],
+            )?,
             restarts: IntCounterVec::new(
-                Opts::new("mosec_agent_worker_restarts_total", "Worker processes started again."),
+                Opts::new(
+                    "mosec_agent_worker_restarts_total",
+                    "Worker processes started again.",
+                ),
                 &["stage"],
             )?,
             backlog: IntGaugeVec::new(
-                Opts::new("mosec_agent_backlog_batches", "Batches that wait for a worker's ring."),
+                Opts::new(
+                    "mosec_agent_backlog_batches",
+                    "Batches that wait for a worker's ring.",
+                ),
                 &["stage"],
             )?,
             arena_used_bytes: IntGauge::new("mosec_agent_arena_used_bytes", "Shared memory in use.")?,

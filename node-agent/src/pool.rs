@@ -73,7 +73,10 @@ impl Pool {
             spec: deliver.spec.clone(),
             deliver,
             metrics,
-            rules: Rules { delivery: stage_spec.delivery, attempts: stage_spec.attempts },
+            rules: Rules {
+                delivery: stage_spec.delivery,
+                attempts: stage_spec.attempts,
+            },
             is_first,
             windows,
             state: Mutex::default(),
@@ -92,7 +95,11 @@ impl Pool {
         let stranded = {
             let mut state = self.state.lock();
             state.ready.retain(|other| !Arc::ptr_eq(other, worker));
-            if state.ready.is_empty() { std::mem::take(&mut state.backlog) } else { VecDeque::new() }
+            if state.ready.is_empty() {
+                std::mem::take(&mut state.backlog)
+            } else {
+                VecDeque::new()
+            }
         };
         self.publish();
         for batch in stranded {
@@ -116,7 +123,12 @@ impl Pool {
                 // The parts share the lost batch's slot, and with it its credit.
                 let slot = lost.slot.clone();
                 let credit = Credit::new(move || drop(slot));
-                self.send(Dispatched { stage: self.stage, requests, home: lost.home.clone(), credit });
+                self.send(Dispatched {
+                    stage: self.stage,
+                    requests,
+                    home: lost.home.clone(),
+                    credit,
+                });
             }
         }
     }
@@ -133,7 +145,10 @@ impl Pool {
         let window = {
             let state = self.state.lock();
             let replicas = u32::try_from(state.ready.len()).unwrap_or(u32::MAX);
-            Window { replicas, limit: state.ready.iter().map(|worker| worker.depth()).sum() }
+            Window {
+                replicas,
+                limit: state.ready.iter().map(|worker| worker.depth()).sum(),
+            }
         };
         self.metrics.ready.set(i64::from(window.replicas));
         self.windows.set(self.stage, self.is_first, window);
@@ -141,7 +156,10 @@ impl Pool {
 
     /// The ready worker with the fewest batches that has room for one, reserved.
     fn reserve(state: &State) -> Option<Arc<Worker>> {
-        let free = state.ready.iter().filter(|worker| worker.outstanding() < worker.depth());
+        let free = state
+            .ready
+            .iter()
+            .filter(|worker| worker.outstanding() < worker.depth());
         let worker = free.min_by_key(|worker| worker.outstanding())?;
         worker.reserve();
         Some(worker.clone())
@@ -174,8 +192,12 @@ impl Pool {
                 if state.backlog.is_empty() {
                     return;
                 }
-                let Some(worker) = Self::reserve(&state) else { return };
-                let Some(batch) = state.backlog.pop_front() else { return };
+                let Some(worker) = Self::reserve(&state) else {
+                    return;
+                };
+                let Some(batch) = state.backlog.pop_front() else {
+                    return;
+                };
                 self.metrics.backlog.set(state.backlog.len() as i64);
                 (worker, batch)
             };
@@ -185,9 +207,23 @@ impl Pool {
 
     /// Gives a batch to a worker on which a place is reserved.
     fn hand(self: &Arc<Self>, worker: Arc<Worker>, batch: Dispatched) {
-        let Dispatched { requests, home, credit, .. } = batch;
-        let slot = Arc::new(Slot { worker: worker.clone(), pool: self.clone(), _credit: credit });
-        if let Err(Unsent { requests, home, cause }) = worker.send(requests, home, slot) {
+        let Dispatched {
+            requests,
+            home,
+            credit,
+            ..
+        } = batch;
+        let slot = Arc::new(Slot {
+            worker: worker.clone(),
+            pool: self.clone(),
+            _credit: credit,
+        });
+        if let Err(Unsent {
+            requests,
+            home,
+            cause,
+        }) = worker.send(requests, home, slot)
+        {
             tracing::debug!(stage = %self.stage, replica = %worker.replica, cause, "batch was not taken");
             home.lost(requests, Loss::Refused);
         }

@@ -31,7 +31,11 @@ pub async fn serve_link(
     let _present = agent.windows().enter(upstream);
     let batches = TaskTracker::new();
     let mut granted = agent.windows().subscribe();
-    let mut told = tell_windows(&*link, &BTreeMap::new(), granted.borrow_and_update().shares(upstream));
+    let mut told = tell_windows(
+        &*link,
+        &BTreeMap::new(),
+        granted.borrow_and_update().shares(upstream),
+    );
     let mut draining = false;
     let error = loop {
         tokio::select! {
@@ -108,8 +112,15 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
         .collect();
     let credit = Credit::new(move || drop(sender.send(Message::Credit)));
     match agent.pool(stage) {
-        Some(pool) => PoolTarget(pool).send(Dispatched { stage, requests, home: Arc::new(Upwards), credit }),
-        None => requests.into_iter().for_each(|request| request.fail(ErrorCode::UnknownStage)),
+        Some(pool) => PoolTarget(pool).send(Dispatched {
+            stage,
+            requests,
+            home: Arc::new(Upwards),
+            credit,
+        }),
+        None => requests
+            .into_iter()
+            .for_each(|request| request.fail(ErrorCode::UnknownStage)),
     }
     let result = pass_on(&mut messages, &mut answers, total).await;
     match result {
@@ -218,12 +229,24 @@ impl Respond for LinkReply {
         let mut spans = outcome.spans;
         if self.traced {
             let total = u32::try_from(self.received.elapsed().as_micros()).unwrap_or(u32::MAX);
-            let accounted = spans.iter().fold(0u32, |sum, span| sum.saturating_add(span.micros));
+            let accounted = spans
+                .iter()
+                .fold(0u32, |sum, span| sum.saturating_add(span.micros));
             let micros = total.saturating_sub(accounted);
-            spans.push(Span { kind: SpanKind::Agent, stage: self.stage, micros });
+            spans.push(Span {
+                kind: SpanKind::Agent,
+                stage: self.stage,
+                micros,
+            });
         }
         let payload = outcome.payload.to_bytes();
-        let answer = Answer { item: self.item, code: outcome.code, last: true, payload, spans };
+        let answer = Answer {
+            item: self.item,
+            code: outcome.code,
+            last: true,
+            payload,
+            spans,
+        };
         // The batch's task is gone if its upstream is.
         let _ = self.sender.send(Message::Answer(answer));
     }

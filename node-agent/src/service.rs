@@ -56,14 +56,20 @@ impl Service {
         let series = prometheus::Registry::new();
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let incarnation = Incarnation(now_millis()?);
-        let listener =
-            QuicListener::bind(options.listen, ListenerConfig::new(options.identity.clone(), incarnation))?;
+        let listener = QuicListener::bind(
+            options.listen,
+            ListenerConfig::new(options.identity.clone(), incarnation),
+        )?;
         let address = match options.advertise {
             Some(address) => address,
             None => listener.local_addr()?.to_string(),
         };
-        let node =
-            Registration { id: options.config.node.clone(), incarnation, address, labels: options.labels };
+        let node = Registration {
+            id: options.config.node.clone(),
+            incarnation,
+            address,
+            labels: options.labels,
+        };
         let connector = QuicConnector::new(&options.identity, Settings::default())?;
         let links = Links::new(Arc::new(connector), registry.clone());
         let control = ControlClient::new(ClientConfig::new(options.control_plane, Some(options.identity)))
@@ -77,7 +83,14 @@ impl Service {
             None => None,
         };
         let agent = Agent::build(options.config, registry, &series)?;
-        Ok(Self { agent, listener, links, control, node, admin })
+        Ok(Self {
+            agent,
+            listener,
+            links,
+            control,
+            node,
+            admin,
+        })
     }
 
     /// `host:port` under which the link is reached.
@@ -87,7 +100,14 @@ impl Service {
 
     /// Serves until `stop`, then drains: upstreams are told, what they have sent is finished, workers leave.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { agent, listener, links, control, node, admin } = self;
+        let Self {
+            agent,
+            listener,
+            links,
+            control,
+            node,
+            admin,
+        } = self;
         let tasks = TaskTracker::new();
         // The control plane is kept informed, and the admin endpoint open, until everything else has ended.
         let done = CancellationToken::new();
@@ -115,7 +135,10 @@ impl Service {
         done.cancel();
         tasks.close();
         tasks.wait().await;
-        lease.await.context("the heartbeat task failed")?.context("the lease was lost")
+        lease
+            .await
+            .context("the heartbeat task failed")?
+            .context("the lease was lost")
     }
 }
 
@@ -141,7 +164,10 @@ async fn serve(agent: &Agent, listener: &QuicListener, stop: &CancellationToken)
         });
     }
     links.close();
-    if tokio::time::timeout(agent.config().drain_timeout, links.wait()).await.is_err() {
+    if tokio::time::timeout(agent.config().drain_timeout, links.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!("batches were still out when the drain timeout ended");
     }
 }
@@ -158,6 +184,8 @@ async fn observe(agent: Agent, done: CancellationToken) {
 
 /// Milliseconds since 1970: larger at each start, as long as the clock is not set back by more than a restart takes.
 fn now_millis() -> anyhow::Result<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970")?;
     Ok(u64::try_from(now.as_millis())?)
 }

@@ -16,7 +16,10 @@ pub(crate) struct StatusBoard {
 
 impl StatusBoard {
     pub(crate) fn new() -> Self {
-        Self { workers: Arc::default(), changes: watch::Sender::new(Vec::new()) }
+        Self {
+            workers: Arc::default(),
+            changes: watch::Sender::new(Vec::new()),
+        }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Vec<WorkerStatus>> {

@@ -35,7 +35,10 @@ struct Stage {
 impl Granted {
     /// What one upstream of this kind may have outstanding, by stage.
     pub(crate) fn shares(&self, upstream: Upstream) -> BTreeMap<StageKey, Window> {
-        self.stages.iter().map(|(key, stage)| (*key, self.share(*stage, upstream))).collect()
+        self.stages
+            .iter()
+            .map(|(key, stage)| (*key, self.share(*stage, upstream)))
+            .collect()
     }
 
     fn share(&self, stage: Stage, upstream: Upstream) -> Window {
@@ -72,16 +75,21 @@ impl Windows {
 
     pub(crate) fn set(&self, key: StageKey, is_first: bool, window: Window) {
         let stage = Stage { window, is_first };
-        self.0.send_if_modified(|granted| granted.stages.insert(key, stage) != Some(stage));
+        self.0
+            .send_if_modified(|granted| granted.stages.insert(key, stage) != Some(stage));
     }
 
     pub(crate) fn remove(&self, key: StageKey) {
-        self.0.send_if_modified(|granted| granted.stages.remove(&key).is_some());
+        self.0
+            .send_if_modified(|granted| granted.stages.remove(&key).is_some());
     }
 
     pub(crate) fn enter(&self, upstream: Upstream) -> Present {
         self.count(upstream, 1);
-        Present { windows: self.clone(), upstream }
+        Present {
+            windows: self.clone(),
+            upstream,
+        }
     }
 
     fn count(&self, upstream: Upstream, by: isize) {
@@ -104,8 +112,14 @@ pub(crate) fn changes(
     old: &BTreeMap<StageKey, Window>,
     new: &BTreeMap<StageKey, Window>,
 ) -> Vec<(StageKey, Window)> {
-    let gone = old.keys().filter(|key| !new.contains_key(key)).map(|key| (*key, Window::default()));
-    let changed = new.iter().filter(|(key, window)| old.get(key) != Some(window)).map(|(key, window)| (*key, *window));
+    let gone = old
+        .keys()
+        .filter(|key| !new.contains_key(key))
+        .map(|key| (*key, Window::default()));
+    let changed = new
+        .iter()
+        .filter(|(key, window)| old.get(key) != Some(window))
+        .map(|(key, window)| (*key, *window));
     gone.chain(changed).collect()
 }
 
@@ -116,13 +130,19 @@ mod tests {
     use super::*;
 
     fn key(stage: u16) -> StageKey {
-        StageKey { revision: Revision(1), stage: StageIndex(stage) }
+        StageKey {
+            revision: Revision(1),
+            stage: StageIndex(stage),
+        }
     }
 
     #[test]
     fn gateways_share_first_stages_and_agents_the_later_ones() {
         let windows = Windows::new();
-        let window = Window { replicas: 2, limit: 4 };
+        let window = Window {
+            replicas: 2,
+            limit: 4,
+        };
         windows.set(key(0), true, window);
         windows.set(key(1), false, window);
         let _present = [
@@ -131,16 +151,32 @@ mod tests {
             windows.enter(Upstream::Agent),
         ];
         let granted = windows.subscribe().borrow().clone();
-        let half = Window { replicas: 1, limit: 2 };
-        assert_eq!(granted.shares(Upstream::Gateway), BTreeMap::from([(key(0), half), (key(1), Window::default())]));
-        assert_eq!(granted.shares(Upstream::Agent), BTreeMap::from([(key(0), Window::default()), (key(1), half)]));
+        let half = Window {
+            replicas: 1,
+            limit: 2,
+        };
+        assert_eq!(
+            granted.shares(Upstream::Gateway),
+            BTreeMap::from([(key(0), half), (key(1), Window::default())])
+        );
+        assert_eq!(
+            granted.shares(Upstream::Agent),
+            BTreeMap::from([(key(0), Window::default()), (key(1), half)])
+        );
         assert_eq!(granted.shares(Upstream::Local)[&key(1)], half);
     }
 
     #[test]
     fn an_upstream_that_leaves_is_not_counted() {
         let windows = Windows::new();
-        windows.set(key(0), true, Window { replicas: 1, limit: 4 });
+        windows.set(
+            key(0),
+            true,
+            Window {
+                replicas: 1,
+                limit: 4,
+            },
+        );
         let first = windows.enter(Upstream::Gateway);
         let second = windows.enter(Upstream::Gateway);
         drop(first);
@@ -156,7 +192,11 @@ mod tests {
         let new = BTreeMap::from([(key(1), window(4)), (key(2), window(2))]);
         assert_eq!(
             changes(&old, &new),
-            [(key(0), Window::default()), (key(1), window(4)), (key(2), window(2))]
+            [
+                (key(0), Window::default()),
+                (key(1), window(4)),
+                (key(2), window(2))
+            ]
         );
         assert_eq!(changes(&new, &new), []);
     }

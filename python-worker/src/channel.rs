@@ -31,7 +31,15 @@ impl Channel {
     fn attach() -> PyResult<(Self, String)> {
         let (inner, spec) = WorkerChannel::attach_stdin().map_err(runtime_error)?;
         let watchdog = Watchdog::start(forward_limit(&spec)?)?;
-        Ok((Self { inner, watchdog, epoch: Instant::now(), taken: AtomicU64::new(0) }, spec))
+        Ok((
+            Self {
+                inner,
+                watchdog,
+                epoch: Instant::now(),
+                taken: AtomicU64::new(0),
+            },
+            spec,
+        ))
     }
 
     /// Says that the worker takes batches from now on.
@@ -71,11 +79,16 @@ impl Channel {
     ) -> PyResult<()> {
         if codes.len() != payloads.len() {
             let (codes, payloads) = (codes.len(), payloads.len());
-            return Err(PyValueError::new_err(format!("{codes} codes for {payloads} payloads")));
+            return Err(PyValueError::new_err(format!(
+                "{codes} codes for {payloads} payloads"
+            )));
         }
         let sources = payloads.iter().map(Source::new).collect::<PyResult<Vec<_>>>()?;
         // The one copy into shared memory is made from the objects' own memory.
-        let fills: Vec<_> = sources.iter().map(|source| move |target: &mut [u8]| source.copy_to(py, target)).collect();
+        let fills: Vec<_> = sources
+            .iter()
+            .map(|source| move |target: &mut [u8]| source.copy_to(py, target))
+            .collect();
         let answers: Vec<_> = (0u32..)
             .zip(&codes)
             .zip(&sources)
@@ -86,7 +99,10 @@ impl Channel {
                 last: true,
                 payload: match source {
                     Source::Bytes(bytes) => Payload::Bytes(bytes.as_bytes()),
-                    Source::Buffer(buffer) => Payload::Fill { len: buffer.len_bytes(), fill },
+                    Source::Buffer(buffer) => Payload::Fill {
+                        len: buffer.len_bytes(),
+                        fill,
+                    },
                 },
             })
             .collect();
@@ -156,9 +172,11 @@ fn to_python<'py>(py: Python<'py>, batch: &Batch) -> PyResult<PyBatch<'py>> {
 
 /// The stage's `timeout`, in the specification the node agent sends.
 fn forward_limit(spec: &str) -> PyResult<Duration> {
-    let spec: serde_json::Value = serde_json::from_str(spec).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let spec: serde_json::Value =
+        serde_json::from_str(spec).map_err(|error| PyValueError::new_err(error.to_string()))?;
     let millis = spec["stage"]["timeout"].as_u64();
-    let millis = millis.ok_or_else(|| PyValueError::new_err("the worker's specification has no stage.timeout"))?;
+    let millis =
+        millis.ok_or_else(|| PyValueError::new_err("the worker's specification has no stage.timeout"))?;
     Ok(Duration::from_millis(millis.max(1)))
 }
 

@@ -39,7 +39,8 @@ struct GatewayOptions {
 
 /// Runs the server until a signal; the process's exit code.
 pub(crate) fn serve(config: &str) -> anyhow::Result<i32> {
-    let config: ServeConfig = serde_json::from_str(config).context("the server's configuration is not valid")?;
+    let config: ServeConfig =
+        serde_json::from_str(config).context("the server's configuration is not valid")?;
     config.spec.validate()?;
     init_logging(&config.gateway.log_level, LogFormat::Json);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -114,7 +115,10 @@ async fn all_ready(mut workers: watch::Receiver<Vec<WorkerStatus>>, stages: usiz
     loop {
         {
             let now = workers.borrow_and_update();
-            if let Some(failed) = now.iter().find(|worker| worker.failed_starts >= MAX_FAILED_STARTS) {
+            if let Some(failed) = now
+                .iter()
+                .find(|worker| worker.failed_starts >= MAX_FAILED_STARTS)
+            {
                 let error = failed.last_error.as_deref().unwrap_or("no reason known");
                 anyhow::bail!("stage {} cannot start: {error}", failed.stage.stage.0 + 1);
             }
@@ -159,7 +163,15 @@ fn static_topology(spec: PipelineSpec, node: NodeId) -> Topology {
         health: NodeHealth::Up,
         labels: Default::default(),
     };
-    let deployment =
-        Deployment { revision: Revision(1), spec: Arc::new(spec), phase: Phase::Serving, placements };
-    Topology { version: 1, nodes: vec![here], deployments: vec![deployment] }
+    let deployment = Deployment {
+        revision: Revision(1),
+        spec: Arc::new(spec),
+        phase: Phase::Serving,
+        placements,
+    };
+    Topology {
+        version: 1,
+        nodes: vec![here],
+        deployments: vec![deployment],
+    }
 }

@@ -21,9 +21,14 @@ impl Watchdog {
     ///
     /// On an overrun the process gets SIGALRM, once. The kernel gives a process's signals to its main thread, where `forward` runs.
     pub(crate) fn start(limit: Duration) -> std::io::Result<Self> {
-        let watchdog = Self { epoch: Instant::now(), started: Arc::new(AtomicU64::new(IDLE)) };
+        let watchdog = Self {
+            epoch: Instant::now(),
+            started: Arc::new(AtomicU64::new(IDLE)),
+        };
         let (epoch, started) = (watchdog.epoch, watchdog.started.clone());
-        std::thread::Builder::new().name("mosec-watchdog".into()).spawn(move || watch(epoch, &started, limit))?;
+        std::thread::Builder::new()
+            .name("mosec-watchdog".into())
+            .spawn(move || watch(epoch, &started, limit))?;
         Ok(watchdog)
     }
 

@@ -28,7 +28,13 @@ async fn no_request_fails_while_workers_and_an_agent_are_killed() -> anyhow::Res
     let mut cluster = Cluster::start(Options::default()).await?;
     cluster.deploy(&manifest()).await?;
     cluster.routed(0, "/pair").await?;
-    let load = Load { client: cluster.client(0), path: "/pair".into(), concurrency: 64, requests: 200_000 }.start();
+    let load = Load {
+        client: cluster.client(0),
+        path: "/pair".into(),
+        concurrency: 64,
+        requests: 200_000,
+    }
+    .start();
 
     for round in 0..KILLS {
         tokio::time::sleep(KILL_EVERY).await;
@@ -45,7 +51,9 @@ async fn no_request_fails_while_workers_and_an_agent_are_killed() -> anyhow::Res
     }
     let restarted = cluster
         .until("workers have been restarted", Duration::from_secs(20), |status| {
-            let workers = ["first", "second"].map(|stage| status.workers("pair", stage)).concat();
+            let workers = ["first", "second"]
+                .map(|stage| status.workers("pair", stage))
+                .concat();
             workers.len() == 8
                 && workers.iter().all(|worker| worker.state == "ready")
                 && workers.iter().any(|worker| worker.restarts > 0)
@@ -54,7 +62,11 @@ async fn no_request_fails_while_workers_and_an_agent_are_killed() -> anyhow::Res
     assert!(restarted.nodes_up() == 2, "{restarted:?}");
     load.stop();
     let report = load.finish().await;
-    assert_eq!(report.wrong_count, 0, "{} answered; {:#?}", report.answered, report.wrong);
+    assert_eq!(
+        report.wrong_count, 0,
+        "{} answered; {:#?}",
+        report.answered, report.wrong
+    );
     assert_eq!(report.answered, report.latencies.len() as u64);
     eprintln!(
         "{} requests, p50 {:?}, p99 {:?}, longest {:?}",
@@ -78,14 +90,23 @@ async fn kill_agent(cluster: &mut Cluster) -> anyhow::Result<()> {
         (!workers.iter().any(|&worker| process_exists(worker))).then_some(())
     })
     .await?;
-    eprintln!("{} workers ended {:?} after their agent", workers.len(), killed.elapsed());
+    eprintln!(
+        "{} workers ended {:?} after their agent",
+        workers.len(),
+        killed.elapsed()
+    );
     assert_eq!(shared_memory_of(pid), [""; 0], "nothing is left in /dev/shm");
     cluster.start_agent("b")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_kills_workers_is_refused_and_its_neighbours_are_not() -> anyhow::Result<()> {
-    let cluster = Cluster::start(Options { control: 1, agents: vec!["a"], ..Options::default() }).await?;
+    let cluster = Cluster::start(Options {
+        control: 1,
+        agents: vec!["a"],
+        ..Options::default()
+    })
+    .await?;
     let manifest = format!(
         "pipeline: poison
 source: {}

@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
-use mosec_tests::{Client, Daemon, Load, descendants, eventually, process_exists, python, services, shared_memory_of};
+use mosec_tests::{
+    Client, Daemon, Load, descendants, eventually, process_exists, python, services, shared_memory_of,
+};
 use rustix::process::Signal;
 
 async fn serve(dir: &std::path::Path) -> anyhow::Result<(Daemon, Client)> {
     let script = services().join("pair.py").to_string_lossy().into_owned();
-    let args = [script, "--address=127.0.0.1".into(), "--port=0".into(), "--timeout=10000".into()];
+    let args = [
+        script,
+        "--address=127.0.0.1".into(),
+        "--port=0".into(),
+        "--timeout=10000".into(),
+    ];
     let daemon = Daemon::start("server", dir, &python(), &args)?;
     let address = daemon.logged("http service is running", "address").await?;
     let client = Client::new(&address);
@@ -18,9 +25,20 @@ async fn serve(dir: &std::path::Path) -> anyhow::Result<(Daemon, Client)> {
 async fn serves_finishes_what_it_has_and_leaves_nothing() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let (mut server, client) = serve(dir.path()).await?;
-    let load = Load { client: client.clone(), path: "/inference".into(), concurrency: 32, requests: 1000 }.start();
+    let load = Load {
+        client: client.clone(),
+        path: "/inference".into(),
+        concurrency: 32,
+        requests: 1000,
+    }
+    .start();
     let report = load.finish().await;
-    assert_eq!((report.answered, report.wrong_count), (1000, 0), "{:#?}", report.wrong);
+    assert_eq!(
+        (report.answered, report.wrong_count),
+        (1000, 0),
+        "{:#?}",
+        report.wrong
+    );
 
     let workers = descendants(server.pid());
     assert_eq!(workers.len(), 4);
@@ -36,8 +54,16 @@ async fn serves_finishes_what_it_has_and_leaves_nothing() -> anyhow::Result<()> 
     server.signal(Signal::TERM)?;
     let answer = in_flight.await??;
     assert_eq!((answer.status, answer.json()?["id"].as_u64()), (200, Some(7)));
-    assert_eq!(server.ended(Duration::from_secs(10)).await?, Some(0), "{}", server.log());
-    assert!(!workers.iter().any(|&worker| process_exists(worker)), "no worker is left");
+    assert_eq!(
+        server.ended(Duration::from_secs(10)).await?,
+        Some(0),
+        "{}",
+        server.log()
+    );
+    assert!(
+        !workers.iter().any(|&worker| process_exists(worker)),
+        "no worker is left"
+    );
     Ok(())
 }
 
@@ -45,15 +71,25 @@ async fn serves_finishes_what_it_has_and_leaves_nothing() -> anyhow::Result<()> 
 async fn a_killed_worker_costs_nothing_and_a_killed_server_leaves_nothing() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let (mut server, client) = serve(dir.path()).await?;
-    let load = Load { client, path: "/inference".into(), concurrency: 16, requests: 100_000 }.start();
+    let load = Load {
+        client,
+        path: "/inference".into(),
+        concurrency: 16,
+        requests: 100_000,
+    }
+    .start();
     for _ in 0..4 {
         let before = load.sent();
         let victim = descendants(server.pid()).pop().expect("there are workers");
         mosec_tests::kill(victim)?;
-        eventually("the worker is replaced and the load goes on", Duration::from_secs(10), || async {
-            let workers = descendants(server.pid());
-            (workers.len() == 4 && !workers.contains(&victim) && load.sent() > before + 200).then_some(())
-        })
+        eventually(
+            "the worker is replaced and the load goes on",
+            Duration::from_secs(10),
+            || async {
+                let workers = descendants(server.pid());
+                (workers.len() == 4 && !workers.contains(&victim) && load.sent() > before + 200).then_some(())
+            },
+        )
         .await?;
     }
     load.stop();
@@ -75,7 +111,16 @@ async fn a_worker_that_cannot_start_ends_the_server_with_its_traceback() -> anyh
     let dir = tempfile::tempdir()?;
     let script = services().join("fails.py").to_string_lossy().into_owned();
     let mut server = Daemon::start("server", dir.path(), &python(), &[script, "--port=0".into()])?;
-    assert_eq!(server.ended(Duration::from_secs(20)).await?, Some(1), "{}", server.log());
-    assert!(server.log().contains("RuntimeError: no model here"), "{}", server.log());
+    assert_eq!(
+        server.ended(Duration::from_secs(20)).await?,
+        Some(1),
+        "{}",
+        server.log()
+    );
+    assert!(
+        server.log().contains("RuntimeError: no model here"),
+        "{}",
+        server.log()
+    );
     Ok(())
 }

@@ -39,35 +39,75 @@ async fn every_request_gets_its_own_answer_while_the_leader_is_killed() -> anyho
     cluster.routed(0, "/pair").await?;
     let client = cluster.client(0);
 
-    let trace = client.send(hyper::Method::POST, "/pair", &[("mosec-trace", "1")], "{\"id\": 1}".into()).await?;
+    let trace = client
+        .send(
+            hyper::Method::POST,
+            "/pair",
+            &[("mosec-trace", "1")],
+            "{\"id\": 1}".into(),
+        )
+        .await?;
     let timing = trace.headers["server-timing"].to_str()?.to_owned();
-    for part in ["gateway", "queue-1", "link-1", "agent-1", "shm-1", "worker-1", "queue-2", "link-2", "worker-2"] {
+    for part in [
+        "gateway", "queue-1", "link-1", "agent-1", "shm-1", "worker-1", "queue-2", "link-2", "worker-2",
+    ] {
         anyhow::ensure!(timing.contains(part), "{part} is missing in {timing}");
     }
 
-    let load = Load { client: client.clone(), path: "/pair".into(), concurrency: 64, requests: REQUESTS }.start();
-    eventually("half of the requests are sent", Duration::from_secs(60), || async {
-        (load.sent() >= REQUESTS / 2).then_some(())
-    })
+    let load = Load {
+        client: client.clone(),
+        path: "/pair".into(),
+        concurrency: 64,
+        requests: REQUESTS,
+    }
+    .start();
+    eventually(
+        "half of the requests are sent",
+        Duration::from_secs(60),
+        || async { (load.sent() >= REQUESTS / 2).then_some(()) },
+    )
     .await?;
     let leader = cluster.leader()?;
-    cluster.control.get_mut(&leader).expect("the leader is one of the nodes").kill()?;
+    cluster
+        .control
+        .get_mut(&leader)
+        .expect("the leader is one of the nodes")
+        .kill()?;
     let report = load.finish().await;
-    assert_eq!((report.answered, report.wrong_count), (REQUESTS, 0), "{:#?}", report.wrong);
+    assert_eq!(
+        (report.answered, report.wrong_count),
+        (REQUESTS, 0),
+        "{:#?}",
+        report.wrong
+    );
 
     // A new leader knows the workers from the agents' next heartbeats.
     let pids = |status: &Status, stage| {
-        status.workers("pair", stage).iter().filter_map(|worker| worker.pid).collect::<BTreeSet<_>>()
+        status
+            .workers("pair", stage)
+            .iter()
+            .filter_map(|worker| worker.pid)
+            .collect::<BTreeSet<_>>()
     };
     let status = cluster
-        .until("another node leads and knows the workers", Duration::from_secs(10), |status| {
-            let known = pids(status, "first").len() == 2 && pids(status, "second").len() == 2;
-            known && status.leader().is_some_and(|now| now != leader)
-        })
+        .until(
+            "another node leads and knows the workers",
+            Duration::from_secs(10),
+            |status| {
+                let known = pids(status, "first").len() == 2 && pids(status, "second").len() == 2;
+                known && status.leader().is_some_and(|now| now != leader)
+            },
+        )
         .await?;
     let on = |agent| BTreeSet::from_iter(descendants(cluster.agents[agent].pid()));
-    assert!(pids(&status, "first").is_subset(&on("a")), "the first stage is on agent a");
-    assert!(pids(&status, "second").is_subset(&on("b")), "the second stage is on agent b");
+    assert!(
+        pids(&status, "first").is_subset(&on("a")),
+        "the first stage is on agent a"
+    );
+    assert!(
+        pids(&status, "second").is_subset(&on("b")),
+        "the second stage is on agent b"
+    );
     cluster.end();
     Ok(())
 }

@@ -31,7 +31,10 @@ impl Client {
     /// `address`: host:port of a gateway.
     pub fn new(address: &str) -> Self {
         let inner = legacy::Client::builder(TokioExecutor::new()).build_http();
-        Self { inner, base: format!("http://{address}") }
+        Self {
+            inner,
+            base: format!("http://{address}"),
+        }
     }
 
     pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> anyhow::Result<Answer> {
@@ -49,7 +52,9 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> anyhow::Result<Answer> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -58,9 +63,15 @@ impl Client {
             let response = self.inner.request(request).await?;
             let (parts, body) = response.into_parts();
             let body = body.collect().await?.to_bytes();
-            anyhow::Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+            anyhow::Ok(Answer {
+                status: parts.status.as_u16(),
+                headers: parts.headers,
+                body,
+            })
         };
-        tokio::time::timeout(LIMIT, exchange).await.context("no answer within the limit")?
+        tokio::time::timeout(LIMIT, exchange)
+            .await
+            .context("no answer within the limit")?
     }
 }
 

@@ -22,7 +22,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { control: 3, gateways: 1, agents: vec!["a", "b"] }
+        Self {
+            control: 3,
+            gateways: 1,
+            agents: vec!["a", "b"],
+        }
     }
 }
 
@@ -41,7 +45,9 @@ impl Cluster {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let mut dir = tempfile::Builder::new().prefix("mosec-cluster-").tempdir()?;
         dir.disable_cleanup(true);
-        let peers = (1..=options.control as u64).zip(free_ports(options.control)?).collect();
+        let peers = (1..=options.control as u64)
+            .zip(free_ports(options.control)?)
+            .collect();
         let mut cluster = Self {
             control: BTreeMap::new(),
             gateways: Vec::new(),
@@ -65,7 +71,9 @@ impl Cluster {
         }
         let agents = cluster.agents.len();
         cluster
-            .until("all agents are up", Duration::from_secs(30), |status| status.nodes_up() == agents)
+            .until("all agents are up", Duration::from_secs(30), |status| {
+                status.nodes_up() == agents
+            })
             .await?;
         Ok(cluster)
     }
@@ -77,7 +85,11 @@ impl Cluster {
 
     pub fn start_control(&mut self, id: u64) -> anyhow::Result<()> {
         let name = format!("control-{id}");
-        let peers: Vec<_> = self.peers.iter().map(|(id, address)| format!("{id}={address}")).collect();
+        let peers: Vec<_> = self
+            .peers
+            .iter()
+            .map(|(id, address)| format!("{id}={address}"))
+            .collect();
         let args = [
             "--cluster-id=test".into(),
             format!("--node-id={id}"),
@@ -86,7 +98,8 @@ impl Cluster {
             format!("--data-dir={}", self.file(&format!("data-{id}"))),
             format!("--identity={}", self.file(&name)),
         ];
-        self.control.insert(id, self.daemon(&name, "mosec-control-plane", &args)?);
+        self.control
+            .insert(id, self.daemon(&name, "mosec-control-plane", &args)?);
         Ok(())
     }
 
@@ -98,7 +111,8 @@ impl Cluster {
             format!("--python={}", python().display()),
             format!("--label=zone={name}"),
         ];
-        self.agents.insert(name, self.daemon(name, "mosec-node-agent", &args)?);
+        self.agents
+            .insert(name, self.daemon(name, "mosec-node-agent", &args)?);
         Ok(())
     }
 
@@ -112,7 +126,8 @@ impl Cluster {
             format!("--identity={}", self.file(&name)),
         ];
         let daemon = self.daemon(&name, "mosec-gateway", &args)?;
-        self.addresses.push(daemon.logged("http service is running", "address").await?);
+        self.addresses
+            .push(daemon.logged("http service is running", "address").await?);
         self.gateways.push(daemon);
         Ok(())
     }
@@ -142,7 +157,12 @@ impl Cluster {
         let client = self.client(gateway);
         eventually("the gateway knows the route", Duration::from_secs(10), || async {
             // No body: answered by the gateway itself once it knows the path.
-            client.post(path, "").await.ok().filter(|answer| answer.status == 200).map(drop)
+            client
+                .post(path, "")
+                .await
+                .ok()
+                .filter(|answer| answer.status == 200)
+                .map(drop)
         })
         .await
     }
@@ -160,7 +180,9 @@ impl Cluster {
         limit: Duration,
         wanted: impl Fn(&Status) -> bool,
     ) -> anyhow::Result<Status> {
-        let found = eventually(what, limit, || async { self.status().ok().filter(|status| wanted(status)) });
+        let found = eventually(what, limit, || async {
+            self.status().ok().filter(|status| wanted(status))
+        });
         match found.await {
             Ok(status) => Ok(status),
             Err(error) => Err(error.context(format!("status: {:?}", self.status()))),
@@ -171,7 +193,9 @@ impl Cluster {
     pub fn kill_worker(&self, pipeline: &str, stage: &str) -> anyhow::Result<u32> {
         let workers = self.status()?.workers(pipeline, stage);
         let ready = workers.iter().find(|worker| worker.state == "ready");
-        let pid = ready.and_then(|worker| worker.pid).with_context(|| format!("no worker of {stage} is ready"))?;
+        let pid = ready
+            .and_then(|worker| worker.pid)
+            .with_context(|| format!("no worker of {stage} is ready"))?;
         kill(pid)?;
         Ok(pid)
     }
@@ -192,16 +216,35 @@ impl Cluster {
 
     fn issue(&self, role: &str, name: &str) -> anyhow::Result<()> {
         // Names of daemons are unique; the operator's folder says its role too.
-        let out = if role == "operator" { format!("operator-{name}") } else { name.to_owned() };
+        let out = if role == "operator" {
+            format!("operator-{name}")
+        } else {
+            name.to_owned()
+        };
         self.run(
             "mosectl",
-            &["ca", "issue", "--dir", &self.file("ca"), "--role", role, "--name", name, "--out", &self.file(&out)],
+            &[
+                "ca",
+                "issue",
+                "--dir",
+                &self.file("ca"),
+                "--role",
+                role,
+                "--name",
+                name,
+                "--out",
+                &self.file(&out),
+            ],
         )
     }
 
     fn run(&self, program: &str, args: &[&str]) -> anyhow::Result<()> {
         let output = Command::new(binary(program)).args(args).output()?;
-        anyhow::ensure!(output.status.success(), "{program} {args:?} failed:\n{}", text(&output));
+        anyhow::ensure!(
+            output.status.success(),
+            "{program} {args:?} failed:\n{}",
+            text(&output)
+        );
         Ok(())
     }
 
@@ -232,6 +275,11 @@ fn text(output: &Output) -> String {
 
 /// Addresses whose ports are free now. Peers have to know each other's before they start.
 fn free_ports(count: usize) -> anyhow::Result<Vec<String>> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect()
+    let listeners: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    listeners
+        .iter()
+        .map(|listener| Ok(listener.local_addr()?.to_string()))
+        .collect()
 }

@@ -35,20 +35,31 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
 }
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository's root exists")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .expect("the repository's root exists")
 }
 
 /// A built program of this workspace.
 pub fn binary(name: &str) -> PathBuf {
     let path = root().join("target/debug").join(name);
-    assert!(path.exists(), "{} is not built: run `make test-cluster`", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run `make test-cluster`",
+        path.display()
+    );
     path
 }
 
 /// The interpreter that has the wheel installed.
 pub fn python() -> PathBuf {
     let path = root().join(".venv/bin/python");
-    assert!(path.exists(), "{} is not there: run `make test-cluster`", path.display());
+    assert!(
+        path.exists(),
+        "{} is not there: run `make test-cluster`",
+        path.display()
+    );
     path
 }
 

@@ -97,7 +97,10 @@ async fn send_all(load: Load, sent: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Re
             break;
         }
         let started = Instant::now();
-        let answer = load.client.post(&load.path, format!("{{\"id\": {number}}}")).await;
+        let answer = load
+            .client
+            .post(&load.path, format!("{{\"id\": {number}}}"))
+            .await;
         report.latencies.push(started.elapsed());
         match check(number, answer) {
             Ok(()) => report.answered += 1,
@@ -112,7 +115,9 @@ async fn send_all(load: Load, sent: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Re
 
 fn check(number: u64, answer: anyhow::Result<Answer>) -> Result<(), String> {
     let answer = answer.map_err(|error| format!("request {number}: {error:#}"))?;
-    let json = answer.json().map_err(|error| format!("request {number}: {error:#}"))?;
+    let json = answer
+        .json()
+        .map_err(|error| format!("request {number}: {error:#}"))?;
     if answer.status == 200 && json["id"] == number {
         return Ok(());
     }

@@ -29,7 +29,11 @@ impl Daemon {
             .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -71,7 +75,9 @@ impl Daemon {
                 (fields["message"] == message).then(|| fields[field].as_str().map(str::to_owned))?
             })
         });
-        found.await.with_context(|| format!("log of {}:\n{}", self.name, self.log()))
+        found
+            .await
+            .with_context(|| format!("log of {}:\n{}", self.name, self.log()))
     }
 }
 
@@ -94,7 +100,8 @@ pub fn kill(pid: u32) -> anyhow::Result<()> {
 /// Whether a process is there and not just waiting to be reaped.
 pub fn process_exists(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// All processes that `pid` has started, directly or not.
@@ -104,7 +111,11 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     while let Some(parent) = open.pop() {
         for thread in threads(parent) {
             let children = fs::read_to_string(thread.join("children")).unwrap_or_default();
-            open.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+            open.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|child| child.parse::<u32>().ok()),
+            );
         }
         found.push(parent);
     }
@@ -120,7 +131,13 @@ fn threads(pid: u32) -> Vec<PathBuf> {
 
 /// Names in /dev/shm that a process has made.
 pub fn shared_memory_of(pid: u32) -> Vec<String> {
-    let entries = fs::read_dir("/dev/shm").map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
-    let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with(&format!("mosec-{pid}-"))).collect()
+    let entries = fs::read_dir("/dev/shm")
+        .map(|entries| entries.flatten().collect::<Vec<_>>())
+        .unwrap_or_default();
+    let names = entries
+        .iter()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| name.starts_with(&format!("mosec-{pid}-")))
+        .collect()
 }

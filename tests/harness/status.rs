@@ -31,14 +31,20 @@ impl Status {
 
     /// Names and health of the agents.
     pub fn nodes(&self) -> Vec<(String, String)> {
-        rows(&self.0["nodes"]).map(|node| (text(&node["name"]), text(&node["health"]))).collect()
+        rows(&self.0["nodes"])
+            .map(|node| (text(&node["name"]), text(&node["health"])))
+            .collect()
     }
 
     /// The replicas of one stage of the revision that serves.
     pub fn workers(&self, pipeline: &str, stage: &str) -> Vec<Worker> {
-        let serving = rows(&self.0["pipelines"]).filter(|row| row["name"] == pipeline && row["phase"] == "serving");
+        let serving =
+            rows(&self.0["pipelines"]).filter(|row| row["name"] == pipeline && row["phase"] == "serving");
         let replicas = serving.flat_map(|revision| rows(&revision["replicas"]));
-        replicas.filter(|replica| replica["stage"] == stage).map(worker).collect()
+        replicas
+            .filter(|replica| replica["stage"] == stage)
+            .map(worker)
+            .collect()
     }
 }
 

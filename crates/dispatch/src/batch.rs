@@ -31,7 +31,12 @@ pub fn fitting(sizes: impl IntoIterator<Item = usize>, limits: Limits) -> usize 
         bytes = bytes.saturating_add(size);
         index == 0 || bytes <= limits.max_bytes
     };
-    sizes.into_iter().take(limits.max_requests).enumerate().take_while(fits).count()
+    sizes
+        .into_iter()
+        .take(limits.max_requests)
+        .enumerate()
+        .take_while(fits)
+        .count()
 }
 
 /// The best credit in hand.
@@ -66,7 +71,9 @@ pub enum Decision {
 /// A full batch takes any credit. One that is not full leaves only for an idle replica: where it would wait behind
 /// another batch, it had better wait here, where it still grows.
 pub fn decide(queue: QueueView, limits: Limits, supply: Supply, now: Instant) -> Decision {
-    let Some(oldest) = queue.oldest_arrival else { return Decision::Idle };
+    let Some(oldest) = queue.oldest_arrival else {
+        return Decision::Idle;
+    };
     if supply == Supply::None {
         return Decision::Idle;
     }
@@ -92,8 +99,15 @@ mod tests {
     fn the_table() {
         let start = Instant::now();
         let ms = |n| start + Duration::from_millis(n);
-        let limits = Limits { max_requests: 4, max_bytes: 100, max_wait: WAIT };
-        let queue = |requests, oldest| QueueView { requests, oldest_arrival: oldest };
+        let limits = Limits {
+            max_requests: 4,
+            max_bytes: 100,
+            max_wait: WAIT,
+        };
+        let queue = |requests, oldest| QueueView {
+            requests,
+            oldest_arrival: oldest,
+        };
         let empty = queue(0, None);
         let some = queue(3, Some(ms(5)));
         let full = queue(4, Some(ms(5)));
@@ -103,20 +117,33 @@ mod tests {
             (full, Supply::None, 50, Decision::Idle),
             (full, Supply::Prefetch, 6, Decision::Close(CloseReason::Full)),
             (full, Supply::Idle, 6, Decision::Close(CloseReason::Full)),
-            (queue(9, Some(ms(5))), Supply::Prefetch, 6, Decision::Close(CloseReason::Full)),
+            (
+                queue(9, Some(ms(5))),
+                Supply::Prefetch,
+                6,
+                Decision::Close(CloseReason::Full),
+            ),
             (some, Supply::Prefetch, 50, Decision::Idle),
             (some, Supply::Idle, 6, Decision::WaitUntil(ms(15))),
             (some, Supply::Idle, 15, Decision::Close(CloseReason::Waited)),
             (some, Supply::Idle, 16, Decision::Close(CloseReason::Waited)),
         ];
         for (queue, supply, at, expected) in cases {
-            assert_eq!(decide(queue, limits, supply, ms(at)), expected, "{queue:?} {supply:?} at {at}");
+            assert_eq!(
+                decide(queue, limits, supply, ms(at)),
+                expected,
+                "{queue:?} {supply:?} at {at}"
+            );
         }
     }
 
     #[test]
     fn a_batch_is_bounded_by_requests_and_bytes() {
-        let limits = Limits { max_requests: 3, max_bytes: 100, max_wait: WAIT };
+        let limits = Limits {
+            max_requests: 3,
+            max_bytes: 100,
+            max_wait: WAIT,
+        };
         for (sizes, expected) in [
             (&[][..], 0),
             (&[1, 1], 2),
@@ -133,8 +160,18 @@ mod tests {
     #[test]
     fn a_batch_of_one_never_waits() {
         let now = Instant::now();
-        let limits = Limits { max_requests: 1, max_bytes: 100, max_wait: WAIT };
-        let queue = QueueView { requests: 1, oldest_arrival: Some(now) };
-        assert_eq!(decide(queue, limits, Supply::Prefetch, now), Decision::Close(CloseReason::Full));
+        let limits = Limits {
+            max_requests: 1,
+            max_bytes: 100,
+            max_wait: WAIT,
+        };
+        let queue = QueueView {
+            requests: 1,
+            oldest_arrival: Some(now),
+        };
+        assert_eq!(
+            decide(queue, limits, Supply::Prefetch, now),
+            Decision::Close(CloseReason::Full)
+        );
     }
 }

@@ -30,7 +30,10 @@ pub fn depth(batch_time: Option<Duration>) -> u32 {
 /// has at least one credit. The node queues what that rounding lets through.
 pub fn share(window: Window, upstreams: usize) -> Window {
     let upstreams = u32::try_from(upstreams.max(1)).unwrap_or(u32::MAX);
-    Window { replicas: window.replicas.div_ceil(upstreams), limit: window.limit.div_ceil(upstreams) }
+    Window {
+        replicas: window.replicas.div_ceil(upstreams),
+        limit: window.limit.div_ceil(upstreams),
+    }
 }
 
 /// Running mean of a replica's batch time, weighted to the newest eight or so.
@@ -56,8 +59,22 @@ mod tests {
 
     #[test]
     fn depth_table() {
-        for (micros, expected) in [(0, 16), (1, 16), (10, 16), (30, 16), (100, 8), (150, 4), (399, 2), (2_000, 2), (9_000_000, 2)] {
-            assert_eq!(depth(Some(Duration::from_micros(micros))), expected, "{micros} us");
+        for (micros, expected) in [
+            (0, 16),
+            (1, 16),
+            (10, 16),
+            (30, 16),
+            (100, 8),
+            (150, 4),
+            (399, 2),
+            (2_000, 2),
+            (9_000_000, 2),
+        ] {
+            assert_eq!(
+                depth(Some(Duration::from_micros(micros))),
+                expected,
+                "{micros} us"
+            );
         }
         assert_eq!(depth(None), 2);
     }

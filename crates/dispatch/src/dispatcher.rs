@@ -56,7 +56,10 @@ impl StageConfig {
                 max_wait: stage.max_wait,
             },
             capacity: spec.capacity as usize,
-            rules: Rules { delivery: stage.delivery, attempts: stage.attempts },
+            rules: Rules {
+                delivery: stage.delivery,
+                attempts: stage.attempts,
+            },
             grace,
         })
     }
@@ -146,7 +149,11 @@ impl Slot {
     fn load(&self, now: Instant) -> Load {
         let resting = self.rest_until.is_some_and(|until| now < until);
         let limit = if resting { 0 } else { self.window.limit };
-        Load { replicas: self.window.replicas, limit, outstanding: self.outstanding }
+        Load {
+            replicas: self.window.replicas,
+            limit,
+            outstanding: self.outstanding,
+        }
     }
 }
 
@@ -200,7 +207,11 @@ impl Dispatcher {
     /// Forgets a target. What is outstanding there is its own to give back.
     pub fn remove_target(&self, id: &TargetId) {
         self.0.update(|state, now| {
-            if state.targets.iter().any(|slot| &slot.id == id && slot.window.replicas > 0) {
+            if state
+                .targets
+                .iter()
+                .any(|slot| &slot.id == id && slot.window.replicas > 0)
+            {
                 state.last_ready = Some(now);
             }
             state.targets.retain(|slot| &slot.id != id);
@@ -209,7 +220,10 @@ impl Dispatcher {
 
     /// Whether a replica is ready now, or was a moment ago.
     pub fn has_replica(&self) -> bool {
-        self.0.state.lock().has_replica(self.0.config.grace, Instant::now())
+        self.0
+            .state
+            .lock()
+            .has_replica(self.0.config.grace, Instant::now())
     }
 
     /// Requests queued here.
@@ -220,7 +234,13 @@ impl Dispatcher {
 
     /// Batches sent and not yet done.
     pub fn outstanding(&self) -> u32 {
-        self.0.state.lock().targets.iter().map(|slot| slot.outstanding).sum()
+        self.0
+            .state
+            .lock()
+            .targets
+            .iter()
+            .map(|slot| slot.outstanding)
+            .sum()
     }
 
     /// Fails everything queued with `code`; every later request is refused with `Draining`.
@@ -281,7 +301,10 @@ impl Inner {
 
     fn set_target(&self, id: &TargetId, target: &Arc<dyn Target>, window: Window) {
         self.update(|state, now| {
-            let was_ready = state.targets.iter().any(|slot| &slot.id == id && slot.window.replicas > 0);
+            let was_ready = state
+                .targets
+                .iter()
+                .any(|slot| &slot.id == id && slot.window.replicas > 0);
             if was_ready || window.replicas > 0 {
                 state.last_ready = Some(now);
             }
@@ -338,17 +361,35 @@ impl Inner {
                 continue;
             }
             let mut rng = rand::rng();
-            let Some(index) = pick::pick(&loads, [rng.random(), rng.random()]) else { break };
+            let Some(index) = pick::pick(&loads, [rng.random(), rng.random()]) else {
+                break;
+            };
             let slot = &mut state.targets[index];
             slot.outstanding += 1;
-            let home = Arc::new(Custody { dispatcher: self.this.clone(), target: slot.id.clone() });
+            let home = Arc::new(Custody {
+                dispatcher: self.this.clone(),
+                target: slot.id.clone(),
+            });
             let credit = home.credit();
             self.metrics.batches.inc();
             self.metrics.batch_size.observe(requests.len() as f64);
-            outbox.push((slot.target.clone(), Dispatched { stage: self.config.key, requests, home, credit }));
+            outbox.push((
+                slot.target.clone(),
+                Dispatched {
+                    stage: self.config.key,
+                    requests,
+                    home,
+                    credit,
+                },
+            ));
         }
         if !state.is_idle() {
-            let rest = state.targets.iter().filter_map(|slot| slot.rest_until).filter(|&until| until > now).min();
+            let rest = state
+                .targets
+                .iter()
+                .filter_map(|slot| slot.rest_until)
+                .filter(|&until| until > now)
+                .min();
             let look = now + HOUSEKEEPING;
             self.set_timer(state, [due, rest].into_iter().flatten().fold(look, Instant::min));
         }
@@ -368,7 +409,11 @@ impl Inner {
             self.metrics.queue_wait.observe(waited.as_secs_f64());
             if request.traced {
                 let micros = u32::try_from(waited.as_micros()).unwrap_or(u32::MAX);
-                request.spans.push(Span { kind: SpanKind::Queue, stage: self.config.key.stage, micros });
+                request.spans.push(Span {
+                    kind: SpanKind::Queue,
+                    stage: self.config.key.stage,
+                    micros,
+                });
                 request.arrived = now;
             }
             live.push(request);
@@ -419,7 +464,9 @@ impl Inner {
     fn take_back(&self, requests: Vec<Request>, target: &TargetId, loss: Loss) {
         let now = Instant::now();
         let verdict = custody::after_loss(requests, loss, self.config.rules, now);
-        self.metrics.losses.inc_by(verdict.retry.iter().map(|batch| batch.len() as u64).sum());
+        self.metrics
+            .losses
+            .inc_by(verdict.retry.iter().map(|batch| batch.len() as u64).sum());
         for (request, code) in verdict.fail {
             request.fail(code);
         }
@@ -450,7 +497,10 @@ impl State {
     }
 
     fn view(&self) -> QueueView {
-        QueueView { requests: self.queue.len(), oldest_arrival: self.queue.front().map(|request| request.arrived) }
+        QueueView {
+            requests: self.queue.len(),
+            oldest_arrival: self.queue.front().map(|request| request.arrived),
+        }
     }
 
     fn refusal(&self, config: &StageConfig, now: Instant) -> Option<ErrorCode> {
@@ -489,7 +539,11 @@ impl State {
         let mut over = Vec::new();
         let mut keep = VecDeque::with_capacity(self.queue.len());
         for request in self.queue.drain(..) {
-            if request.is_live(now) { keep.push_back(request) } else { over.push(request) }
+            if request.is_live(now) {
+                keep.push_back(request)
+            } else {
+                over.push(request)
+            }
         }
         self.queue = keep;
         for batch in &mut self.retry {
@@ -556,7 +610,9 @@ impl Home for Custody {
     fn lost(&self, requests: Vec<Request>, loss: Loss) {
         match self.dispatcher.upgrade() {
             Some(inner) => inner.take_back(requests, &self.target, loss),
-            None => requests.into_iter().for_each(|request| request.fail(ErrorCode::Draining)),
+            None => requests
+                .into_iter()
+                .for_each(|request| request.fail(ErrorCode::Draining)),
         }
     }
 }

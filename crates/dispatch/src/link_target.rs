@@ -34,7 +34,12 @@ impl Target for LinkTarget {
 }
 
 async fn run(link: Arc<dyn Link>, batch: Dispatched) {
-    let Dispatched { stage, requests, home, credit } = batch;
+    let Dispatched {
+        stage,
+        requests,
+        home,
+        credit,
+    } = batch;
     let frame = to_wire(stage, &requests, Instant::now());
     let mut flight = Flight {
         requests: requests.into_iter().map(Some).collect(),
@@ -54,11 +59,15 @@ async fn run(link: Arc<dyn Link>, batch: Dispatched) {
     let rest: Vec<_> = flight.requests.into_iter().flatten().collect();
     if let Err(LinkError::Protocol(FrameError::TooLarge { .. })) = result {
         // Not a loss: a request that no frame carries is refused wherever it is sent.
-        return rest.into_iter().for_each(|request| request.fail(ErrorCode::BodyTooLarge));
+        return rest
+            .into_iter()
+            .for_each(|request| request.fail(ErrorCode::BodyTooLarge));
     }
-    for (requests, loss) in
-        [(flight.refused, Loss::Refused), (flight.crashed, Loss::Worker), (rest, Loss::Link)]
-    {
+    for (requests, loss) in [
+        (flight.refused, Loss::Refused),
+        (flight.crashed, Loss::Worker),
+        (rest, Loss::Link),
+    ] {
         if !requests.is_empty() {
             home.lost(requests, loss);
         }
@@ -83,7 +92,9 @@ impl Flight {
         while self.requests.iter().any(Option::is_some) {
             match self.while_wanted(answers.next()).await {
                 None => return Ok(()),
-                Some(Ok(Some(Returned::Answers(group)))) => group.into_iter().for_each(|answer| self.answer(answer)),
+                Some(Ok(Some(Returned::Answers(group)))) => {
+                    group.into_iter().for_each(|answer| self.answer(answer))
+                }
                 Some(Ok(Some(Returned::Credit))) => self.credit = None,
                 // Finished without an answer for each: the peer's fault, and as good as a reset.
                 Some(Ok(None)) => return Err(LinkError::Reset),
@@ -134,7 +145,11 @@ fn add_spans(request: &mut Request, far: &[Span], sent: Instant) {
     let round_trip = u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX);
     let accounted = far.iter().fold(0u32, |sum, span| sum.saturating_add(span.micros));
     let stage = far.first().map_or(StageIndex(0), |span| span.stage);
-    request.spans.push(Span { kind: SpanKind::Link, stage, micros: round_trip.saturating_sub(accounted) });
+    request.spans.push(Span {
+        kind: SpanKind::Link,
+        stage,
+        micros: round_trip.saturating_sub(accounted),
+    });
     request.spans.extend_from_slice(far);
 }
 

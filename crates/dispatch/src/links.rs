@@ -45,14 +45,20 @@ pub struct Links {
 
 impl Links {
     pub fn new(connect: Arc<dyn Connect>, registry: Registry) -> Self {
-        Self { connect, registry, nodes: HashMap::new(), tasks: JoinSet::new() }
+        Self {
+            connect,
+            registry,
+            nodes: HashMap::new(),
+            tasks: JoinSet::new(),
+        }
     }
 
     /// Makes the links be those to `nodes`: the missing ones are connected, the others closed.
     ///
     /// A node's health in the topology does not matter here: whether its link works says more.
     pub fn set_nodes(&mut self, nodes: impl IntoIterator<Item = Node>) {
-        let mut wanted: HashMap<NodeId, Node> = nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
+        let mut wanted: HashMap<NodeId, Node> =
+            nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
         self.nodes.retain(|id, (node, stop)| {
             let same = wanted.get(id).is_some_and(|new| is_same_place(new, node));
             if same {
@@ -64,7 +70,12 @@ impl Links {
         });
         for (id, node) in wanted {
             let stop = CancellationToken::new();
-            self.tasks.spawn(keep_link(self.connect.clone(), self.registry.clone(), node.clone(), stop.clone()));
+            self.tasks.spawn(keep_link(
+                self.connect.clone(),
+                self.registry.clone(),
+                node.clone(),
+                stop.clone(),
+            ));
             self.nodes.insert(id, (node, stop));
         }
         while self.tasks.try_join_next().is_some() {}

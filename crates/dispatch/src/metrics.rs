@@ -41,8 +41,11 @@ impl DispatchMetrics {
                 &["stage"],
             )?,
             queue_wait: HistogramVec::new(
-                HistogramOpts::new("mosec_dispatch_queue_wait_seconds", "Time from a request's arrival to its batch.")
-                    .buckets(seconds),
+                HistogramOpts::new(
+                    "mosec_dispatch_queue_wait_seconds",
+                    "Time from a request's arrival to its batch.",
+                )
+                .buckets(seconds),
                 &["stage"],
             )?,
             batches: IntCounterVec::new(
@@ -54,11 +57,17 @@ impl DispatchMetrics {
                 &["stage"],
             )?,
             refusals: IntCounterVec::new(
-                Opts::new("mosec_dispatch_refused_total", "Requests not admitted, by reason."),
+                Opts::new(
+                    "mosec_dispatch_refused_total",
+                    "Requests not admitted, by reason.",
+                ),
                 &["stage", "reason"],
             )?,
             losses: IntCounterVec::new(
-                Opts::new("mosec_dispatch_redispatched_total", "Requests sent again after their replica was lost."),
+                Opts::new(
+                    "mosec_dispatch_redispatched_total",
+                    "Requests sent again after their replica was lost.",
+                ),
                 &["stage"],
             )?,
         };
@@ -86,6 +95,8 @@ impl DispatchMetrics {
 
 impl StageMetrics {
     pub(crate) fn refused(&self, code: ErrorCode) {
-        self.refusals.with_label_values(&[self.stage.as_str(), code.name()]).inc();
+        self.refusals
+            .with_label_values(&[self.stage.as_str(), code.name()])
+            .inc();
     }
 }

@@ -56,7 +56,12 @@ pub fn pick(targets: &[Load], draws: [u32; 2]) -> Option<usize> {
     if best == Supply::None {
         return None;
     }
-    let candidates = || targets.iter().enumerate().filter(|(_, target)| target.supply() == best);
+    let candidates = || {
+        targets
+            .iter()
+            .enumerate()
+            .filter(|(_, target)| target.supply() == best)
+    };
     let count = u32::try_from(candidates().count()).ok()?;
     let nth = |n: u32| candidates().nth(n as usize);
     let first = draws[0] % count;
@@ -77,7 +82,11 @@ mod tests {
     use super::*;
 
     fn load(replicas: u32, limit: u32, outstanding: u32) -> Load {
-        Load { replicas, limit, outstanding }
+        Load {
+            replicas,
+            limit,
+            outstanding,
+        }
     }
 
     #[test]

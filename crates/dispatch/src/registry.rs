@@ -39,7 +39,10 @@ struct Announced {
 
 impl Registry {
     pub fn new(metrics: DispatchMetrics) -> Self {
-        Self { inner: Arc::default(), metrics }
+        Self {
+            inner: Arc::default(),
+            metrics,
+        }
     }
 
     pub fn dispatcher(&self, stage: StageKey) -> Option<Dispatcher> {
@@ -63,7 +66,14 @@ impl Registry {
 
     /// Lets go of the dispatchers that `keep` does not name, each as soon as it has nothing left to do.
     pub fn retire(&self, keep: impl Fn(StageKey) -> bool) {
-        let gone: Vec<_> = self.inner.read().dispatchers.keys().copied().filter(|&key| !keep(key)).collect();
+        let gone: Vec<_> = self
+            .inner
+            .read()
+            .dispatchers
+            .keys()
+            .copied()
+            .filter(|&key| !keep(key))
+            .collect();
         for key in gone {
             let registry = self.clone();
             // Ends within RETIRE_TIMEOUT.
@@ -72,7 +82,9 @@ impl Registry {
     }
 
     async fn retire_one(&self, key: StageKey) {
-        let Some(dispatcher) = self.dispatcher(key) else { return };
+        let Some(dispatcher) = self.dispatcher(key) else {
+            return;
+        };
         let end = Instant::now() + RETIRE_TIMEOUT;
         while Instant::now() < end && (dispatcher.queued() > 0 || dispatcher.outstanding() > 0) {
             tokio::time::sleep(RETIRE_LOOK).await;
@@ -89,7 +101,13 @@ impl Registry {
             if window == Window::default() {
                 windows.remove(id);
             } else {
-                windows.insert(id.clone(), Announced { target: target.clone(), window });
+                windows.insert(
+                    id.clone(),
+                    Announced {
+                        target: target.clone(),
+                        window,
+                    },
+                );
             }
             inner.dispatchers.get(&stage).cloned()
         };

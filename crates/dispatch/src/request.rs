@@ -26,7 +26,11 @@ pub struct Request {
 impl Request {
     /// Answers and ends the request.
     pub fn respond(self, code: ErrorCode, payload: Payload) {
-        self.reply.respond(Outcome { code, payload, spans: self.spans });
+        self.reply.respond(Outcome {
+            code,
+            payload,
+            spans: self.spans,
+        });
     }
 
     /// Answers with the error's own text.
@@ -115,7 +119,11 @@ impl Drop for Reply {
                 tracing::error!("a request was dropped without an answer");
             }
             let payload = Payload::Bytes(Bytes::from_static(ErrorCode::Internal.text().as_bytes()));
-            respond.respond(Outcome { code: ErrorCode::Internal, payload, spans: Vec::new() });
+            respond.respond(Outcome {
+                code: ErrorCode::Internal,
+                payload,
+                spans: Vec::new(),
+            });
         }
     }
 }

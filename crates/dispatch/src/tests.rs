@@ -46,20 +46,35 @@ struct Bench {
 impl Bench {
     fn new(max_requests: usize, capacity: usize, delivery: Delivery) -> Self {
         let config = StageConfig {
-            key: StageKey { revision: Default::default(), stage: Default::default() },
+            key: StageKey {
+                revision: Default::default(),
+                stage: Default::default(),
+            },
             name: "Echo_1".into(),
-            limits: Limits { max_requests, max_bytes: DEFAULT_MAX_BYTES, max_wait: WAIT },
+            limits: Limits {
+                max_requests,
+                max_bytes: DEFAULT_MAX_BYTES,
+                max_wait: WAIT,
+            },
             capacity,
-            rules: Rules { delivery, attempts: 3 },
+            rules: Rules {
+                delivery,
+                attempts: 3,
+            },
             grace: GRACE,
         };
         let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
-        Self { dispatcher: Dispatcher::new(config, &metrics), target: Arc::default(), next_id: 0 }
+        Self {
+            dispatcher: Dispatcher::new(config, &metrics),
+            target: Arc::default(),
+            next_id: 0,
+        }
     }
 
     fn window(&self, replicas: u32, limit: u32) {
         let target: Arc<dyn Target> = self.target.clone();
-        self.dispatcher.set_target(&TargetId("a".into()), &target, Window { replicas, limit });
+        self.dispatcher
+            .set_target(&TargetId("a".into()), &target, Window { replicas, limit });
     }
 
     fn request(&mut self) -> (Request, oneshot::Receiver<Outcome>) {
@@ -128,7 +143,10 @@ async fn a_lone_request_waits_its_window_from_its_arrival() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let waited = start.elapsed();
-    assert!(waited >= WAIT && waited <= WAIT + Duration::from_millis(3), "{waited:?}");
+    assert!(
+        waited >= WAIT && waited <= WAIT + Duration::from_millis(3),
+        "{waited:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +191,10 @@ async fn without_replicas_requests_wait_for_the_grace_and_are_refused_after_it()
     tokio::time::sleep(GRACE / 2).await;
     let start = Instant::now();
     assert_eq!(code(waiting).await, ErrorCode::NoReplica);
-    assert!(start.elapsed() < GRACE, "answered when the grace ends, not at the deadline");
+    assert!(
+        start.elapsed() < GRACE,
+        "answered when the grace ends, not at the deadline"
+    );
     assert_eq!(bench.refusal().await, ErrorCode::NoReplica);
 }
 
@@ -211,12 +232,24 @@ async fn a_lost_batch_goes_first_and_to_another_credit() {
     let lost = [bench.submit(), bench.submit()];
     let _behind = [bench.submit(), bench.submit()];
     let batch = bench.target.take().pop().unwrap();
-    let Dispatched { requests, home, credit, .. } = batch;
+    let Dispatched {
+        requests,
+        home,
+        credit,
+        ..
+    } = batch;
     home.lost(requests, Loss::Link);
     assert!(bench.target.sizes().is_empty(), "the credit is still out");
     drop(credit);
     let again = bench.target.take().pop().unwrap();
-    assert_eq!(again.requests.iter().map(|r| (r.id.0, r.losses)).collect::<Vec<_>>(), [(1, 1), (2, 1)]);
+    assert_eq!(
+        again
+            .requests
+            .iter()
+            .map(|r| (r.id.0, r.losses))
+            .collect::<Vec<_>>(),
+        [(1, 1), (2, 1)]
+    );
     echo(again);
     for outcome in lost {
         assert_eq!(code(outcome).await, ErrorCode::Ok);
@@ -228,7 +261,12 @@ async fn a_target_that_refuses_rests() {
     let mut bench = Bench::new(1, 8, Delivery::Retry);
     bench.window(1, 1);
     let outcome = bench.submit();
-    let Dispatched { requests, home, credit, .. } = bench.target.take().pop().unwrap();
+    let Dispatched {
+        requests,
+        home,
+        credit,
+        ..
+    } = bench.target.take().pop().unwrap();
     home.lost(requests, Loss::Refused);
     drop(credit);
     assert!(bench.target.sizes().is_empty(), "not sent again at once");
@@ -282,14 +320,22 @@ async fn a_dropped_request_is_answered_all_the_same() {
 /// Losses so far, what was lost, delivery, and what becomes of it: `None` is another try.
 #[tokio::test(start_paused = true)]
 async fn custody_table() {
-    let rules = |delivery| Rules { delivery, attempts: 3 };
+    let rules = |delivery| Rules {
+        delivery,
+        attempts: 3,
+    };
     for (losses, loss, delivery, expected) in [
         (0, Loss::Worker, Delivery::Retry, None),
         (1, Loss::Link, Delivery::Retry, None),
         (2, Loss::Worker, Delivery::Retry, Some(ErrorCode::WorkerCrashed)),
         (2, Loss::Link, Delivery::Retry, Some(ErrorCode::ReplicaLost)),
         (2, Loss::Refused, Delivery::Retry, None),
-        (0, Loss::Worker, Delivery::AtMostOnce, Some(ErrorCode::WorkerCrashed)),
+        (
+            0,
+            Loss::Worker,
+            Delivery::AtMostOnce,
+            Some(ErrorCode::WorkerCrashed),
+        ),
         (0, Loss::Link, Delivery::AtMostOnce, Some(ErrorCode::ReplicaLost)),
         (0, Loss::Refused, Delivery::AtMostOnce, None),
     ] {
@@ -300,14 +346,21 @@ async fn custody_table() {
         let failed = verdict.fail.first().map(|(_, code)| *code);
         assert_eq!(failed, expected, "{losses} {loss:?} {delivery:?}");
         assert_eq!(verdict.retry.len(), usize::from(expected.is_none()));
-        verdict.fail.into_iter().for_each(|(request, code)| request.fail(code));
+        verdict
+            .fail
+            .into_iter()
+            .for_each(|(request, code)| request.fail(code));
         echo_all(verdict.retry);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn after_a_crash_each_goes_alone_and_after_a_broken_link_together() {
-    for (loss, expected) in [(Loss::Worker, vec![1, 1, 1]), (Loss::Link, vec![3]), (Loss::Refused, vec![3])] {
+    for (loss, expected) in [
+        (Loss::Worker, vec![1, 1, 1]),
+        (Loss::Link, vec![3]),
+        (Loss::Refused, vec![3]),
+    ] {
         let mut outcomes = Vec::new();
         let requests = (0..3)
             .map(|id| {
@@ -316,9 +369,16 @@ async fn after_a_crash_each_goes_alone_and_after_a_broken_link_together() {
                 request(id, reply)
             })
             .collect();
-        let rules = Rules { delivery: Delivery::Retry, attempts: 3 };
+        let rules = Rules {
+            delivery: Delivery::Retry,
+            attempts: 3,
+        };
         let verdict = custody::after_loss(requests, loss, rules, Instant::now());
-        assert_eq!(verdict.retry.iter().map(Vec::len).collect::<Vec<_>>(), expected, "{loss:?}");
+        assert_eq!(
+            verdict.retry.iter().map(Vec::len).collect::<Vec<_>>(),
+            expected,
+            "{loss:?}"
+        );
         echo_all(verdict.retry);
     }
 }

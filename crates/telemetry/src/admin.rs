@@ -26,7 +26,10 @@ pub struct Admin {
 impl Admin {
     /// Binds `address`; port 0 takes any.
     pub async fn bind(address: SocketAddr, registry: Registry) -> std::io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, registry })
+        Ok(Self {
+            listener: TcpListener::bind(address).await?,
+            registry,
+        })
     }
 
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
@@ -73,7 +76,10 @@ fn answer(request: &Request<Incoming>, registry: &Registry) -> Result<Response<F
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(METRICS_TYPE));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static(METRICS_TYPE),
+    );
     Ok(response)
 }
 

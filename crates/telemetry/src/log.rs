@@ -26,14 +26,24 @@ pub fn init_logging(level: &str, format: LogFormat) {
     let filter = if level.contains(['=', ',']) {
         EnvFilter::try_new(level)
     } else {
-        EnvFilter::try_new(format!("{level},openraft=off,sled=warn,quinn=warn,rustls=warn,h2=warn,hyper=warn,tonic=warn"))
+        EnvFilter::try_new(format!(
+            "{level},openraft=off,sled=warn,quinn=warn,rustls=warn,h2=warn,hyper=warn,tonic=warn"
+        ))
     }
     .unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours are for terminals, and for people who want them (https://no-color.org).
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let builder = fmt().with_writer(std::io::stderr).with_ansi(colours).with_env_filter(filter);
+    let colours =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder = fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_env_filter(filter);
     let result = match format {
-        LogFormat::Json => builder.json().with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .with_current_span(false)
+            .with_span_list(false)
+            .try_init(),
         LogFormat::Text => builder.with_target(false).compact().try_init(),
     };
     if result.is_err() {

@@ -63,7 +63,9 @@ pub const MAX_NAME_BYTES: usize = 63;
 
 /// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid {kind} {text:?}: expected 1 to {MAX_NAME_BYTES} of a-z, 0-9, '-' or '_', starting with a letter or digit")]
+#[error(
+    "invalid {kind} {text:?}: expected 1 to {MAX_NAME_BYTES} of a-z, 0-9, '-' or '_', starting with a letter or digit"
+)]
 pub struct InvalidName {
     kind: &'static str,
     text: String,
@@ -73,8 +75,17 @@ fn check_name(kind: &'static str, text: &str) -> Result<(), InvalidName> {
     let valid = !text.is_empty()
         && text.len() <= MAX_NAME_BYTES
         && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
-    if valid { Ok(()) } else { Err(InvalidName { kind, text: text.chars().take(80).collect() }) }
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    if valid {
+        Ok(())
+    } else {
+        Err(InvalidName {
+            kind,
+            text: text.chars().take(80).collect(),
+        })
+    }
 }
 
 macro_rules! name {
@@ -154,7 +165,9 @@ mod tests {
 
     #[test]
     fn names_are_checked_when_deserialized() {
-        let error = serde_json::from_str::<NodeId>(r#""A b""#).unwrap_err().to_string();
+        let error = serde_json::from_str::<NodeId>(r#""A b""#)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("invalid node name \"A b\""), "{error}");
     }
 }

@@ -10,7 +10,9 @@ pub mod topology;
 pub mod worker;
 
 pub use error::ErrorCode;
-pub use id::{Generation, Incarnation, NodeId, PipelineName, ReplicaId, RequestId, Revision, StageIndex, StageKey};
+pub use id::{
+    Generation, Incarnation, NodeId, PipelineName, ReplicaId, RequestId, Revision, StageIndex, StageKey,
+};
 pub use span::{Span, SpanKind};
 pub use spec::{PipelineSpec, RouteIndex, RouteSpec, StageSpec};
 pub use topology::Topology;

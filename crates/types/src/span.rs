@@ -24,7 +24,14 @@ pub enum SpanKind {
 }
 
 impl SpanKind {
-    pub const ALL: [Self; 6] = [Self::Gateway, Self::Queue, Self::Link, Self::Agent, Self::Shm, Self::Worker];
+    pub const ALL: [Self; 6] = [
+        Self::Gateway,
+        Self::Queue,
+        Self::Link,
+        Self::Agent,
+        Self::Shm,
+        Self::Worker,
+    ];
 
     pub fn from_wire(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()

@@ -20,8 +20,14 @@ pub const MAX_REPLICAS: u32 = 4096;
 pub const MAX_BATCH_SIZE: u32 = 65_535;
 
 /// Paths the gateway answers itself.
-pub const RESERVED_PATHS: &[&str] =
-    &["/", "/metrics", "/openapi", "/openapi/metadata.json", "/openapi/swagger", "/openapi/swagger/"];
+pub const RESERVED_PATHS: &[&str] = &[
+    "/",
+    "/metrics",
+    "/openapi",
+    "/openapi/metadata.json",
+    "/openapi/swagger",
+    "/openapi/swagger/",
+];
 
 /// MOSEC's default `--timeout`.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(3000);
@@ -151,22 +157,30 @@ impl PipelineSpec {
         check(self.source.dir.starts_with('/'), "source.dir", || {
             format!("expected an absolute path, found {:?}", self.source.dir)
         })?;
-        check(!self.timeout.is_zero(), "timeout", || "expected a time above zero".into())?;
+        check(!self.timeout.is_zero(), "timeout", || {
+            "expected a time above zero".into()
+        })?;
         check(self.capacity >= 1, "capacity", || "expected at least 1".into())?;
-        check(self.max_request_bytes >= 1, "max_request_bytes", || "expected at least 1".into())?;
+        check(self.max_request_bytes >= 1, "max_request_bytes", || {
+            "expected at least 1".into()
+        })?;
         let mut names = BTreeSet::new();
         for (index, stage) in self.stages.iter().enumerate() {
             stage.validate(&format!("stages[{index}]"))?;
-            check(names.insert(&stage.name), &format!("stages[{index}].name"), || {
-                format!("the name {:?} is taken by an earlier stage", stage.name)
-            })?;
+            check(
+                names.insert(&stage.name),
+                &format!("stages[{index}].name"),
+                || format!("the name {:?} is taken by an earlier stage", stage.name),
+            )?;
         }
         let mut paths = BTreeSet::new();
         for (index, route) in self.routes.iter().enumerate() {
             route.validate(&format!("routes[{index}]"), self.stages.len())?;
-            check(paths.insert(&route.path), &format!("routes[{index}].path"), || {
-                format!("the path {:?} is taken by an earlier route", route.path)
-            })?;
+            check(
+                paths.insert(&route.path),
+                &format!("routes[{index}].path"),
+                || format!("the path {:?} is taken by an earlier route", route.path),
+            )?;
         }
         Ok(())
     }
@@ -181,42 +195,75 @@ impl StageSpec {
     }
 
     fn validate(&self, at: &str) -> Result<(), InvalidSpec> {
-        check(!self.name.is_empty() && self.name.len() <= 200, &format!("{at}.name"), || {
-            "expected a name of 1 to 200 bytes".into()
+        check(
+            !self.name.is_empty() && self.name.len() <= 200,
+            &format!("{at}.name"),
+            || "expected a name of 1 to 200 bytes".into(),
+        )?;
+        check(!self.module.is_empty(), &format!("{at}.module"), || {
+            "expected a module's name".into()
         })?;
-        check(!self.module.is_empty(), &format!("{at}.module"), || "expected a module's name".into())?;
-        check(!self.class.is_empty(), &format!("{at}.class"), || "expected a class's name".into())?;
-        check((1..=MAX_REPLICAS).contains(&self.replicas), &format!("{at}.replicas"), || {
-            format!("expected 1 to {MAX_REPLICAS}, found {}", self.replicas)
+        check(!self.class.is_empty(), &format!("{at}.class"), || {
+            "expected a class's name".into()
         })?;
-        check((1..=MAX_BATCH_SIZE).contains(&self.max_batch_size), &format!("{at}.max_batch_size"), || {
-            format!("expected 1 to {MAX_BATCH_SIZE}, found {}", self.max_batch_size)
+        check(
+            (1..=MAX_REPLICAS).contains(&self.replicas),
+            &format!("{at}.replicas"),
+            || format!("expected 1 to {MAX_REPLICAS}, found {}", self.replicas),
+        )?;
+        check(
+            (1..=MAX_BATCH_SIZE).contains(&self.max_batch_size),
+            &format!("{at}.max_batch_size"),
+            || format!("expected 1 to {MAX_BATCH_SIZE}, found {}", self.max_batch_size),
+        )?;
+        check(!self.timeout.is_zero(), &format!("{at}.timeout"), || {
+            "expected a time above zero".into()
         })?;
-        check(!self.timeout.is_zero(), &format!("{at}.timeout"), || "expected a time above zero".into())?;
-        check(self.attempts >= 1, &format!("{at}.attempts"), || "expected at least 1".into())?;
-        check(self.env.is_empty() || self.env.len() == self.replicas as usize, &format!("{at}.env"), || {
-            format!("expected one set for each of the {} replicas, found {}", self.replicas, self.env.len())
-        })
+        check(self.attempts >= 1, &format!("{at}.attempts"), || {
+            "expected at least 1".into()
+        })?;
+        check(
+            self.env.is_empty() || self.env.len() == self.replicas as usize,
+            &format!("{at}.env"),
+            || {
+                format!(
+                    "expected one set for each of the {} replicas, found {}",
+                    self.replicas,
+                    self.env.len()
+                )
+            },
+        )
     }
 }
 
 impl RouteSpec {
     fn validate(&self, at: &str, stages: usize) -> Result<(), InvalidSpec> {
         let place = format!("{at}.path");
-        check(self.path.starts_with('/') && !self.path.contains(['?', '#', '{', '}']), &place, || {
-            format!("expected a path that starts with '/' and has no '?', '#' or braces, found {:?}", self.path)
-        })?;
+        check(
+            self.path.starts_with('/') && !self.path.contains(['?', '#', '{', '}']),
+            &place,
+            || {
+                format!(
+                    "expected a path that starts with '/' and has no '?', '#' or braces, found {:?}",
+                    self.path
+                )
+            },
+        )?;
         check(!RESERVED_PATHS.contains(&self.path.as_str()), &place, || {
             format!("'{}' is reserved, try another one", self.path)
         })?;
         let place = format!("{at}.stages");
-        check(!self.stages.is_empty(), &place, || "expected at least one stage".into())?;
+        check(!self.stages.is_empty(), &place, || {
+            "expected at least one stage".into()
+        })?;
         let mut seen = BTreeSet::new();
         for stage in &self.stages {
             check(usize::from(stage.0) < stages, &place, || {
                 format!("there is no stage {stage}; the pipeline has {stages}")
             })?;
-            check(seen.insert(stage), &place, || format!("stage {stage} comes twice"))?;
+            check(seen.insert(stage), &place, || {
+                format!("stage {stage} comes twice")
+            })?;
         }
         Ok(())
     }
@@ -239,7 +286,14 @@ impl RouteSpec {
 }
 
 fn check(holds: bool, place: &str, problem: impl FnOnce() -> String) -> Result<(), InvalidSpec> {
-    if holds { Ok(()) } else { Err(InvalidSpec { place: place.to_owned(), problem: problem() }) }
+    if holds {
+        Ok(())
+    } else {
+        Err(InvalidSpec {
+            place: place.to_owned(),
+            problem: problem(),
+        })
+    }
 }
 
 /// Durations as whole milliseconds.
@@ -281,9 +335,16 @@ mod tests {
     fn spec() -> PipelineSpec {
         PipelineSpec {
             name: PipelineName::new("echo").unwrap(),
-            source: PythonSource { dir: "/srv/echo".into(), main: Some("server.py".into()), ..Default::default() },
+            source: PythonSource {
+                dir: "/srv/echo".into(),
+                main: Some("server.py".into()),
+                ..Default::default()
+            },
             stages: vec![stage("A_1"), stage("B_2")],
-            routes: vec![RouteSpec { path: "/inference".into(), stages: vec![StageIndex(0), StageIndex(1)] }],
+            routes: vec![RouteSpec {
+                path: "/inference".into(),
+                stages: vec![StageIndex(0), StageIndex(1)],
+            }],
             timeout: DEFAULT_TIMEOUT,
             capacity: DEFAULT_CAPACITY,
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
@@ -308,14 +369,18 @@ mod tests {
             ("timeout", |s| s.timeout = Duration::ZERO),
             ("capacity", |s| s.capacity = 0),
             ("stages[0].replicas", |s| s.stages[0].replicas = 0),
-            ("stages[1].max_batch_size", |s| s.stages[1].max_batch_size = 70_000),
+            ("stages[1].max_batch_size", |s| {
+                s.stages[1].max_batch_size = 70_000
+            }),
             ("stages[1].name", |s| s.stages[1].name = "A_1".into()),
             ("stages[0].env", |s| s.stages[0].env = vec![BTreeMap::new()]),
             ("stages[0].attempts", |s| s.stages[0].attempts = 0),
             ("routes[0].path", |s| s.routes[0].path = "inference".into()),
             ("routes[0].path", |s| s.routes[0].path = "/metrics".into()),
             ("routes[0].stages", |s| s.routes[0].stages = vec![StageIndex(2)]),
-            ("routes[0].stages", |s| s.routes[0].stages = vec![StageIndex(1), StageIndex(1)]),
+            ("routes[0].stages", |s| {
+                s.routes[0].stages = vec![StageIndex(1), StageIndex(1)]
+            }),
             ("routes[1].path", |s| s.routes.push(s.routes[0].clone())),
         ];
         for (place, edit) in cases {
@@ -327,10 +392,16 @@ mod tests {
 
     #[test]
     fn a_route_knows_what_comes_next() {
-        let route = RouteSpec { path: "/x".into(), stages: vec![StageIndex(2), StageIndex(0)] };
+        let route = RouteSpec {
+            path: "/x".into(),
+            stages: vec![StageIndex(2), StageIndex(0)],
+        };
         assert_eq!(route.next(StageIndex(2)), Some(StageIndex(0)));
         assert_eq!(route.next(StageIndex(0)), None);
         assert_eq!(route.next(StageIndex(1)), None);
-        assert_eq!((route.first(), route.last()), (Some(StageIndex(2)), Some(StageIndex(0))));
+        assert_eq!(
+            (route.first(), route.last()),
+            (Some(StageIndex(2)), Some(StageIndex(0)))
+        );
     }
 }

@@ -99,14 +99,21 @@ impl Topology {
     }
 
     pub fn deployment(&self, revision: Revision) -> Option<&Deployment> {
-        self.deployments.iter().find(|deployment| deployment.revision == revision)
+        self.deployments
+            .iter()
+            .find(|deployment| deployment.revision == revision)
     }
 }
 
 impl Deployment {
     /// The nodes that run replicas of `stage`, each once, in order.
     pub fn nodes_of(&self, stage: StageIndex) -> Vec<&NodeId> {
-        let mut nodes: Vec<_> = self.placements.iter().filter(|p| p.stage == stage).map(|p| &p.node).collect();
+        let mut nodes: Vec<_> = self
+            .placements
+            .iter()
+            .filter(|p| p.stage == stage)
+            .map(|p| &p.node)
+            .collect();
         nodes.sort();
         nodes.dedup();
         nodes
@@ -114,6 +121,10 @@ impl Deployment {
 
     /// The replicas of `stage` that `node` runs.
     pub fn replicas_on(&self, stage: StageIndex, node: &NodeId) -> Vec<ReplicaId> {
-        self.placements.iter().filter(|p| p.stage == stage && &p.node == node).map(|p| p.replica).collect()
+        self.placements
+            .iter()
+            .filter(|p| p.stage == stage && &p.node == node)
+            .map(|p| p.replica)
+            .collect()
     }
 }

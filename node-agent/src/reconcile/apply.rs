@@ -31,7 +31,12 @@ pub(crate) async fn follow(
     stop: CancellationToken,
     evict: CancellationToken,
 ) {
-    let mut replicas = Replicas { agent, running: HashMap::new(), tasks: JoinSet::new(), evict };
+    let mut replicas = Replicas {
+        agent,
+        running: HashMap::new(),
+        tasks: JoinSet::new(),
+        evict,
+    };
     let mut followed = true;
     loop {
         let now = topology.borrow_and_update().clone();

@@ -24,12 +24,24 @@ pub(crate) fn plan(topology: &Topology, node: &NodeId, observed: &BTreeSet<Slot>
 }
 
 fn desired(topology: &Topology, node: &NodeId) -> BTreeSet<Slot> {
-    let running = topology.deployments.iter().filter(|deployment| deployment.phase.runs());
+    let running = topology
+        .deployments
+        .iter()
+        .filter(|deployment| deployment.phase.runs());
     running
         .flat_map(|deployment| {
-            let mine = deployment.placements.iter().filter(|placement| &placement.node == node);
+            let mine = deployment
+                .placements
+                .iter()
+                .filter(|placement| &placement.node == node);
             mine.map(|placement| {
-                (StageKey { revision: deployment.revision, stage: placement.stage }, placement.replica)
+                (
+                    StageKey {
+                        revision: deployment.revision,
+                        stage: placement.stage,
+                    },
+                    placement.replica,
+                )
             })
         })
         .collect()
@@ -37,11 +49,21 @@ fn desired(topology: &Topology, node: &NodeId) -> BTreeSet<Slot> {
 
 /// The stages of running deployments that come second or later on some route: those this node dispatches to.
 pub(crate) fn later_stages(topology: &Topology) -> BTreeSet<StageKey> {
-    let running = topology.deployments.iter().filter(|deployment| deployment.phase.runs());
+    let running = topology
+        .deployments
+        .iter()
+        .filter(|deployment| deployment.phase.runs());
     running
         .flat_map(|deployment| {
-            let later = deployment.spec.routes.iter().flat_map(|route| route.stages.iter().skip(1));
-            later.map(|&stage| StageKey { revision: deployment.revision, stage })
+            let later = deployment
+                .spec
+                .routes
+                .iter()
+                .flat_map(|route| route.stages.iter().skip(1));
+            later.map(|&stage| StageKey {
+                revision: deployment.revision,
+                stage,
+            })
         })
         .collect()
 }
@@ -53,7 +75,10 @@ pub(crate) fn is_first(spec: &PipelineSpec, stage: StageIndex) -> bool {
 
 /// The other nodes this one may have to send batches to.
 pub(crate) fn peers(topology: &Topology, node: &NodeId) -> Vec<Node> {
-    let running = topology.deployments.iter().filter(|deployment| deployment.phase.runs());
+    let running = topology
+        .deployments
+        .iter()
+        .filter(|deployment| deployment.phase.runs());
     let runs_here = |d: &Deployment| d.placements.iter().any(|p| &p.node == node);
     let mut ids = BTreeSet::new();
     for deployment in running.filter(|deployment| runs_here(deployment)) {
@@ -63,5 +88,9 @@ pub(crate) fn peers(topology: &Topology, node: &NodeId) -> Vec<Node> {
             }
         }
     }
-    ids.into_iter().filter(|id| *id != node).filter_map(|id| topology.node(id)).cloned().collect()
+    ids.into_iter()
+        .filter(|id| *id != node)
+        .filter_map(|id| topology.node(id))
+        .cloned()
+        .collect()
 }

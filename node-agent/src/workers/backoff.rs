@@ -25,7 +25,9 @@ impl BackOff {
         }
         let pause = match self.failures {
             0 => Duration::ZERO,
-            n => FIRST_PAUSE.saturating_mul(1 << (n - 1).min(16)).min(LONGEST_PAUSE),
+            n => FIRST_PAUSE
+                .saturating_mul(1 << (n - 1).min(16))
+                .min(LONGEST_PAUSE),
         };
         self.failures = self.failures.saturating_add(1);
         pause

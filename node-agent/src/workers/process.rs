@@ -17,8 +17,16 @@ struct WorkerSpec<'a> {
 }
 
 /// The text a worker reads first.
-pub(crate) fn worker_spec(spec: &PipelineSpec, stage: &StageSpec, replica: ReplicaId) -> serde_json::Result<String> {
-    serde_json::to_string(&WorkerSpec { source: &spec.source, stage, replica })
+pub(crate) fn worker_spec(
+    spec: &PipelineSpec,
+    stage: &StageSpec,
+    replica: ReplicaId,
+) -> serde_json::Result<String> {
+    serde_json::to_string(&WorkerSpec {
+        source: &spec.source,
+        stage,
+        replica,
+    })
 }
 
 /// A worker process, with whatever it starts in turn. Dropping it kills them all.
@@ -69,7 +77,10 @@ impl Process {
 
     /// Ends the process and its children at once.
     pub(crate) fn kill(&self) {
-        let group = self.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let group = self
+            .pid
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
         if let Some(group) = group {
             // ESRCH: everybody is gone already.
             let _ = kill_process_group(group, Signal::KILL);

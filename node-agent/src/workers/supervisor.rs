@@ -65,7 +65,11 @@ pub(crate) async fn supervise(replica: Replica, stop: CancellationToken, evict: 
             status.state = WorkerState::BackOff;
             status.pid = None;
             status.restarts += 1;
-            status.failed_starts = if end.ready_for.is_some() { 0 } else { status.failed_starts + 1 };
+            status.failed_starts = if end.ready_for.is_some() {
+                0
+            } else {
+                status.failed_starts + 1
+            };
             status.last_error = Some(worker::trim_error(&end.error));
         });
         tokio::select! {
@@ -83,10 +87,18 @@ impl Replica {
     }
 
     /// One process from its start to its confirmed end.
-    async fn run(&self, generation: Generation, stop: &CancellationToken, evict: &CancellationToken) -> RunEnd {
+    async fn run(
+        &self,
+        generation: Generation,
+        stop: &CancellationToken,
+        evict: &CancellationToken,
+    ) -> RunEnd {
         match self.start(generation) {
             Ok(started) => self.attend(started, stop, evict).await,
-            Err(error) => RunEnd { ready_for: None, error: format!("{error:#}") },
+            Err(error) => RunEnd {
+                ready_for: None,
+                error: format!("{error:#}"),
+            },
         }
     }
 
@@ -95,27 +107,33 @@ impl Replica {
         let (channel, control) = AgentChannel::create(&self.arena, generation, &ChannelConfig::default())
             .context("cannot make the worker's shared memory")?;
         let spec = &self.pool.spec;
-        let process = Process::start(&self.python, spec, &self.stage, self.id, control).with_context(|| {
-            let python = spec.source.python.as_deref().unwrap_or(&self.python);
-            format!("cannot start {python} in {}", spec.source.dir)
-        })?;
+        let process =
+            Process::start(&self.python, spec, &self.stage, self.id, control).with_context(|| {
+                let python = spec.source.python.as_deref().unwrap_or(&self.python);
+                format!("cannot start {python} in {}", spec.source.dir)
+            })?;
         let watch = Readable::new(channel.control_fd()).context("cannot watch the worker's socket")?;
-        channel.hello(&worker_spec(spec, &self.stage, self.id)?).context("cannot greet the worker")?;
+        channel
+            .hello(&worker_spec(spec, &self.stage, self.id)?)
+            .context("cannot greet the worker")?;
         self.update(|status| {
             status.state = WorkerState::Starting;
             status.pid = process.pid();
         });
-        Ok(Started { process, worker: Arc::new(Worker::new(self.id, channel)), control: watch })
+        Ok(Started {
+            process,
+            worker: Arc::new(Worker::new(self.id, channel)),
+            control: watch,
+        })
     }
 
     /// Follows a process until it has ended, and sees to what it leaves.
-    async fn attend(
-        &self,
-        started: Started,
-        stop: &CancellationToken,
-        evict: &CancellationToken,
-    ) -> RunEnd {
-        let Started { mut process, worker, control } = started;
+    async fn attend(&self, started: Started, stop: &CancellationToken, evict: &CancellationToken) -> RunEnd {
+        let Started {
+            mut process,
+            worker,
+            control,
+        } = started;
         let reader = tokio::spawn(read_ring(worker.clone(), self.pool.clone()));
         let mut said = None;
         let mut ready = None;
@@ -159,7 +177,10 @@ impl Replica {
         drain_ring(&worker, &self.pool);
         self.pool.bury(&worker);
         worker.channel.reclaim();
-        RunEnd { ready_for: ready.map(|at| at.elapsed()), error: said.unwrap_or(how) }
+        RunEnd {
+            ready_for: ready.map(|at| at.elapsed()),
+            error: said.unwrap_or(how),
+        }
     }
 
     /// Lets a worker finish, then ends it.
@@ -230,7 +251,10 @@ async fn follow_ring(worker: &Worker, pool: &Pool) -> Result<(), String> {
     let bell = Readable::new(worker.channel.bell_fd()).map_err(|error| error.to_string())?;
     let mut responses = Vec::new();
     loop {
-        worker.channel.poll_responses(&mut responses).map_err(|error| error.to_string())?;
+        worker
+            .channel
+            .poll_responses(&mut responses)
+            .map_err(|error| error.to_string())?;
         let progress = !responses.is_empty();
         for response in responses.drain(..) {
             worker.on_response(pool, response);

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use mosec_dispatch::credit::{self, BatchTime};
 use mosec_dispatch::{Home, Payload, Request};
-use mosec_shm_ring::{AgentChannel, ItemPayload, Request as RingRequest, RequestItem, Response, ResponseItem};
+use mosec_shm_ring::{
+    AgentChannel, ItemPayload, Request as RingRequest, RequestItem, Response, ResponseItem,
+};
 use mosec_types::{ErrorCode, ReplicaId, Span, SpanKind, StageIndex};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -70,7 +72,10 @@ impl Worker {
             broken: CancellationToken::new(),
             outstanding: AtomicU32::new(0),
             depth: AtomicU32::new(credit::depth(None)),
-            flights: Mutex::new(Flights { reply_bytes: FIRST_REPLY_HINT, ..Default::default() }),
+            flights: Mutex::new(Flights {
+                reply_bytes: FIRST_REPLY_HINT,
+                ..Default::default()
+            }),
         }
     }
 
@@ -102,7 +107,11 @@ impl Worker {
         let now = Instant::now();
         let mut flights = self.flights.lock();
         if flights.dead {
-            return Err(Unsent { requests, home, cause: "the worker has ended" });
+            return Err(Unsent {
+                requests,
+                home,
+                cause: "the worker has ended",
+            });
         }
         let batch = flights.next;
         let deliver = slot.deliver();
@@ -117,15 +126,34 @@ impl Worker {
                 },
             })
             .collect();
-        let request = RingRequest { batch, items: &items, reply_hint: flights.reply_bytes };
+        let request = RingRequest {
+            batch,
+            items: &items,
+            reply_hint: flights.reply_bytes,
+        };
         if let Err(error) = self.channel.request(&request) {
             tracing::debug!(replica = %self.replica, %error, "ring refused a batch");
-            return Err(Unsent { requests, home, cause: "the ring or the arena is full" });
+            return Err(Unsent {
+                requests,
+                home,
+                cause: "the ring or the arena is full",
+            });
         }
         flights.next += 1;
         let stage = deliver.stage.stage;
-        let requests = requests.into_iter().map(|request| Some(note_agent(request, stage, now))).collect();
-        flights.open.insert(batch, Flight { requests, home, slot, sent: now });
+        let requests = requests
+            .into_iter()
+            .map(|request| Some(note_agent(request, stage, now)))
+            .collect();
+        flights.open.insert(
+            batch,
+            Flight {
+                requests,
+                home,
+                slot,
+                sent: now,
+            },
+        );
         Ok(())
     }
 
@@ -139,11 +167,16 @@ impl Worker {
                 tracing::warn!(replica = %self.replica, batch = response.batch, "answer to no open batch");
                 return;
             };
-            let spans = Timing { round_trip: flight.sent.elapsed(), worker: Duration::from_nanos(response.worker_nanos) };
+            let spans = Timing {
+                round_trip: flight.sent.elapsed(),
+                worker: Duration::from_nanos(response.worker_nanos),
+            };
             for item in response.items {
                 match flight.requests.get_mut(item.item as usize).and_then(Option::take) {
                     Some(request) => delivered.push((spans.note(request, pool), item)),
-                    None => tracing::warn!(replica = %self.replica, item = item.item, "answer to no open item"),
+                    None => {
+                        tracing::warn!(replica = %self.replica, item = item.item, "answer to no open item")
+                    }
                 }
             }
             let slot = flight.slot.clone();
@@ -197,8 +230,16 @@ impl Timing {
         if request.traced {
             let stage = pool.stage.stage;
             let worker = self.worker.min(self.round_trip);
-            request.spans.push(Span { kind: SpanKind::Shm, stage, micros: span_micros(self.round_trip - worker) });
-            request.spans.push(Span { kind: SpanKind::Worker, stage, micros: span_micros(worker) });
+            request.spans.push(Span {
+                kind: SpanKind::Shm,
+                stage,
+                micros: span_micros(self.round_trip - worker),
+            });
+            request.spans.push(Span {
+                kind: SpanKind::Worker,
+                stage,
+                micros: span_micros(worker),
+            });
         }
         request
     }
@@ -208,7 +249,11 @@ impl Timing {
 fn note_agent(mut request: Request, stage: StageIndex, now: Instant) -> Request {
     if request.traced {
         let waited = now.saturating_duration_since(request.arrived);
-        request.spans.push(Span { kind: SpanKind::Agent, stage, micros: span_micros(waited) });
+        request.spans.push(Span {
+            kind: SpanKind::Agent,
+            stage,
+            micros: span_micros(waited),
+        });
     }
     request
 }
