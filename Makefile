@@ -38,7 +38,7 @@ test-cluster: wheel-dev ## real processes on loopback, killed and restarted unde
 check: ## format, lints and documentation, without changing anything
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 
 fix: ## format, and apply what the lints can mend themselves
 	$(CARGO) fmt --all
