@@ -67,7 +67,6 @@ def test_a_worker_process(tmp_path: Path, python_path: str, flags: list[str]) ->
         (commands.gateway, "mosec-gateway"),
         (commands.node_agent, "mosec-node-agent"),
         (commands.control_plane, "mosec-control-plane"),
-        (commands.mosec, "mosec"),
     ],
 )
 def test_a_console_script_runs_its_program(monkeypatch: pytest.MonkeyPatch, entry: object, name: str) -> None:
