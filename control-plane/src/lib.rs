@@ -1,7 +1,7 @@
 //! The replicated desired state of a cluster: which pipelines run in which revision, on which nodes.
 //!
 //! [`state`] is what the members agree on, [`raft`] how; [`planner`] and [`reconcile`] derive on the leader what must
-//! change; [`api`](crate::api) is the gRPC service that gateways, agents and `mosectl` use. [`server`] puts it together.
+//! change; [`api`](mod@api) is the gRPC service that gateways, agents and `mosectl` use. [`server`] puts it together.
 
 mod access;
 mod api;
