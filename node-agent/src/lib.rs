@@ -16,6 +16,8 @@ mod reconcile;
 mod server;
 mod service;
 mod status;
+#[cfg(test)]
+mod tests;
 mod windows;
 mod workers;
 

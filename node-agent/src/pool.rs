@@ -34,6 +34,8 @@ pub(crate) struct Pool {
 struct State {
     ready: Vec<Arc<Worker>>,
     backlog: VecDeque<Dispatched>,
+    /// Somebody is giving waiting batches to workers.
+    sending: bool,
     /// Last time a batch came.
     used: Option<Instant>,
 }
@@ -85,7 +87,16 @@ impl Pool {
 
     /// Takes a worker that has become ready.
     pub(crate) fn add(self: &Arc<Self>, worker: Arc<Worker>) {
-        self.state.lock().ready.push(worker);
+        {
+            let mut state = self.state.lock();
+            // It says so once; what it says is not to be trusted.
+            if state.ready.iter().any(|other| Arc::ptr_eq(other, &worker)) {
+                return;
+            }
+            state.ready.push(worker);
+        }
+        // Counted up and down, as another revision's stage may have the same name and series.
+        self.metrics.ready.inc();
         self.publish();
         self.send_backlog();
     }
@@ -94,7 +105,9 @@ impl Pool {
     pub(crate) fn retire(&self, worker: &Arc<Worker>) {
         let stranded = {
             let mut state = self.state.lock();
+            let before = state.ready.len();
             state.ready.retain(|other| !Arc::ptr_eq(other, worker));
+            self.metrics.ready.sub((before - state.ready.len()) as i64);
             if state.ready.is_empty() {
                 std::mem::take(&mut state.backlog)
             } else {
@@ -102,6 +115,7 @@ impl Pool {
             }
         };
         self.publish();
+        self.metrics.backlog.sub(stranded.len() as i64);
         for batch in stranded {
             batch.home.lost(batch.requests, Loss::Refused);
         }
@@ -150,7 +164,6 @@ impl Pool {
                 limit: state.ready.iter().map(|worker| worker.depth()).sum(),
             }
         };
-        self.metrics.ready.set(i64::from(window.replicas));
         self.windows.set(self.stage, self.is_first, window);
     }
 
@@ -173,7 +186,7 @@ impl Pool {
                 Some(worker) => worker,
                 None if !state.ready.is_empty() && state.backlog.len() < MAX_BACKLOG => {
                     state.backlog.push_back(batch);
-                    self.metrics.backlog.set(state.backlog.len() as i64);
+                    self.metrics.backlog.inc();
                     return;
                 }
                 None => {
@@ -185,24 +198,32 @@ impl Pool {
         self.hand(worker, batch);
     }
 
+    /// Gives waiting batches to workers that have room.
+    ///
+    /// A batch that cannot be handed over frees its place at once, and so comes here again; only the outermost call
+    /// goes on, or the stack would grow with the backlog.
     fn send_backlog(self: &Arc<Self>) {
-        loop {
-            let (worker, batch) = {
-                let mut state = self.state.lock();
-                if state.backlog.is_empty() {
-                    return;
-                }
-                let Some(worker) = Self::reserve(&state) else {
-                    return;
-                };
-                let Some(batch) = state.backlog.pop_front() else {
-                    return;
-                };
-                self.metrics.backlog.set(state.backlog.len() as i64);
-                (worker, batch)
-            };
+        if std::mem::replace(&mut self.state.lock().sending, true) {
+            return;
+        }
+        while let Some((worker, batch)) = self.next_waiting() {
+            self.metrics.backlog.dec();
             self.hand(worker, batch);
         }
+    }
+
+    /// The next batch that waits, and the worker it is for. Where there is none the sending ends, under the same lock,
+    /// so that whatever comes free from then on begins it anew.
+    fn next_waiting(&self) -> Option<(Arc<Worker>, Dispatched)> {
+        let mut state = self.state.lock();
+        let worker = if state.backlog.is_empty() {
+            None
+        } else {
+            Self::reserve(&state)
+        };
+        let next = worker.and_then(|worker| Some((worker, state.backlog.pop_front()?)));
+        state.sending = next.is_some();
+        next
     }
 
     /// Gives a batch to a worker on which a place is reserved.

@@ -94,3 +94,210 @@ pub(crate) fn peers(topology: &Topology, node: &NodeId) -> Vec<Node> {
         .cloned()
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mosec_types::topology::{NodeHealth, Phase, Placement};
+    use mosec_types::{Incarnation, Revision, RouteSpec};
+
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn key(revision: u64, stage: u16) -> StageKey {
+        StageKey {
+            revision: Revision(revision),
+            stage: StageIndex(stage),
+        }
+    }
+
+    fn slot(revision: u64, stage: u16, replica: u32) -> Slot {
+        (key(revision, stage), ReplicaId(replica))
+    }
+
+    /// Placements are stage, replica and node.
+    fn deployment(
+        revision: u64,
+        phase: Phase,
+        routes: &[&[u16]],
+        placements: &[(u16, u32, &str)],
+    ) -> Deployment {
+        let mut spec = crate::tests::topology(revision, 1).deployments.remove(0).spec;
+        let routes = routes.iter().map(|stages| RouteSpec {
+            path: "/x".into(),
+            stages: stages.iter().copied().map(StageIndex).collect(),
+        });
+        Arc::make_mut(&mut spec).routes = routes.collect();
+        let placements = placements.iter().map(|(stage, replica, name)| Placement {
+            stage: StageIndex(*stage),
+            replica: ReplicaId(*replica),
+            node: node(name),
+        });
+        Deployment {
+            revision: Revision(revision),
+            spec,
+            phase,
+            placements: placements.collect(),
+        }
+    }
+
+    fn topology(deployments: Vec<Deployment>) -> Topology {
+        let nodes = ["a", "b", "c"].map(|name| Node {
+            id: node(name),
+            incarnation: Incarnation(1),
+            address: format!("{name}:1"),
+            health: NodeHealth::Up,
+            labels: Default::default(),
+        });
+        Topology {
+            version: 1,
+            nodes: nodes.into(),
+            deployments,
+        }
+    }
+
+    #[test]
+    fn the_difference_is_started_and_stopped() {
+        let placed: &[(u16, u32, &str)] = &[(0, 1, "a"), (0, 2, "b"), (1, 1, "a")];
+        let serving = |revision| deployment(revision, Phase::Serving, &[&[0, 1]], placed);
+        let starting = deployment(2, Phase::Starting, &[&[0, 1]], &[(0, 1, "a")]);
+        let failed = deployment(
+            3,
+            Phase::Failed {
+                reason: "no model".into(),
+            },
+            &[&[0, 1]],
+            placed,
+        );
+        type Case = (
+            &'static str,
+            Vec<Deployment>,
+            &'static [(u64, u16, u32)],
+            Vec<Slot>,
+            Vec<Slot>,
+        );
+        let cases: [Case; 7] = [
+            ("nothing anywhere", vec![], &[], vec![], vec![]),
+            (
+                "a first look",
+                vec![serving(1)],
+                &[],
+                vec![slot(1, 0, 1), slot(1, 1, 1)],
+                vec![],
+            ),
+            (
+                "all there",
+                vec![serving(1)],
+                &[(1, 0, 1), (1, 1, 1)],
+                vec![],
+                vec![],
+            ),
+            (
+                "a replica moved here",
+                vec![serving(1)],
+                &[(1, 1, 1)],
+                vec![slot(1, 0, 1)],
+                vec![],
+            ),
+            (
+                "a replica moved away",
+                vec![serving(1)],
+                &[(1, 0, 1), (1, 0, 2), (1, 1, 1)],
+                vec![],
+                vec![slot(1, 0, 2)],
+            ),
+            (
+                "a rollout: the new starts while the old serves",
+                vec![serving(1), starting],
+                &[(1, 0, 1), (1, 1, 1)],
+                vec![slot(2, 0, 1)],
+                vec![],
+            ),
+            (
+                "one failed and one is gone",
+                vec![failed],
+                &[(1, 0, 1), (3, 0, 1)],
+                vec![],
+                vec![slot(1, 0, 1), slot(3, 0, 1)],
+            ),
+        ];
+        for (name, deployments, observed, start, stop) in cases {
+            let observed = observed
+                .iter()
+                .map(|&(revision, stage, replica)| slot(revision, stage, replica))
+                .collect();
+            assert_eq!(
+                plan(&topology(deployments), &node("a"), &observed),
+                Plan { start, stop },
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn later_stages_are_those_that_something_leads_to() {
+        let routes: &[&[u16]] = &[&[0, 2], &[1, 2, 3], &[2]];
+        let deployments = vec![
+            deployment(1, Phase::Serving, routes, &[]),
+            deployment(2, Phase::Starting, &[&[0, 1]], &[]),
+            deployment(
+                3,
+                Phase::Failed {
+                    reason: String::new(),
+                },
+                &[&[0, 1]],
+                &[],
+            ),
+            deployment(4, Phase::Serving, &[&[0], &[]], &[]),
+        ];
+        let first: Vec<_> = (0..4)
+            .map(|stage| is_first(&deployments[0].spec, StageIndex(stage)))
+            .collect();
+        assert_eq!(first, [true, true, true, false], "a stage may be both");
+        let later = later_stages(&topology(deployments));
+        assert_eq!(later, BTreeSet::from([key(1, 2), key(1, 3), key(2, 1)]));
+    }
+
+    #[test]
+    fn peers_run_what_comes_after_the_stages_here() {
+        let placed: &[(u16, u32, &str)] = &[(0, 1, "a"), (1, 1, "b"), (1, 2, "a"), (0, 2, "c")];
+        let names = |deployments: Vec<Deployment>, here: &str| -> Vec<String> {
+            peers(&topology(deployments), &node(here))
+                .iter()
+                .map(|node| node.id.to_string())
+                .collect()
+        };
+        let one = |phase| vec![deployment(1, phase, &[&[0, 1]], placed)];
+        assert_eq!(names(one(Phase::Serving), "a"), ["b"]);
+        assert_eq!(
+            names(one(Phase::Starting), "c"),
+            ["a", "b"],
+            "links are there before the first request"
+        );
+        assert_eq!(names(one(Phase::Serving), "nobody"), [""; 0], "it runs nothing");
+        assert_eq!(
+            names(
+                one(Phase::Failed {
+                    reason: String::new()
+                }),
+                "a"
+            ),
+            [""; 0]
+        );
+        let unknown = vec![deployment(
+            1,
+            Phase::Serving,
+            &[&[0, 1]],
+            &[(0, 1, "a"), (1, 1, "gone")],
+        )];
+        assert_eq!(
+            names(unknown, "a"),
+            [""; 0],
+            "without an address there is no link"
+        );
+    }
+}

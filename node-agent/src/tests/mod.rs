@@ -1,0 +1,7 @@
+//! Pools and links against workers that live in the test: the real ring between them, and no process.
+
+mod bench;
+mod pool;
+mod server;
+
+pub(crate) use bench::topology;

@@ -1,0 +1,391 @@
+//! Pools: who gets a batch, what waits, and what becomes of a dead worker's batches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mosec_dispatch::custody::Loss;
+use mosec_dispatch::{Dispatched, StageConfig, Target, TargetId, Window};
+use mosec_shm_ring::{ITEM_EGRESS, ITEM_INGRESS};
+use mosec_types::ErrorCode;
+use parking_lot::Mutex;
+
+use super::bench::{Bench, TestWorker, Upstream, answered, key, topology};
+use crate::pool::Pool;
+
+const OK: ErrorCode = ErrorCode::Ok;
+
+/// Batches one new worker may have: the one that runs, and the next.
+const DEPTH: usize = 2;
+
+fn one(bench: &Bench) -> (Arc<Pool>, TestWorker, Arc<Upstream>) {
+    let pool = bench.pool(1, 0);
+    let worker = bench.worker(&pool);
+    (pool, worker, Arc::default())
+}
+
+#[tokio::test]
+async fn answers_find_their_requests_and_the_last_returns_the_credit() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let mut outcomes = upstream.send(&pool, 0, &["a", "b", "c"]);
+    let batch = worker.take().unwrap();
+    worker.answer(&batch, &[(2, OK, "C"), (0, ErrorCode::Validation, "no a")]);
+    assert_eq!(answered(&mut outcomes[2]), Some((OK, "C".into())));
+    assert_eq!(
+        answered(&mut outcomes[0]),
+        Some((ErrorCode::Validation, "no a".into()))
+    );
+    assert_eq!((answered(&mut outcomes[1]), upstream.credits()), (None, 1));
+    worker.answer(&batch, &[(1, OK, "B")]);
+    assert_eq!(
+        (answered(&mut outcomes[1]), upstream.credits()),
+        (Some((OK, "B".into())), 0)
+    );
+    assert_eq!((worker.worker.outstanding(), upstream.losses()), (0, vec![]));
+}
+
+#[tokio::test]
+async fn codecs_apply_where_a_route_begins_and_ends() {
+    let bench = Bench::new();
+    let upstream = Arc::<Upstream>::default();
+    for (stage, route, flags) in [
+        (0, 0, ITEM_INGRESS | ITEM_EGRESS),
+        (0, 1, ITEM_INGRESS),
+        (1, 1, ITEM_EGRESS),
+        (1, 2, ITEM_INGRESS | ITEM_EGRESS),
+    ] {
+        let pool = bench.pool(1, stage);
+        let worker = bench.worker(&pool);
+        let _outcomes = upstream.send(&pool, route, &["x"]);
+        assert_eq!(
+            worker.take().unwrap().items[0].flags,
+            flags,
+            "stage {stage}, route {route}"
+        );
+        worker.die();
+    }
+}
+
+#[tokio::test]
+async fn the_worker_with_the_least_to_do_is_next() {
+    let bench = Bench::new();
+    let (pool, first, upstream) = one(&bench);
+    let second = bench.worker(&pool);
+    let _outcomes: Vec<_> = ["1", "2", "3"]
+        .iter()
+        .map(|text| upstream.send(&pool, 0, &[text]))
+        .collect();
+    assert_eq!((first.worker.outstanding(), second.worker.outstanding()), (2, 1));
+    let batch = first.take().unwrap();
+    let other = first.take().unwrap();
+    for batch in [batch, other] {
+        first.answer(&batch, &[(0, OK, "")]);
+    }
+    let _outcome = upstream.send(&pool, 0, &["4"]);
+    assert_eq!((first.worker.outstanding(), second.worker.outstanding()), (1, 1));
+}
+
+#[tokio::test]
+async fn what_no_worker_has_room_for_waits_its_turn() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let mut outcomes: Vec<_> = ["1", "2", "3", "4"]
+        .iter()
+        .flat_map(|text| upstream.send(&pool, 0, &[text]))
+        .collect();
+    let backlog = || bench.gauge("mosec_agent_backlog_batches", "A");
+    assert_eq!((worker.worker.outstanding() as usize, backlog()), (DEPTH, 2.0));
+    assert_eq!(pool.idle_since(), None);
+    for (index, text) in ["1", "2", "3", "4"].into_iter().enumerate() {
+        let batch = worker.take().unwrap();
+        assert_eq!(batch.items[0].to_vec(), text.as_bytes());
+        worker.answer(&batch, &[(0, OK, text)]);
+        assert_eq!(answered(&mut outcomes[index]), Some((OK, text.into())));
+    }
+    assert_eq!((upstream.credits(), backlog()), (0, 0.0));
+    assert!(matches!(pool.idle_since(), Some(Some(_))));
+}
+
+#[tokio::test]
+async fn without_a_worker_a_batch_goes_home() {
+    let bench = Bench::new();
+    let pool = bench.pool(1, 0);
+    let upstream = Arc::<Upstream>::default();
+    let _outcomes = upstream.send(&pool, 0, &["a", "b"]);
+    assert_eq!(
+        (upstream.losses(), upstream.credits()),
+        (vec![(Loss::Refused, 2)], 0)
+    );
+}
+
+#[tokio::test]
+async fn what_waits_goes_home_with_the_last_worker() {
+    let bench = Bench::new();
+    let (pool, first, upstream) = one(&bench);
+    let second = bench.worker(&pool);
+    let _outcomes: Vec<_> = (0..2 * DEPTH + 2)
+        .map(|_| upstream.send(&pool, 0, &["x"]))
+        .collect();
+    pool.retire(&first.worker);
+    assert_eq!(upstream.losses(), [], "another worker is there");
+    pool.retire(&second.worker);
+    assert_eq!(upstream.losses(), [(Loss::Refused, 1), (Loss::Refused, 1)]);
+    assert_eq!(
+        upstream.credits() as usize,
+        2 * DEPTH,
+        "the workers keep what they have"
+    );
+    assert_eq!(bench.gauge("mosec_agent_backlog_batches", "A"), 0.0);
+    let batch = first.take().unwrap();
+    first.answer(&batch, &[(0, OK, "")]);
+    assert_eq!(upstream.credits() as usize, 2 * DEPTH - 1);
+}
+
+#[tokio::test]
+async fn a_dead_workers_requests_go_to_another_each_alone() {
+    let bench = Bench::new();
+    let (pool, dying, upstream) = one(&bench);
+    let mut outcomes = upstream.send(&pool, 0, &["a", "b", "c"]);
+    let batch = dying.take().unwrap();
+    dying.answer(&batch, &[(1, OK, "B")]);
+    let heir = bench.worker(&pool);
+    dying.die();
+    assert_eq!(
+        answered(&mut outcomes[1]),
+        Some((OK, "B".into())),
+        "what was answered stays answered"
+    );
+    for (index, text) in [(0, "a"), (2, "c")] {
+        assert_eq!(
+            upstream.credits(),
+            1,
+            "one credit for the batch, whatever became of it"
+        );
+        let batch = heir.take().unwrap();
+        assert_eq!(
+            (batch.items.len(), batch.items[0].to_vec()),
+            (1, text.as_bytes().to_vec())
+        );
+        heir.answer(&batch, &[(0, OK, text)]);
+        assert_eq!(answered(&mut outcomes[index]), Some((OK, text.into())));
+    }
+    assert_eq!((upstream.credits(), upstream.losses()), (0, vec![]));
+    assert_eq!(dying.worker.outstanding(), 0);
+}
+
+#[tokio::test]
+async fn a_request_that_kills_workers_is_found() {
+    let bench = Bench::new();
+    let (pool, mut dying, upstream) = one(&bench);
+    let mut outcomes = upstream.send(&pool, 0, &["poison"]);
+    // As often as its stage's `attempts` say.
+    for _ in 0..2 {
+        assert_eq!(dying.take_texts(), Some(vec!["poison".into()]));
+        assert_eq!(answered(&mut outcomes[0]), None);
+        let heir = bench.worker(&pool);
+        dying.die();
+        dying = heir;
+    }
+    assert_eq!(answered(&mut outcomes[0]).unwrap().0, ErrorCode::WorkerCrashed);
+    assert!(dying.take().is_none());
+    assert_eq!((upstream.credits(), upstream.losses()), (0, vec![]));
+}
+
+#[tokio::test]
+async fn the_last_workers_batches_go_home_when_it_dies() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let _outcomes: Vec<_> = [["1", "2"], ["3", "4"], ["5", "6"]]
+        .map(|texts| upstream.send(&pool, 0, &texts))
+        .into();
+    worker.die();
+    // What waited never ran; the rest may have.
+    assert_eq!(
+        upstream.losses(),
+        [(Loss::Refused, 2), (Loss::Worker, 2), (Loss::Worker, 2)]
+    );
+    assert_eq!((upstream.credits(), worker.worker.outstanding()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_waits_for_is_not_tried_again() {
+    let bench = Bench::new();
+    let (pool, dying, upstream) = one(&bench);
+    let outcomes = upstream.send(&pool, 0, &["a"]);
+    assert!(dying.take().is_some());
+    let heir = bench.worker(&pool);
+    drop(outcomes);
+    dying.die();
+    assert!(heir.take().is_none());
+    assert_eq!(upstream.credits(), 0);
+}
+
+#[tokio::test]
+async fn a_batch_that_does_not_fit_goes_home_and_the_next_is_tried() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let huge = Bytes::from(vec![0; 1 << 20]);
+    let _outcomes = upstream.send_bytes(&pool, 0, vec![huge]);
+    assert_eq!(
+        (upstream.losses(), upstream.credits()),
+        (vec![(Loss::Refused, 1)], 0)
+    );
+    assert_eq!(worker.worker.outstanding(), 0);
+    let _outcome = upstream.send(&pool, 0, &["small"]);
+    assert_eq!(worker.take_texts(), Some(vec!["small".into()]));
+}
+
+#[tokio::test]
+async fn a_long_backlog_that_does_not_fit_goes_home_too() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let _running: Vec<_> = (0..DEPTH).map(|_| upstream.send(&pool, 0, &["x"])).collect();
+    let huge = Bytes::from(vec![0; 1 << 20]);
+    let _waiting: Vec<_> = (0..1000)
+        .map(|_| upstream.send_bytes(&pool, 0, vec![huge.clone()]))
+        .collect();
+    let _last = upstream.send(&pool, 0, &["last"]);
+    assert_eq!(upstream.losses(), []);
+    let batch = worker.take().unwrap();
+    worker.answer(&batch, &[(0, OK, "")]);
+    assert_eq!(upstream.losses().len(), 1000);
+    assert_eq!(worker.take_texts(), Some(vec!["x".into()]));
+    assert_eq!(worker.take_texts(), Some(vec!["last".into()]));
+}
+
+#[tokio::test]
+async fn ready_workers_are_counted_across_revisions() {
+    let bench = Bench::new();
+    let ready = || bench.gauge("mosec_agent_ready_workers", "A");
+    let (old, new) = (bench.pool(1, 0), bench.pool(2, 0));
+    let leaving = bench.worker(&old);
+    let _staying = [bench.worker(&new), bench.worker(&new)];
+    assert_eq!(ready(), 3.0);
+    old.retire(&leaving.worker);
+    leaving.die();
+    assert_eq!(
+        ready(),
+        2.0,
+        "a stage of one name may have workers of two revisions"
+    );
+}
+
+#[tokio::test]
+async fn a_worker_that_says_ready_twice_is_one_worker() {
+    let bench = Bench::new();
+    let (pool, worker, _) = one(&bench);
+    pool.add(worker.worker.clone());
+    let shares = bench
+        .agent
+        .windows()
+        .subscribe()
+        .borrow()
+        .shares(crate::Upstream::Local);
+    assert_eq!(
+        shares[&key(1, 0)],
+        Window {
+            replicas: 1,
+            limit: DEPTH as u32
+        }
+    );
+    assert_eq!(bench.gauge("mosec_agent_ready_workers", "A"), 1.0);
+    worker.die();
+    assert_eq!(bench.gauge("mosec_agent_ready_workers", "A"), 0.0);
+}
+
+/// A later stage, somewhere.
+#[derive(Default)]
+struct Kept(Mutex<Vec<Dispatched>>);
+
+impl Target for Kept {
+    fn send(&self, batch: Dispatched) {
+        self.0.lock().push(batch);
+    }
+}
+
+fn next_stage(bench: &Bench, capacity: u32, window: Window) -> Arc<Kept> {
+    let topology = topology(1, capacity);
+    let stage = StageConfig::of(&topology.deployments[0].spec, key(1, 1), Duration::from_secs(60)).unwrap();
+    bench.registry.ensure(stage);
+    let kept = Arc::<Kept>::default();
+    let target: Arc<dyn Target> = kept.clone();
+    bench
+        .registry
+        .set_window(key(1, 1), &TargetId("next".into()), &target, window);
+    kept
+}
+
+#[tokio::test]
+async fn a_result_goes_to_the_next_stage_and_an_error_back() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let next = next_stage(
+        &bench,
+        16,
+        Window {
+            replicas: 4,
+            limit: 4,
+        },
+    );
+    let mut outcomes = upstream.send(&pool, 1, &["a", "b"]);
+    let batch = worker.take().unwrap();
+    worker.answer(
+        &batch,
+        &[(0, OK, "A"), (1, ErrorCode::BadRequest, "bad request: b")],
+    );
+    assert_eq!(
+        answered(&mut outcomes[1]),
+        Some((ErrorCode::BadRequest, "bad request: b".into()))
+    );
+    assert_eq!((answered(&mut outcomes[0]), upstream.credits()), (None, 0));
+    let mut sent = next.0.lock().pop().unwrap();
+    let request = sent.requests.remove(0);
+    assert_eq!(
+        (request.payload.to_bytes(), request.losses),
+        (Bytes::from_static(b"A"), 0)
+    );
+    request.respond(OK, mosec_dispatch::Payload::Bytes(Bytes::from_static(b"done")));
+    assert_eq!(answered(&mut outcomes[0]), Some((OK, "done".into())));
+}
+
+#[tokio::test]
+async fn a_full_next_stage_holds_the_credit_of_the_one_before() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let next = next_stage(
+        &bench,
+        1,
+        Window {
+            replicas: 1,
+            limit: 1,
+        },
+    );
+    let mut outcomes = Vec::new();
+    // One runs there, one waits within the capacity, one beyond it.
+    for (text, held) in [("1", 0), ("2", 0), ("3", 1)] {
+        outcomes.extend(upstream.send(&pool, 1, &[text]));
+        let batch = worker.take().unwrap();
+        worker.answer(&batch, &[(0, OK, text)]);
+        assert_eq!(upstream.credits(), held, "after {text}");
+    }
+    assert_eq!(worker.worker.outstanding(), 1);
+    let first = next.0.lock().pop().unwrap();
+    drop(first.credit);
+    assert_eq!(
+        (upstream.credits(), worker.worker.outstanding()),
+        (0, 0),
+        "the queue has moved"
+    );
+}
+
+#[tokio::test]
+async fn a_next_stage_that_is_not_known_is_said_so() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let mut outcomes = upstream.send(&pool, 1, &["a"]);
+    let batch = worker.take().unwrap();
+    worker.answer(&batch, &[(0, OK, "A")]);
+    assert_eq!(answered(&mut outcomes[0]).unwrap().0, ErrorCode::UnknownStage);
+    assert_eq!(upstream.credits(), 0);
+}
