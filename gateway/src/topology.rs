@@ -48,7 +48,7 @@ pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links
         }
     }
     if let Some(links) = links {
-        links.set_nodes(nodes_of(topology, &table));
+        links.set_nodes(nodes_of(topology));
     }
     tracing::debug!(version = topology.version, "topology applied");
     shared.routes.store(Arc::new(table));
@@ -58,22 +58,18 @@ pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links
         .retire(|key| topology.deployment(key.revision).is_some());
 }
 
-fn nodes_of(topology: &Topology, table: &Table) -> Vec<Node> {
-    let mut ids = BTreeSet::new();
-    for deployment in topology
+/// The nodes that run first stages, those of revisions that only start among them: their links are up by the time
+/// requests may go there.
+fn nodes_of(topology: &Topology) -> Vec<Node> {
+    let running = topology
         .deployments
         .iter()
-        .filter(|d| table.has_revision(d.revision))
-    {
-        for route in &deployment.spec.routes {
-            ids.extend(
-                route
-                    .first()
-                    .map(|stage| deployment.nodes_of(stage))
-                    .unwrap_or_default(),
-            );
-        }
-    }
+        .filter(|deployment| deployment.phase.runs());
+    let first_stages = running.flat_map(|deployment| {
+        let first = deployment.spec.routes.iter().filter_map(|route| route.first());
+        first.flat_map(|stage| deployment.nodes_of(stage))
+    });
+    let ids: BTreeSet<_> = first_stages.collect();
     ids.into_iter()
         .filter_map(|id| topology.node(id))
         .cloned()

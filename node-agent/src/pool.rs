@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mosec_dispatch::custody::{self, Loss, Rules};
 use mosec_dispatch::{Credit, Dispatched, Target, Window};
-use mosec_types::{PipelineSpec, StageKey, StageSpec};
+use mosec_types::{ErrorCode, PipelineSpec, StageKey, StageSpec};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -229,7 +229,7 @@ impl Pool {
     /// Gives a batch to a worker on which a place is reserved.
     fn hand(self: &Arc<Self>, worker: Arc<Worker>, batch: Dispatched) {
         let Dispatched {
-            requests,
+            mut requests,
             home,
             credit,
             ..
@@ -239,6 +239,14 @@ impl Pool {
             pool: self.clone(),
             _credit: credit,
         });
+        // What is over by now never starts.
+        let now = Instant::now();
+        for over in requests.extract_if(.., |request| !request.is_live(now)) {
+            over.fail(ErrorCode::DeadlineExceeded);
+        }
+        if requests.is_empty() {
+            return;
+        }
         if let Err(Unsent {
             requests,
             home,

@@ -125,7 +125,9 @@ struct State {
     queue: VecDeque<Request>,
     /// Batches to be sent again, before the queue.
     retry: VecDeque<Vec<Request>>,
-    /// What requests beyond the queue's capacity hold of the stage before; released as the queue moves.
+    /// Length of the queue from which on requests are refused, or hold on to the stage before.
+    capacity: usize,
+    /// What requests beyond the capacity hold of the stage before; released as the queue moves.
     holds: VecDeque<Hold>,
     targets: Vec<Slot>,
     /// Last time a replica was ready.
@@ -157,21 +159,43 @@ impl Slot {
     }
 }
 
-type Outbox = Vec<(Arc<dyn Target>, Dispatched)>;
+/// What a change of the state leads to, carried out after the lock is released: targets may answer before they return,
+/// and a hold's release reaches into the stage before, which may be another's stage after.
+#[derive(Default)]
+struct Outbox {
+    batches: Vec<(Arc<dyn Target>, Dispatched)>,
+    answers: Vec<(Request, ErrorCode)>,
+    released: Vec<Hold>,
+}
+
+impl Outbox {
+    fn carry_out(self) {
+        for (target, batch) in self.batches {
+            target.send(batch);
+        }
+        for (request, code) in self.answers {
+            request.fail(code);
+        }
+        drop(self.released);
+    }
+}
 
 impl Dispatcher {
     /// Makes a dispatcher without targets and starts its timer, which ends with it.
     pub fn new(config: StageConfig, metrics: &DispatchMetrics) -> Self {
         let metrics = metrics.stage(&config.name);
+        let capacity = config.capacity;
         let inner = Arc::new_cyclic(|this| Inner {
             config,
             metrics,
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 retry: VecDeque::new(),
+                capacity,
                 holds: VecDeque::new(),
                 targets: Vec::new(),
-                last_ready: None,
+                // Who asks for a stage has heard that it serves; its targets are about to announce themselves.
+                last_ready: Some(Instant::now()),
                 timer_due: None,
                 closed: false,
             }),
@@ -206,7 +230,7 @@ impl Dispatcher {
 
     /// Forgets a target. What is outstanding there is its own to give back.
     pub fn remove_target(&self, id: &TargetId) {
-        self.0.update(|state, now| {
+        self.0.update(|state, _, now| {
             if state
                 .targets
                 .iter()
@@ -228,8 +252,7 @@ impl Dispatcher {
 
     /// Requests queued here.
     pub fn queued(&self) -> usize {
-        let state = self.0.state.lock();
-        state.queue.len() + state.retry.iter().map(Vec::len).sum::<usize>()
+        self.0.state.lock().queued()
     }
 
     /// Batches sent and not yet done.
@@ -245,62 +268,46 @@ impl Dispatcher {
 
     /// Fails everything queued with `code`; every later request is refused with `Draining`.
     pub fn close(&self, code: ErrorCode) {
-        let requests = {
-            let mut state = self.0.state.lock();
+        self.0.update(|state, outbox, _| {
             state.closed = true;
-            state.take_all()
-        };
-        self.0.end(requests, code);
+            state.take_all(code, outbox);
+        });
     }
 }
 
 impl Inner {
     fn admit(&self, request: Request) {
-        let now = Instant::now();
-        let (mut over, mut refused, mut outbox) = (Vec::new(), None, Outbox::new());
-        {
-            let mut state = self.state.lock();
-            if state.queue.len() >= self.config.capacity {
-                over = state.take_over(now);
+        self.update(|state, outbox, now| {
+            if state.queue.len() >= state.capacity {
+                state.take_over(now, outbox);
             }
-            match state.refusal(&self.config, now) {
-                Some(code) => refused = Some((request, code)),
-                None => {
-                    state.queue.push_back(request);
-                    self.metrics.queued.inc();
-                    outbox = self.poll(&mut state, now);
+            match state.refusal(self.config.grace, now) {
+                Some(code) => {
+                    self.metrics.refused(code);
+                    outbox.answers.push((request, code));
                 }
+                None => state.queue.push_back(request),
             }
-        }
-        deliver(outbox);
-        self.end(over, ErrorCode::DeadlineExceeded);
-        if let Some((request, code)) = refused {
-            self.metrics.refused(code);
-            request.fail(code);
-        }
+        });
     }
 
     fn admit_held(&self, request: Request, hold: Hold) {
-        let now = Instant::now();
-        let outbox = {
-            let mut state = self.state.lock();
+        self.update(|state, outbox, _| {
             if state.closed {
-                drop(state);
-                request.fail(ErrorCode::Draining);
-                return;
+                outbox.answers.push((request, ErrorCode::Draining));
+                return outbox.released.push(hold);
             }
             state.queue.push_back(request);
-            self.metrics.queued.inc();
-            if state.queue.len() > self.config.capacity {
+            if state.queue.len() > state.capacity {
                 state.holds.push_back(hold);
+            } else {
+                outbox.released.push(hold);
             }
-            self.poll(&mut state, now)
-        };
-        deliver(outbox);
+        });
     }
 
     fn set_target(&self, id: &TargetId, target: &Arc<dyn Target>, window: Window) {
-        self.update(|state, now| {
+        self.update(|state, _, now| {
             let was_ready = state
                 .targets
                 .iter()
@@ -324,27 +331,28 @@ impl Inner {
         });
     }
 
-    /// Changes the state and sends what the change makes possible.
-    fn update(&self, change: impl FnOnce(&mut State, Instant)) {
+    /// Changes the state and carries out what the change makes possible.
+    fn update(&self, change: impl FnOnce(&mut State, &mut Outbox, Instant)) {
         let now = Instant::now();
-        let outbox = {
+        let mut outbox = Outbox::default();
+        {
             let mut state = self.state.lock();
-            change(&mut state, now);
-            self.poll(&mut state, now)
-        };
-        deliver(outbox);
+            change(&mut state, &mut outbox, now);
+            self.poll(&mut state, &mut outbox, now);
+            self.metrics.queued.set(state.queued() as i64);
+        }
+        outbox.carry_out();
     }
 
     /// Takes every batch that may leave now, and sets the timer for the rest.
-    fn poll(&self, state: &mut State, now: Instant) -> Outbox {
-        let mut outbox = Outbox::new();
+    fn poll(&self, state: &mut State, outbox: &mut Outbox, now: Instant) {
         let mut due = None;
         while !state.is_idle() {
             let loads: Vec<Load> = state.targets.iter().map(|slot| slot.load(now)).collect();
             let supply = pick::best_supply(&loads);
             let batch = if state.retry.is_empty() {
                 match batch::decide(state.view(), self.config.limits, supply, now) {
-                    Decision::Close(_) => state.take_batch(self.config.limits, self.config.capacity),
+                    Decision::Close(_) => state.take_batch(self.config.limits, outbox),
                     Decision::WaitUntil(at) => {
                         due = Some(at);
                         break;
@@ -356,12 +364,13 @@ impl Inner {
             } else {
                 break;
             };
-            let requests = self.keep_live(batch, now);
+            let requests = self.keep_live(batch, outbox, now);
             if requests.is_empty() {
                 continue;
             }
             let mut rng = rand::rng();
             let Some(index) = pick::pick(&loads, [rng.random(), rng.random()]) else {
+                state.retry.push_front(requests);
                 break;
             };
             let slot = &mut state.targets[index];
@@ -373,7 +382,7 @@ impl Inner {
             let credit = home.credit();
             self.metrics.batches.inc();
             self.metrics.batch_size.observe(requests.len() as f64);
-            outbox.push((
+            outbox.batches.push((
                 slot.target.clone(),
                 Dispatched {
                     stage: self.config.key,
@@ -393,16 +402,14 @@ impl Inner {
             let look = now + HOUSEKEEPING;
             self.set_timer(state, [due, rest].into_iter().flatten().fold(look, Instant::min));
         }
-        outbox
     }
 
     /// Ends what is over and notes the queue's share of the others' time.
-    fn keep_live(&self, batch: Vec<Request>, now: Instant) -> Vec<Request> {
+    fn keep_live(&self, batch: Vec<Request>, outbox: &mut Outbox, now: Instant) -> Vec<Request> {
         let mut live = Vec::with_capacity(batch.len());
-        self.metrics.queued.sub(batch.len() as i64);
         for mut request in batch {
             if !request.is_live(now) {
-                request.fail(ErrorCode::DeadlineExceeded);
+                outbox.answers.push((request, ErrorCode::DeadlineExceeded));
                 continue;
             }
             let waited = now.saturating_duration_since(request.arrived);
@@ -428,32 +435,20 @@ impl Inner {
         }
     }
 
-    fn on_timer(&self, now: Instant) {
-        let (over, code, outbox) = {
-            let mut state = self.state.lock();
+    fn on_timer(&self) {
+        self.update(|state, outbox, now| {
             state.timer_due = None;
-            let (over, code) = if state.has_replica(self.config.grace, now) || state.is_idle() {
-                (state.take_over(now), ErrorCode::DeadlineExceeded)
+            if state.has_replica(self.config.grace, now) {
+                state.take_over(now, outbox);
             } else {
-                (state.take_all(), ErrorCode::NoReplica)
-            };
-            (over, code, self.poll(&mut state, now))
-        };
-        deliver(outbox);
-        self.end(over, code);
-    }
-
-    /// Answers requests that have been taken out of the queue.
-    fn end(&self, over: Vec<Request>, code: ErrorCode) {
-        self.metrics.queued.sub(over.len() as i64);
-        for request in over {
-            request.fail(code);
-        }
+                state.take_all(ErrorCode::NoReplica, outbox);
+            }
+        });
     }
 
     /// Counts one batch less at a target. One that was removed meanwhile has nothing to count.
     fn take_credit(&self, target: &TargetId) {
-        self.update(|state, _| {
+        self.update(|state, _, _| {
             if let Some(slot) = state.targets.iter_mut().find(|slot| &slot.id == target) {
                 debug_assert!(slot.outstanding > 0, "a credit was returned twice");
                 slot.outstanding = slot.outstanding.saturating_sub(1);
@@ -467,26 +462,20 @@ impl Inner {
         self.metrics
             .losses
             .inc_by(verdict.retry.iter().map(|batch| batch.len() as u64).sum());
-        for (request, code) in verdict.fail {
-            request.fail(code);
-        }
-        let closed = self.state.lock().closed;
-        if closed {
-            for request in verdict.retry.into_iter().flatten() {
-                request.fail(ErrorCode::Draining);
+        self.update(|state, outbox, now| {
+            outbox.answers.extend(verdict.fail);
+            if state.closed {
+                let retry = verdict.retry.into_iter().flatten();
+                outbox
+                    .answers
+                    .extend(retry.map(|request| (request, ErrorCode::Draining)));
+                return;
             }
-            return;
-        }
-        self.update(|state, now| {
-            if let Some(slot) = state.targets.iter_mut().find(|slot| &slot.id == target)
-                && loss == Loss::Refused
-            {
+            let slot = state.targets.iter_mut().find(|slot| &slot.id == target);
+            if let Some(slot) = slot.filter(|_| loss == Loss::Refused) {
                 slot.rest_until = Some(now + REST);
             }
-            for batch in verdict.retry {
-                self.metrics.queued.add(batch.len() as i64);
-                state.retry.push_back(batch);
-            }
+            state.retry.extend(verdict.retry);
         });
     }
 }
@@ -496,6 +485,10 @@ impl State {
         self.queue.is_empty() && self.retry.is_empty()
     }
 
+    fn queued(&self) -> usize {
+        self.queue.len() + self.retry.iter().map(Vec::len).sum::<usize>()
+    }
+
     fn view(&self) -> QueueView {
         QueueView {
             requests: self.queue.len(),
@@ -503,12 +496,12 @@ impl State {
         }
     }
 
-    fn refusal(&self, config: &StageConfig, now: Instant) -> Option<ErrorCode> {
+    fn refusal(&self, grace: Duration, now: Instant) -> Option<ErrorCode> {
         if self.closed {
             Some(ErrorCode::Draining)
-        } else if !self.has_replica(config.grace, now) {
+        } else if !self.has_replica(grace, now) {
             Some(ErrorCode::NoReplica)
-        } else if self.queue.len() >= config.capacity {
+        } else if self.queue.len() >= self.capacity {
             Some(ErrorCode::QueueFull)
         } else {
             None
@@ -520,52 +513,41 @@ impl State {
             || self.last_ready.is_some_and(|at| now < at + grace)
     }
 
-    fn take_batch(&mut self, limits: Limits, capacity: usize) -> Vec<Request> {
+    fn take_batch(&mut self, limits: Limits, outbox: &mut Outbox) -> Vec<Request> {
         let count = batch::fitting(self.queue.iter().map(|request| request.payload.len()), limits);
-        let batch: Vec<_> = self.queue.drain(..count).collect();
-        self.release_holds(capacity);
+        let batch = self.queue.drain(..count).collect();
+        self.release_holds(outbox);
         batch
     }
 
     /// Keeps one hold for each request beyond the capacity.
-    fn release_holds(&mut self, capacity: usize) {
-        let beyond = self.queue.len().saturating_sub(capacity);
+    fn release_holds(&mut self, outbox: &mut Outbox) {
+        let beyond = self.queue.len().saturating_sub(self.capacity);
         let surplus = self.holds.len().saturating_sub(beyond);
-        self.holds.drain(..surplus);
+        outbox.released.extend(self.holds.drain(..surplus));
     }
 
     /// Takes out the requests that nobody waits for any more.
-    fn take_over(&mut self, now: Instant) -> Vec<Request> {
-        let mut over = Vec::new();
-        let mut keep = VecDeque::with_capacity(self.queue.len());
-        for request in self.queue.drain(..) {
-            if request.is_live(now) {
-                keep.push_back(request)
-            } else {
-                over.push(request)
-            }
-        }
-        self.queue = keep;
+    fn take_over(&mut self, now: Instant, outbox: &mut Outbox) {
+        let (live, mut over): (Vec<_>, Vec<_>) =
+            self.queue.drain(..).partition(|request| request.is_live(now));
+        self.queue = live.into();
         for batch in &mut self.retry {
             over.extend(batch.extract_if(.., |request| !request.is_live(now)));
         }
         self.retry.retain(|batch| !batch.is_empty());
-        let surplus = self.holds.len().saturating_sub(self.queue.len());
-        self.holds.drain(..surplus);
-        over
+        outbox.answers.extend(
+            over.into_iter()
+                .map(|request| (request, ErrorCode::DeadlineExceeded)),
+        );
+        self.release_holds(outbox);
     }
 
-    fn take_all(&mut self) -> Vec<Request> {
-        self.holds.clear();
-        let queued = self.queue.drain(..);
-        self.retry.drain(..).flatten().chain(queued).collect()
-    }
-}
-
-/// Sends batches, outside the lock: a target may answer, and so come back here, before it returns.
-fn deliver(outbox: Outbox) {
-    for (target, batch) in outbox {
-        target.send(batch);
+    /// Takes out everything.
+    fn take_all(&mut self, code: ErrorCode, outbox: &mut Outbox) {
+        let all = self.retry.drain(..).flatten().chain(self.queue.drain(..));
+        outbox.answers.extend(all.map(|request| (request, code)));
+        self.release_holds(outbox);
     }
 }
 
@@ -576,7 +558,7 @@ async fn run_timer(dispatcher: Weak<Inner>) {
         match due {
             Some(due) => {
                 tokio::select! {
-                    () = tokio::time::sleep_until(due) => inner.on_timer(Instant::now()),
+                    () = tokio::time::sleep_until(due) => inner.on_timer(),
                     () = inner.timer.notified() => {}
                 }
             }

@@ -184,7 +184,6 @@ async fn a_full_queue_refuses_and_those_who_left_make_room() {
 #[tokio::test(start_paused = true)]
 async fn without_replicas_requests_wait_for_the_grace_and_are_refused_after_it() {
     let mut bench = Bench::new(1, 8, Delivery::Retry);
-    assert_eq!(bench.refusal().await, ErrorCode::NoReplica);
     bench.window(1, 1);
     bench.window(0, 0);
     let waiting = bench.submit();
@@ -273,6 +272,29 @@ async fn a_target_that_refuses_rests() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     bench.target.take().into_iter().for_each(echo);
     assert_eq!(code(outcome).await, ErrorCode::Ok);
+}
+
+/// A hold whose release comes back to the dispatcher that held it, as a stage's does on routes that cross.
+struct Crossing(Dispatcher);
+
+impl Drop for Crossing {
+    fn drop(&mut self) {
+        self.0.queued();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_hold_may_come_back() {
+    let mut bench = Bench::new(1, 1, Delivery::Retry);
+    bench.window(1, 1);
+    for _ in 0..4 {
+        let hold = Arc::new(Crossing(bench.dispatcher.clone()));
+        let (request, _outcome) = bench.request();
+        bench.dispatcher.submit_held(request, hold);
+    }
+    bench.target.take().into_iter().for_each(echo);
+    bench.dispatcher.close(ErrorCode::Draining);
+    assert_eq!(bench.dispatcher.queued(), 0);
 }
 
 #[tokio::test(start_paused = true)]
