@@ -39,10 +39,13 @@ struct GatewayOptions {
 
 /// Runs the server until a signal; the process's exit code.
 pub(crate) fn serve(config: &str) -> anyhow::Result<i32> {
-    let config: ServeConfig =
-        serde_json::from_str(config).context("the server's configuration is not valid")?;
+    let parsed: serde_json::Result<ServeConfig> = serde_json::from_str(config);
+    let level = parsed
+        .as_ref()
+        .map_or("info", |config| config.gateway.log_level.as_str());
+    init_logging(level, LogFormat::Json);
+    let config = parsed.context("the server's configuration is not valid")?;
     config.spec.validate()?;
-    init_logging(&config.gateway.log_level, LogFormat::Json);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(worker_threads())
         .thread_name("mosec")

@@ -179,6 +179,7 @@ def test_a_description_that_is_none_is_an_exit_status() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=BOUND)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "panicked" not in done.stderr, done.stderr
+    assert "server failed" in done.stderr and "missing field `spec`" in done.stderr, done.stderr
 
 
 def test_json(service: Service) -> None:

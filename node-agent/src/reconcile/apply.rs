@@ -16,9 +16,15 @@ use crate::workers::supervise;
 /// The replicas that run here.
 struct Replicas {
     agent: Agent,
-    running: HashMap<Slot, CancellationToken>,
+    running: HashMap<Slot, Running>,
     tasks: JoinSet<Slot>,
     evict: CancellationToken,
+}
+
+/// A replica's supervisor.
+struct Running {
+    stop: CancellationToken,
+    task: tokio::task::Id,
 }
 
 /// Follows the topology until `stop`, then drains every replica. `evict` ends them at once.
@@ -50,8 +56,8 @@ pub(crate) async fn follow(
             () = stop.cancelled() => break,
         }
     }
-    for stop in replicas.running.values() {
-        stop.cancel();
+    for running in replicas.running.values() {
+        running.stop.cancel();
     }
     while let Some(ended) = replicas.tasks.join_next().await {
         replicas.forget(ended);
@@ -71,8 +77,8 @@ impl Replicas {
         let plan = plan::plan(topology, &self.agent.config().node, &observed);
         for slot in plan.stop {
             // The entry goes when the supervisor has ended; until then the replica still counts as here.
-            if let Some(stop) = self.running.get(&slot) {
-                stop.cancel();
+            if let Some(running) = self.running.get(&slot) {
+                running.stop.cancel();
             }
         }
         for (key, replica) in plan.start {
@@ -86,12 +92,19 @@ impl Replicas {
             return;
         };
         let stop = CancellationToken::new();
-        self.running.insert((key, id), stop.clone());
         let evict = self.evict.clone();
-        self.tasks.spawn(async move {
-            supervise(replica, stop, evict).await;
+        let stopped = stop.clone();
+        let task = self.tasks.spawn(async move {
+            supervise(replica, stopped, evict).await;
             (key, id)
         });
+        self.running.insert(
+            (key, id),
+            Running {
+                stop,
+                task: task.id(),
+            },
+        );
     }
 
     fn forget(&mut self, ended: Result<Slot, tokio::task::JoinError>) {
@@ -102,7 +115,11 @@ impl Replicas {
                     self.agent.remove_pool(slot.0);
                 }
             }
-            Err(error) => tracing::error!(%error, "a supervisor failed"),
+            Err(error) => {
+                // A bug of ours. What it ran has ended with it; the next round starts the replica afresh.
+                tracing::error!(%error, "a supervisor failed");
+                self.running.retain(|_, running| running.task != error.id());
+            }
         }
     }
 }

@@ -163,7 +163,12 @@ impl Replica {
                     process.ended().await;
                     break "the worker broke the protocol of its ring".into();
                 }
-                () = stop.cancelled() => break self.drain(&mut process, &worker, evict).await,
+                // Nothing to finish, and a worker that loads a model does not listen.
+                () = stop.cancelled(), if ready.is_none() => {
+                    process.kill();
+                    break process.ended().await;
+                }
+                () = stop.cancelled(), if ready.is_some() => break self.drain(&mut process, &worker, evict).await,
                 () = evict.cancelled() => {
                     process.kill();
                     break process.ended().await;
