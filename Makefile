@@ -29,6 +29,7 @@ test-loom: ## model-check the shared-memory ring
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p mosec-shm-ring --lib --release --target-dir target/loom -- loom
 
 test-python: wheel-dev ## the Python package and the examples, through the built wheel
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q python-worker/tests
 
 test-cluster: wheel-dev ## real processes on loopback, killed and restarted under load
