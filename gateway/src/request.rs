@@ -47,7 +47,8 @@ impl Ids {
 
 /// Answers one HTTP request.
 pub(crate) async fn handle(shared: Arc<Shared>, http: HttpRequest<Incoming>) -> HttpResponse {
-    let routes = shared.routes.load();
+    // Not a guard: this request may last far longer than the table.
+    let routes = shared.routes.load_full();
     match routes.find(http.uri().path()) {
         Some(route) if http.method() == Method::POST => infer(&shared, route, http).await,
         Some(_) => respond::method_not_allowed("POST"),
@@ -158,5 +159,6 @@ fn failed(code: ErrorCode) -> Outcome {
         code,
         payload: Payload::Bytes(Bytes::from_static(code.text().as_bytes())),
         spans: Vec::new(),
+        lost: None,
     }
 }

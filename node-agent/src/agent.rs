@@ -16,7 +16,7 @@ use crate::metrics::AgentMetrics;
 use crate::pool::{Pool, PoolTarget};
 use crate::reconcile;
 use crate::status::StatusBoard;
-use crate::windows::{self, Upstream, Windows};
+use crate::windows::{self, Place, Upstream, Windows};
 use crate::workers::Replica;
 
 /// A node agent. Clones share it.
@@ -150,12 +150,12 @@ impl Agent {
                 spec: deployment.spec.clone(),
                 registry: self.0.registry.clone(),
             };
-            let is_first = reconcile::is_first(&deployment.spec, key.stage);
+            let place = Place::of(&deployment.spec, key.stage);
             let metrics = self.0.metrics.pool(&stage.name);
             Arc::new(Pool::new(
                 key,
                 &stage,
-                is_first,
+                place,
                 deliver,
                 metrics,
                 self.0.windows.clone(),
@@ -168,7 +168,8 @@ impl Agent {
             python: self.config().python.clone(),
             arena: self.0.arena.clone(),
             board: self.0.board.clone(),
-            drain_timeout: self.config().drain_timeout,
+            // No request outlives its pipeline's own limit.
+            drain_timeout: self.config().drain_timeout.max(deployment.spec.timeout),
             quiet: self.config().quiet,
         })
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::deliver::Deliver;
 use crate::metrics::PoolMetrics;
-use crate::windows::Windows;
+use crate::windows::{Place, Windows};
 use crate::workers::{Unsent, Worker};
 
 /// Batches that may wait for a worker's ring. Credits keep it near zero; what exceeds them comes from upstreams that
@@ -25,7 +25,7 @@ pub(crate) struct Pool {
     pub(crate) deliver: Deliver,
     pub(crate) metrics: PoolMetrics,
     rules: Rules,
-    is_first: bool,
+    place: Place,
     windows: Windows,
     state: Mutex<State>,
 }
@@ -65,7 +65,7 @@ impl Pool {
     pub(crate) fn new(
         stage: StageKey,
         stage_spec: &StageSpec,
-        is_first: bool,
+        place: Place,
         deliver: Deliver,
         metrics: PoolMetrics,
         windows: Windows,
@@ -79,7 +79,7 @@ impl Pool {
                 delivery: stage_spec.delivery,
                 attempts: stage_spec.attempts,
             },
-            is_first,
+            place,
             windows,
             state: Mutex::default(),
         }
@@ -124,12 +124,14 @@ impl Pool {
     /// Takes care of what a dead worker had: other workers get it, or else its upstreams get it back.
     pub(crate) fn bury(self: &Arc<Self>, worker: &Arc<Worker>) {
         self.retire(worker);
-        for lost in worker.take_flights() {
+        for (index, lost) in worker.take_flights().into_iter().enumerate() {
+            // A worker runs one batch at a time, in order: only the oldest can have been the end of it.
+            let loss = if index == 0 { Loss::Worker } else { Loss::Refused };
             if self.state.lock().ready.is_empty() {
-                lost.home.lost(lost.requests, Loss::Worker);
+                lost.home.lost(lost.requests, loss);
                 continue;
             }
-            let verdict = custody::after_loss(lost.requests, Loss::Worker, self.rules, Instant::now());
+            let verdict = custody::after_loss(lost.requests, loss, self.rules, Instant::now());
             for (request, code) in verdict.fail {
                 request.fail(code);
             }
@@ -156,15 +158,13 @@ impl Pool {
 
     /// Tells everybody what this stage grants.
     pub(crate) fn publish(&self) {
-        let window = {
-            let state = self.state.lock();
-            let replicas = u32::try_from(state.ready.len()).unwrap_or(u32::MAX);
-            Window {
-                replicas,
-                limit: state.ready.iter().map(|worker| worker.depth()).sum(),
-            }
+        // Told under the lock: of two that publish at once, the later state is told last.
+        let state = self.state.lock();
+        let window = Window {
+            replicas: u32::try_from(state.ready.len()).unwrap_or(u32::MAX),
+            limit: state.ready.iter().map(|worker| worker.depth()).sum(),
         };
-        self.windows.set(self.stage, self.is_first, window);
+        self.windows.set(self.stage, self.place, window);
     }
 
     /// The ready worker with the fewest batches that has room for one, reserved.
@@ -247,6 +247,9 @@ impl Pool {
         if requests.is_empty() {
             return;
         }
+        // The credit is held until the requests are back: their dispatcher then knows that this target rests, and does
+        // not send the next batch from within this call.
+        let held = slot.clone();
         if let Err(Unsent {
             requests,
             home,
@@ -256,6 +259,7 @@ impl Pool {
             tracing::debug!(stage = %self.stage, replica = %worker.replica, cause, "batch was not taken");
             home.lost(requests, Loss::Refused);
         }
+        drop(held);
     }
 }
 

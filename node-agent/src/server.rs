@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
 use mosec_dispatch::{Credit, Dispatched, Home, Outcome, Payload, Reply, Request, Respond, Target, Window};
 use mosec_types::{ErrorCode, Span, SpanKind, StageIndex, StageKey};
 use mosec_wire::frame::FrameError;
-use mosec_wire::{Answer, AnswerSink, Incoming, LinkError, LinkEvent, LinkServer};
+use mosec_wire::{Answer, AnswerSink, Custody, Incoming, LinkError, LinkEvent, LinkServer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,9 @@ pub async fn serve_link(
         granted.borrow_and_update().shares(upstream),
     );
     let mut draining = false;
+    // Batches that were sent before the upstream heard of the drain are still let in.
+    let settled = tokio::time::sleep(Duration::MAX);
+    tokio::pin!(settled);
     let error = loop {
         tokio::select! {
             incoming = link.accept() => match incoming {
@@ -45,7 +49,8 @@ pub async fn serve_link(
                 }
                 Err(error) => break error,
             },
-            changed = granted.changed() => match changed {
+            // A draining agent grants nothing any more.
+            changed = granted.changed(), if !draining => match changed {
                 Ok(()) => told = tell_windows(&*link, &told, granted.borrow_and_update().shares(upstream)),
                 Err(_) => break LinkError::Closed,
             },
@@ -53,8 +58,9 @@ pub async fn serve_link(
                 draining = true;
                 link.tell(LinkEvent::Drain);
                 batches.close();
+                settled.as_mut().reset(Instant::now() + agent.config().quiet);
             }
-            () = batches.wait(), if draining => break LinkError::Closed,
+            () = async { settled.as_mut().await; batches.wait().await }, if draining => break LinkError::Closed,
         }
     };
     link.close();
@@ -118,9 +124,10 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
             home: Arc::new(Upwards),
             credit,
         }),
+        // Its topology is older or newer than ours.
         None => requests
             .into_iter()
-            .for_each(|request| request.fail(ErrorCode::UnknownStage)),
+            .for_each(|request| request.give_back(Loss::Refused, ErrorCode::UnknownStage)),
     }
     let result = pass_on(&mut messages, &mut answers, total).await;
     match result {
@@ -209,7 +216,7 @@ impl Home for Upwards {
             Loss::Refused => ErrorCode::NoReplica,
         };
         for request in requests {
-            request.fail(code);
+            request.give_back(loss, code);
         }
     }
 }
@@ -243,6 +250,11 @@ impl Respond for LinkReply {
         let answer = Answer {
             item: self.item,
             code: outcome.code,
+            custody: match outcome.lost {
+                None => Custody::Done,
+                Some(Loss::Refused) => Custody::Refused,
+                Some(Loss::Worker | Loss::Link) => Custody::Lost,
+            },
             last: true,
             payload,
             spans,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mosec_dispatch::{Window, credit};
-use mosec_types::StageKey;
+use mosec_types::{PipelineSpec, StageIndex, StageKey};
 use tokio::sync::watch;
 
 /// Who sends batches to this node.
@@ -29,7 +29,26 @@ pub(crate) struct Granted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stage {
     window: Window,
-    is_first: bool,
+    place: Place,
+}
+
+/// Where a stage stands on the routes through it, which may be at different places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Some route begins with it: gateways send to it.
+    pub(crate) first: bool,
+    /// Some route comes to it from another stage: agents send to it.
+    pub(crate) later: bool,
+}
+
+impl Place {
+    pub(crate) fn of(spec: &PipelineSpec, stage: StageIndex) -> Self {
+        let through = || spec.routes.iter().filter(|route| route.stages.contains(&stage));
+        Self {
+            first: through().any(|route| route.first() == Some(stage)),
+            later: through().any(|route| route.first() != Some(stage)),
+        }
+    }
 }
 
 impl Granted {
@@ -42,12 +61,14 @@ impl Granted {
     }
 
     fn share(&self, stage: Stage, upstream: Upstream) -> Window {
+        let Place { first, later } = stage.place;
+        let gateways = if first { self.gateways } else { 0 };
+        // This process's own dispatchers count as one more agent, or, in an embedded server, as the only gateway.
+        let agents = if later { 1 + self.agents } else { 0 };
         let senders = match upstream {
-            // In an embedded server this process is the only gateway; else it is one agent among others.
-            Upstream::Local if stage.is_first => 1 + self.gateways,
-            Upstream::Local => 1 + self.agents,
-            Upstream::Gateway if stage.is_first => self.gateways,
-            Upstream::Agent if !stage.is_first => 1 + self.agents,
+            Upstream::Gateway if first => gateways + agents,
+            Upstream::Agent if later => gateways + agents,
+            Upstream::Local => (gateways + agents).max(1),
             Upstream::Gateway | Upstream::Agent => return Window::default(),
         };
         credit::share(stage.window, senders)
@@ -73,8 +94,8 @@ impl Windows {
         self.0.subscribe()
     }
 
-    pub(crate) fn set(&self, key: StageKey, is_first: bool, window: Window) {
-        let stage = Stage { window, is_first };
+    pub(crate) fn set(&self, key: StageKey, place: Place, window: Window) {
+        let stage = Stage { window, place };
         self.0
             .send_if_modified(|granted| granted.stages.insert(key, stage) != Some(stage));
     }
@@ -136,6 +157,44 @@ mod tests {
         }
     }
 
+    const FIRST: Place = Place {
+        first: true,
+        later: false,
+    };
+    const LATER: Place = Place {
+        first: false,
+        later: true,
+    };
+
+    #[test]
+    fn a_stage_that_is_first_and_later_is_open_to_all() {
+        let windows = Windows::new();
+        let place = Place {
+            first: true,
+            later: true,
+        };
+        windows.set(
+            key(0),
+            place,
+            Window {
+                replicas: 3,
+                limit: 6,
+            },
+        );
+        let _present = [windows.enter(Upstream::Gateway), windows.enter(Upstream::Agent)];
+        let granted = windows.subscribe().borrow().clone();
+        for upstream in [Upstream::Gateway, Upstream::Agent, Upstream::Local] {
+            assert_eq!(
+                granted.shares(upstream)[&key(0)],
+                Window {
+                    replicas: 1,
+                    limit: 2
+                },
+                "{upstream:?}"
+            );
+        }
+    }
+
     #[test]
     fn gateways_share_first_stages_and_agents_the_later_ones() {
         let windows = Windows::new();
@@ -143,8 +202,8 @@ mod tests {
             replicas: 2,
             limit: 4,
         };
-        windows.set(key(0), true, window);
-        windows.set(key(1), false, window);
+        windows.set(key(0), FIRST, window);
+        windows.set(key(1), LATER, window);
         let _present = [
             windows.enter(Upstream::Gateway),
             windows.enter(Upstream::Gateway),
@@ -171,7 +230,7 @@ mod tests {
         let windows = Windows::new();
         windows.set(
             key(0),
-            true,
+            FIRST,
             Window {
                 replicas: 1,
                 limit: 4,

@@ -134,6 +134,8 @@ struct State {
     last_ready: Option<Instant>,
     /// When the timer will look next.
     timer_due: Option<Instant>,
+    /// Requests that the gauge counts for this dispatcher.
+    reported: i64,
     closed: bool,
 }
 
@@ -197,6 +199,7 @@ impl Dispatcher {
                 // Who asks for a stage has heard that it serves; its targets are about to announce themselves.
                 last_ready: Some(Instant::now()),
                 timer_due: None,
+                reported: 0,
                 closed: false,
             }),
             timer: Notify::new(),
@@ -226,6 +229,25 @@ impl Dispatcher {
     /// Adds a target or changes its window. A window of zero replicas keeps what is outstanding there.
     pub fn set_target(&self, id: &TargetId, target: &Arc<dyn Target>, window: Window) {
         self.0.set_target(id, target, window);
+    }
+
+    /// Sends nothing more to a target, if it is one.
+    pub(crate) fn close_window(&self, id: &TargetId) {
+        self.0.update(|state, _, now| {
+            if let Some(slot) = state.targets.iter_mut().find(|slot| &slot.id == id) {
+                if slot.window.replicas > 0 {
+                    state.last_ready = Some(now);
+                }
+                slot.window = Window::default();
+            }
+        });
+    }
+
+    /// Whether batches are at this target, or requests are queued that only it may be open to.
+    pub(crate) fn is_busy_with(&self, id: &TargetId) -> bool {
+        let state = self.0.state.lock();
+        let slot = state.targets.iter().find(|slot| &slot.id == id);
+        slot.is_some_and(|slot| slot.outstanding > 0 || (slot.window.replicas > 0 && !state.is_idle()))
     }
 
     /// Forgets a target. What is outstanding there is its own to give back.
@@ -339,7 +361,11 @@ impl Inner {
             let mut state = self.state.lock();
             change(&mut state, &mut outbox, now);
             self.poll(&mut state, &mut outbox, now);
-            self.metrics.queued.set(state.queued() as i64);
+            // By difference: dispatchers of other revisions share the series.
+            let queued = state.queued() as i64;
+            self.metrics
+                .queued
+                .add(queued - std::mem::replace(&mut state.reported, queued));
         }
         outbox.carry_out();
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use mosec_types::{ErrorCode, Span, SpanKind, StageIndex, StageKey};
 use mosec_wire::frame::FrameError;
-use mosec_wire::{Answer, Answers, Batch, Item, Link, LinkError, Returned};
+use mosec_wire::{Answer, Answers, Batch, Custody, Item, Link, LinkError, Returned};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::custody::Loss;
 use crate::{Credit, Dispatched, Payload, Request, Target};
@@ -18,18 +19,27 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct LinkTarget {
     link: Arc<dyn Link>,
+    flights: TaskTracker,
 }
 
 impl LinkTarget {
     pub fn new(link: Arc<dyn Link>) -> Self {
-        Self { link }
+        Self {
+            link,
+            flights: TaskTracker::new(),
+        }
+    }
+
+    /// Whether nothing is out, answers of later stages included.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flights.is_empty()
     }
 }
 
 impl Target for LinkTarget {
     fn send(&self, batch: Dispatched) {
         // The task ends when the batch is answered, its link breaks, or nobody waits for it any more.
-        tokio::spawn(run(self.link.clone(), batch));
+        self.flights.spawn(run(self.link.clone(), batch));
     }
 }
 
@@ -110,10 +120,10 @@ impl Flight {
             return;
         };
         let mut request = request;
-        match answer.code {
-            ErrorCode::ReplicaLost => return self.crashed.push(request),
-            code if code.is_retryable() => return self.refused.push(request),
-            _ => {}
+        match answer.custody {
+            Custody::Lost => return self.crashed.push(request),
+            Custody::Refused => return self.refused.push(request),
+            Custody::Done => {}
         }
         if request.traced {
             add_spans(&mut request, &answer.spans, self.sent);

@@ -35,11 +35,24 @@ impl Connect for QuicConnector {
     }
 }
 
+/// Longest time a link that is no longer wanted stays for what is out on it.
+const LINGER: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How a link is told to end.
+#[derive(Clone, Default)]
+struct Stop {
+    /// Nothing new goes there: when what is out has been answered.
+    idle: CancellationToken,
+    /// The node's process is another one now: at once.
+    now: CancellationToken,
+}
+
 /// The links of a process. One task for each node, owned here and ended by dropping this.
 pub struct Links {
     connect: Arc<dyn Connect>,
     registry: Registry,
-    nodes: HashMap<NodeId, (Node, CancellationToken)>,
+    nodes: HashMap<NodeId, (Node, Stop)>,
     tasks: JoinSet<()>,
 }
 
@@ -60,26 +73,60 @@ impl Links {
         let mut wanted: HashMap<NodeId, Node> =
             nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
         self.nodes.retain(|id, (node, stop)| {
-            let same = wanted.get(id).is_some_and(|new| is_same_place(new, node));
+            let same = match wanted.get(id) {
+                Some(new) if is_same_place(new, node) => true,
+                Some(_) => {
+                    stop.now.cancel();
+                    false
+                }
+                None => {
+                    stop.idle.cancel();
+                    false
+                }
+            };
             if same {
                 wanted.remove(id);
-            } else {
-                stop.cancel();
             }
             same
         });
         for (id, node) in wanted {
-            let stop = CancellationToken::new();
-            self.tasks.spawn(keep_link(
+            let stop = Stop::default();
+            let link = keep_link(
                 self.connect.clone(),
                 self.registry.clone(),
                 node.clone(),
                 stop.clone(),
-            ));
+            );
+            self.tasks.spawn(link);
             self.nodes.insert(id, (node, stop));
         }
         while self.tasks.try_join_next().is_some() {}
     }
+}
+
+impl Stop {
+    fn is_cancelled(&self) -> bool {
+        self.idle.is_cancelled() || self.now.is_cancelled()
+    }
+
+    async fn requested(&self) {
+        tokio::select! {
+            () = self.idle.cancelled() => {}
+            () = self.now.cancelled() => {}
+        }
+    }
+}
+
+/// Completes when a link that is to end has nothing out any more, or has lingered for long enough. Cancel safe: what
+/// is asked again is answered again.
+async fn idle(stop: &Stop, registry: &Registry, id: &TargetId, flights: &LinkTarget) {
+    stop.idle.cancelled().await;
+    let quiet = async {
+        while registry.is_busy(id) || !flights.is_idle() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, quiet).await;
 }
 
 fn is_same_place(a: &Node, b: &Node) -> bool {
@@ -87,12 +134,12 @@ fn is_same_place(a: &Node, b: &Node) -> bool {
 }
 
 /// Connects again and again until stopped.
-async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, node: Node, stop: CancellationToken) {
+async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, node: Node, stop: Stop) {
     let mut pause = RETRY_FIRST;
     while !stop.is_cancelled() {
         let connected = tokio::select! {
             connected = connect.connect(node.clone()) => connected,
-            () = stop.cancelled() => return,
+            () = stop.requested() => return,
         };
         match connected {
             Ok(link) => {
@@ -110,7 +157,7 @@ async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, node: Node, st
         let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
         tokio::select! {
             () = tokio::time::sleep(jittered) => {}
-            () = stop.cancelled() => return,
+            () = stop.requested() => return,
         }
         pause = (pause * 2).min(RETRY_LONGEST);
     }
@@ -122,24 +169,30 @@ async fn follow(
     shared: &Arc<dyn Link>,
     registry: &Registry,
     node: &NodeId,
-    stop: &CancellationToken,
+    stop: &Stop,
 ) -> LinkError {
     // Each connection is a target of its own, so what an old one still returns never counts for a new one.
     static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
     let id = TargetId(format!("{node}#{}", CONNECTIONS.fetch_add(1, Ordering::Relaxed)));
-    let target: Arc<dyn Target> = Arc::new(LinkTarget::new(shared.clone()));
+    let flights = LinkTarget::new(shared.clone());
+    let target: Arc<dyn Target> = Arc::new(flights.clone());
+    let mut draining = false;
     let error = loop {
         let event = tokio::select! {
             event = link.event() => event,
-            () = stop.cancelled() => break LinkError::Closed,
+            () = stop.now.cancelled() => break LinkError::Closed,
+            () = idle(stop, registry, &id, &flights) => break LinkError::Closed,
         };
         match event {
+            // After its drain a node grants nothing more, whatever is still on the way.
+            Ok(LinkEvent::Window { .. }) if draining => {}
             Ok(LinkEvent::Window { stage, window }) => registry.set_window(stage, &id, &target, window),
             Ok(LinkEvent::Hello { .. }) => {}
             // Its windows go; what is outstanding there is still answered.
             Ok(LinkEvent::Drain) => {
                 tracing::info!(%node, "node drains");
-                registry.remove_target(&id);
+                draining = true;
+                registry.close_windows(&id);
             }
             Err(error) => break error,
         }

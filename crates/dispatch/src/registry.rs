@@ -116,8 +116,18 @@ impl Registry {
         }
     }
 
-    /// Forgets a target with all its windows.
-    pub fn remove_target(&self, id: &TargetId) {
+    /// Whether a dispatcher that may use the target has anything to do: requests that may go there, or batches that
+    /// are there.
+    pub(crate) fn is_busy(&self, id: &TargetId) -> bool {
+        self.inner
+            .read()
+            .dispatchers
+            .values()
+            .any(|dispatcher| dispatcher.is_busy_with(id))
+    }
+
+    /// Sends nothing more to a target. What is out there stays.
+    pub(crate) fn close_windows(&self, id: &TargetId) {
         let dispatchers: Vec<_> = {
             let mut inner = self.inner.write();
             inner.windows.retain(|_, windows| {
@@ -126,6 +136,15 @@ impl Registry {
             });
             inner.dispatchers.values().cloned().collect()
         };
+        for dispatcher in dispatchers {
+            dispatcher.close_window(id);
+        }
+    }
+
+    /// Forgets a target with all its windows.
+    pub fn remove_target(&self, id: &TargetId) {
+        self.close_windows(id);
+        let dispatchers: Vec<_> = self.inner.read().dispatchers.values().cloned().collect();
         for dispatcher in dispatchers {
             dispatcher.remove_target(id);
         }

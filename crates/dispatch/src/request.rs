@@ -5,6 +5,8 @@ use mosec_shm_ring::Slice;
 use mosec_types::{ErrorCode, RequestId, Span, spec::RouteIndex};
 use tokio::time::Instant;
 
+use crate::custody::Loss;
+
 /// A request on its way through one stage.
 #[derive(Debug)]
 pub struct Request {
@@ -30,6 +32,17 @@ impl Request {
             code,
             payload,
             spans: self.spans,
+            lost: None,
+        });
+    }
+
+    /// Gives custody back to whoever sent it here from another process, with the reason.
+    pub fn give_back(self, loss: Loss, code: ErrorCode) {
+        self.reply.respond(Outcome {
+            code,
+            payload: Payload::Bytes(Bytes::from_static(code.text().as_bytes())),
+            spans: self.spans,
+            lost: Some(loss),
         });
     }
 
@@ -80,6 +93,8 @@ pub struct Outcome {
     /// The result, or the error's text.
     pub payload: Payload,
     pub spans: Vec<Span>,
+    /// Set where this is no answer: custody goes back to the upstream.
+    pub lost: Option<Loss>,
 }
 
 /// Whoever waits for a request's answer.
@@ -123,6 +138,7 @@ impl Drop for Reply {
                 code: ErrorCode::Internal,
                 payload,
                 spans: Vec::new(),
+                lost: None,
             });
         }
     }

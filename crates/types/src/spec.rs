@@ -117,6 +117,8 @@ pub enum Delivery {
 
 /// Default of [`StageSpec::attempts`]: one try, and two more for two unlucky losses in a row.
 pub const DEFAULT_ATTEMPTS: u32 = 3;
+/// Most attempts: losses are counted in eight bits.
+pub const MAX_ATTEMPTS: u32 = 255;
 /// Content type of a MOSEC worker that sets none.
 pub const DEFAULT_MIME: &str = "application/json";
 
@@ -219,9 +221,11 @@ impl StageSpec {
         check(!self.timeout.is_zero(), &format!("{at}.timeout"), || {
             "expected a time above zero".into()
         })?;
-        check(self.attempts >= 1, &format!("{at}.attempts"), || {
-            "expected at least 1".into()
-        })?;
+        check(
+            (1..=MAX_ATTEMPTS).contains(&self.attempts),
+            &format!("{at}.attempts"),
+            || format!("expected 1 to {MAX_ATTEMPTS}, found {}", self.attempts),
+        )?;
         check(
             self.env.is_empty() || self.env.len() == self.replicas as usize,
             &format!("{at}.env"),

@@ -9,6 +9,6 @@ pub mod quic;
 pub mod tls;
 
 pub use link::{
-    Answer, AnswerSink, Answers, Batch, Incoming, Item, Link, LinkError, LinkEvent, LinkServer, Returned,
-    Window,
+    Answer, AnswerSink, Answers, Batch, Custody, Incoming, Item, Link, LinkError, LinkEvent, LinkServer,
+    Returned, Window,
 };

@@ -42,12 +42,34 @@ pub struct Item {
     pub payload: Bytes,
 }
 
+/// Who has custody of an item after its answer. The numbers are the wire's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Custody {
+    /// Nobody needs it any more: the answer is final, whatever its code.
+    #[default]
+    Done = 0,
+    /// The upstream has it back; the stage did not start on it.
+    Refused = 1,
+    /// The upstream has it back; a replica of the stage was lost under it.
+    Lost = 2,
+}
+
+impl Custody {
+    pub const ALL: [Self; 3] = [Self::Done, Self::Refused, Self::Lost];
+
+    pub fn from_wire(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
 /// One item's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Position of the item in its batch.
     pub item: u32,
     pub code: ErrorCode,
+    pub custody: Custody,
     /// False for an event of a stream that goes on.
     pub last: bool,
     /// The result, or the error's own text.

@@ -71,7 +71,13 @@ impl Replicas {
         }
         self.agent.registry().retire(|key| {
             let deployment = topology.deployment(key.revision);
-            deployment.is_some_and(|deployment| deployment.phase.runs())
+            // A revision's earlier stages still finish what they have here.
+            let finishing = || {
+                self.running
+                    .keys()
+                    .any(|(running, _)| running.revision == key.revision)
+            };
+            deployment.is_some_and(|deployment| deployment.phase.runs()) || finishing()
         });
         let observed: BTreeSet<Slot> = self.running.keys().copied().collect();
         let plan = plan::plan(topology, &self.agent.config().node, &observed);

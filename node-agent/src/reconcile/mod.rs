@@ -4,4 +4,3 @@ mod apply;
 mod plan;
 
 pub(crate) use apply::follow;
-pub(crate) use plan::is_first;

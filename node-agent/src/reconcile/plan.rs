@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mosec_types::topology::{Deployment, Node};
-use mosec_types::{NodeId, PipelineSpec, ReplicaId, StageIndex, StageKey, Topology};
+use mosec_types::{NodeId, ReplicaId, StageKey, Topology};
 
 pub(crate) type Slot = (StageKey, ReplicaId);
 
@@ -68,11 +68,6 @@ pub(crate) fn later_stages(topology: &Topology) -> BTreeSet<StageKey> {
         .collect()
 }
 
-/// Whether a route begins with the stage.
-pub(crate) fn is_first(spec: &PipelineSpec, stage: StageIndex) -> bool {
-    spec.routes.iter().any(|route| route.first() == Some(stage))
-}
-
 /// The other nodes this one may have to send batches to.
 pub(crate) fn peers(topology: &Topology, node: &NodeId) -> Vec<Node> {
     let running = topology
@@ -102,7 +97,10 @@ mod tests {
     use mosec_types::topology::{NodeHealth, Phase, Placement};
     use mosec_types::{Incarnation, Revision, RouteSpec};
 
+    use mosec_types::StageIndex;
+
     use super::*;
+    use crate::windows::Place;
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).unwrap()
@@ -254,10 +252,10 @@ mod tests {
             ),
             deployment(4, Phase::Serving, &[&[0], &[]], &[]),
         ];
-        let first: Vec<_> = (0..4)
-            .map(|stage| is_first(&deployments[0].spec, StageIndex(stage)))
-            .collect();
-        assert_eq!(first, [true, true, true, false], "a stage may be both");
+        let places = (0..4).map(|stage| Place::of(&deployments[0].spec, StageIndex(stage)));
+        let places: Vec<_> = places.map(|place| (place.first, place.later)).collect();
+        let expected = [(true, false), (true, false), (true, true), (false, true)];
+        assert_eq!(places, expected, "a stage may be both");
         let later = later_stages(&topology(deployments));
         assert_eq!(later, BTreeSet::from([key(1, 2), key(1, 3), key(2, 1)]));
     }

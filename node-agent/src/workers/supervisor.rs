@@ -155,6 +155,7 @@ impl Replica {
                     // It has closed its socket or talks nonsense: it is leaving, or has to.
                     Err(error) => {
                         tracing::debug!(stage = %self.pool.stage, replica = %self.id, error, "control socket ended");
+                        self.pool.retire(&worker);
                         break self.end(&mut process).await;
                     }
                 },
@@ -201,6 +202,9 @@ impl Replica {
             result = tokio::time::timeout(self.drain_timeout, quiet) => if result.is_err() {
                 tracing::warn!(stage = %self.pool.stage, replica = %self.id, "drain timeout");
             },
+            // It has died: what it had goes to others as ever.
+            how = process.ended() => return how,
+            () = worker.broken.cancelled() => process.kill(),
             () = evict.cancelled() => {}
         }
         self.pool.retire(worker);

@@ -7,14 +7,15 @@
 //! | 8 | 2 | error code | | 3 | 4 | microseconds |
 //! | 10 | 2 | number of spans | | | | |
 //! | 12 | 1 | bit 0: last | | | | |
-//! | 13 | 3 | reserved, 0 | | | | |
+//! | 13 | 1 | custody | | | | |
+//! | 14 | 2 | reserved, 0 | | | | |
 
 use bytes::Bytes;
 use mosec_types::{ErrorCode, Span, SpanKind, StageIndex};
 
 use super::fields::{Chunks, Fields, Payloads};
 use super::{FrameError, HEADER_BYTES, Kind, NO_STAGE, check_size, encode_header};
-use crate::link::Answer;
+use crate::link::{Answer, Custody};
 
 pub(super) const ANSWER_BYTES: usize = 16;
 const SPAN_BYTES: usize = 7;
@@ -60,7 +61,7 @@ fn put_answer(chunks: &mut Chunks, answer: &Answer) -> Result<(), FrameError> {
     chunks.put(&len.to_le_bytes());
     chunks.put(&answer.code.to_wire().to_le_bytes());
     chunks.put(&spans.to_le_bytes());
-    chunks.put(&[u8::from(answer.last), 0, 0, 0]);
+    chunks.put(&[u8::from(answer.last), answer.custody as u8, 0, 0]);
     Ok(())
 }
 
@@ -71,6 +72,7 @@ struct Row {
     code: ErrorCode,
     spans: u16,
     last: bool,
+    custody: Custody,
 }
 
 impl Row {
@@ -79,7 +81,8 @@ impl Row {
         let number = fields.u16()?;
         let code = ErrorCode::from_wire(number).ok_or(FrameError::Code(number))?;
         let (spans, last) = (fields.u16()?, fields.flag()?);
-        if fields.take::<3>()? != [0; 3] {
+        let custody = Custody::from_wire(fields.u8()?).ok_or(FrameError::Reserved)?;
+        if fields.take::<2>()? != [0; 2] {
             return Err(FrameError::Reserved);
         }
         Ok(Self {
@@ -88,6 +91,7 @@ impl Row {
             code,
             spans,
             last,
+            custody,
         })
     }
 }
@@ -113,6 +117,7 @@ pub(super) fn decode(count: usize, body: &Bytes) -> Result<Vec<Answer>, FrameErr
             code,
             spans: count,
             last,
+            custody,
         } = row?;
         let spans = (0..count)
             .map(|_| take_span(&mut spans))
@@ -120,6 +125,7 @@ pub(super) fn decode(count: usize, body: &Bytes) -> Result<Vec<Answer>, FrameErr
         answers.push(Answer {
             item,
             code,
+            custody,
             last,
             payload: payloads.next(payload_bytes)?,
             spans,

@@ -6,6 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use crate::link::Custody;
+
 use super::*;
 use crate::link::{Item, Window};
 
@@ -46,11 +48,12 @@ prop_compose! {
     fn answer()(
         item in any::<u32>(),
         code in select(ErrorCode::all().collect::<Vec<_>>()),
+        custody in select(&Custody::ALL[..]),
         last in any::<bool>(),
         payload in payload(),
         spans in vec(span(), 0..4),
     ) -> Answer {
-        Answer { item, code, last, payload, spans }
+        Answer { item, code, custody, last, payload, spans }
     }
 }
 
@@ -250,6 +253,7 @@ fn large_payloads_are_not_copied() {
     let answer = Answer {
         item: 0,
         code: ErrorCode::Ok,
+        custody: Custody::Done,
         last: true,
         payload: payload.clone(),
         spans: Vec::new(),

@@ -93,6 +93,7 @@ pub(crate) fn answer(item: u32, payload: Bytes) -> Answer {
     Answer {
         item,
         code: ErrorCode::Ok,
+        custody: mosec_wire::Custody::Done,
         last: true,
         payload,
         spans: vec![span],
