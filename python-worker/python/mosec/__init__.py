@@ -5,7 +5,7 @@ The names and their behaviour are those of MOSEC, so an existing service runs un
 
 import sys
 
-if sys.version_info < (3, 11):  # the extension's stable ABI has the buffer protocol from 3.11 on
+if sys.version_info < (3, 11):  # the extension's stable ABI has the buffer protocol from 3.11 on  # noqa: UP036 - pip's own check can be bypassed
     raise ImportError("mosec-cluster needs Python 3.11 or later")
 
 from mosec.errors import ClientError, DecodingError, EncodingError, ServerError, ValidationError
