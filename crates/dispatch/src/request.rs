@@ -46,6 +46,13 @@ impl Request {
         });
     }
 
+    /// Passes on one event of a stream that goes on.
+    pub fn event(&self, payload: Payload) {
+        if let Some(respond) = &self.reply.0 {
+            respond.event(payload);
+        }
+    }
+
     /// Answers with the error's own text.
     pub fn fail(self, code: ErrorCode) {
         self.respond(code, Payload::Bytes(Bytes::from_static(code.text().as_bytes())));
@@ -101,6 +108,10 @@ pub struct Outcome {
 pub trait Respond: Send + Sync {
     /// Takes the answer. Called once at most.
     fn respond(self: Box<Self>, outcome: Outcome);
+
+    /// Takes one event of a stream that goes on. Never waits: whoever reads slowly has a bounded buffer of its own, and is
+    /// no longer wanted when that is full.
+    fn event(&self, _payload: Payload) {}
 
     /// Whether the answer is still wanted.
     fn is_wanted(&self) -> bool;
