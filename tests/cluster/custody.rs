@@ -28,13 +28,7 @@ async fn no_request_fails_while_workers_and_an_agent_are_killed() -> anyhow::Res
     let mut cluster = Cluster::start(Options::default()).await?;
     cluster.deploy(&manifest()).await?;
     cluster.routed(0, "/pair").await?;
-    let load = Load {
-        client: cluster.client(0),
-        path: "/pair".into(),
-        concurrency: 64,
-        requests: 200_000,
-    }
-    .start();
+    let load = Load::of(cluster.client(0), "/pair").start();
 
     for round in 0..KILLS {
         tokio::time::sleep(KILL_EVERY).await;

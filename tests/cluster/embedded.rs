@@ -26,10 +26,9 @@ async fn serves_finishes_what_it_has_and_leaves_nothing() -> anyhow::Result<()> 
     let dir = tempfile::tempdir()?;
     let (mut server, client) = serve(dir.path()).await?;
     let load = Load {
-        client: client.clone(),
-        path: "/inference".into(),
         concurrency: 32,
         requests: 1000,
+        ..Load::of(client.clone(), "/inference")
     }
     .start();
     let report = load.finish().await;
@@ -72,10 +71,8 @@ async fn a_killed_worker_costs_nothing_and_a_killed_server_leaves_nothing() -> a
     let dir = tempfile::tempdir()?;
     let (mut server, client) = serve(dir.path()).await?;
     let load = Load {
-        client,
-        path: "/inference".into(),
         concurrency: 16,
-        requests: 100_000,
+        ..Load::of(client, "/inference")
     }
     .start();
     for _ in 0..4 {

@@ -4,3 +4,4 @@ mod bad_input;
 mod custody;
 mod embedded;
 mod spread;
+mod update;

@@ -55,10 +55,8 @@ async fn every_request_gets_its_own_answer_while_the_leader_is_killed() -> anyho
     }
 
     let load = Load {
-        client: client.clone(),
-        path: "/pair".into(),
-        concurrency: 64,
         requests: REQUESTS,
+        ..Load::of(client.clone(), "/pair")
     }
     .start();
     eventually(

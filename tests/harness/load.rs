@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::{Answer, Client};
@@ -16,6 +17,8 @@ pub struct Load {
     pub concurrency: usize,
     /// Most requests in all.
     pub requests: u64,
+    /// What else has to hold of an answer.
+    pub check: fn(&Value) -> Result<(), String>,
 }
 
 /// What came back.
@@ -38,6 +41,17 @@ pub struct Running {
 }
 
 impl Load {
+    /// As much load as a test needs that ends it itself.
+    pub fn of(client: Client, path: &str) -> Self {
+        Self {
+            client,
+            path: path.into(),
+            concurrency: 64,
+            requests: 200_000,
+            check: |_| Ok(()),
+        }
+    }
+
     /// Starts sending. Each request carries its own number, which its answer has to carry too.
     pub fn start(self) -> Running {
         let sent = Arc::new(AtomicU64::new(0));
@@ -102,7 +116,7 @@ async fn send_all(load: Load, sent: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Re
             .post(&load.path, format!("{{\"id\": {number}}}"))
             .await;
         report.latencies.push(started.elapsed());
-        match check(number, answer) {
+        match check(number, answer, load.check) {
             Ok(()) => report.answered += 1,
             Err(wrong) => {
                 report.wrong_count += 1;
@@ -113,13 +127,17 @@ async fn send_all(load: Load, sent: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Re
     report
 }
 
-fn check(number: u64, answer: anyhow::Result<Answer>) -> Result<(), String> {
+fn check(
+    number: u64,
+    answer: anyhow::Result<Answer>,
+    also: fn(&Value) -> Result<(), String>,
+) -> Result<(), String> {
     let answer = answer.map_err(|error| format!("request {number}: {error:#}"))?;
     let json = answer
         .json()
         .map_err(|error| format!("request {number}: {error:#}"))?;
     if answer.status == 200 && json["id"] == number {
-        return Ok(());
+        return also(&json).map_err(|error| format!("request {number}: {error}"));
     }
     Err(format!("request {number}: {} {}", answer.status, answer.text()))
 }
