@@ -52,6 +52,7 @@ pub(crate) fn stage(name: &str, replicas: u32) -> StageSpec {
         delivery: Delivery::Retry,
         attempts: spec::DEFAULT_ATTEMPTS,
         mime: spec::DEFAULT_MIME.into(),
+        streaming: false,
     }
 }
 
@@ -72,6 +73,7 @@ pub(crate) fn pipeline(name: &str, stages: Vec<StageSpec>) -> PipelineSpec {
         timeout: spec::DEFAULT_TIMEOUT,
         capacity: spec::DEFAULT_CAPACITY,
         max_request_bytes: spec::DEFAULT_MAX_REQUEST_BYTES,
+        openapi: None,
     }
 }
 

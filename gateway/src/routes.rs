@@ -101,6 +101,7 @@ mod tests {
             delivery: Delivery::Retry,
             attempts: 3,
             mime: (*mime).into(),
+            streaming: false,
         };
         let route = |(path, stages): &(&str, &[u16])| RouteSpec {
             path: (*path).into(),
@@ -114,6 +115,7 @@ mod tests {
             timeout: Duration::from_secs(3),
             capacity: 1,
             max_request_bytes: 1,
+            openapi: None,
         })
     }
 

@@ -43,6 +43,9 @@ impl fmt::Display for CodeError {
 pub(crate) struct WorkerFound {
     /// Content type of its answers; absent where it is wrong.
     pub(crate) mime: Option<String>,
+    /// Whether it answers with a stream of events.
+    #[serde(default)]
+    pub(crate) streaming: bool,
     pub(crate) error: Option<CodeError>,
 }
 

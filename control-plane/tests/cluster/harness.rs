@@ -263,6 +263,7 @@ pub fn pipeline(name: &str, replicas: u32) -> PipelineSpec {
         delivery: Delivery::Retry,
         attempts: spec::DEFAULT_ATTEMPTS,
         mime: spec::DEFAULT_MIME.into(),
+        streaming: false,
     };
     PipelineSpec {
         name: PipelineName::new(name).unwrap(),
@@ -279,6 +280,7 @@ pub fn pipeline(name: &str, replicas: u32) -> PipelineSpec {
         timeout: spec::DEFAULT_TIMEOUT,
         capacity: spec::DEFAULT_CAPACITY,
         max_request_bytes: spec::DEFAULT_MAX_REQUEST_BYTES,
+        openapi: None,
     }
 }
 

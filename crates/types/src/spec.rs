@@ -19,6 +19,9 @@ pub const MAX_REPLICAS: u32 = 4096;
 /// Largest batch; the item count of a frame is 16 bits wide.
 pub const MAX_BATCH_SIZE: u32 = 65_535;
 
+/// Largest OpenAPI document, in bytes: it travels with the pipeline through the log and to every node.
+pub const MAX_OPENAPI_BYTES: usize = 1024 * 1024;
+
 /// Paths the gateway answers itself.
 pub const RESERVED_PATHS: &[&str] = &[
     "/",
@@ -52,6 +55,9 @@ pub struct PipelineSpec {
     /// Length of each stage's queue, in requests.
     pub capacity: u32,
     pub max_request_bytes: u64,
+    /// The service's OpenAPI document, as JSON text; the gateway makes one of the routes where absent.
+    #[serde(default)]
+    pub openapi: Option<String>,
 }
 
 /// Where the Python code of a pipeline is, and how a worker process loads it.
@@ -102,6 +108,9 @@ pub struct StageSpec {
     pub attempts: u32,
     /// Content type of the answers, where this is a route's last stage.
     pub mime: String,
+    /// Whether its class is an `SSEWorker`: where this is a route's last stage, answers are streams of events.
+    #[serde(default)]
+    pub streaming: bool,
 }
 
 /// What may be done with a request whose replica was lost before it answered.
@@ -165,6 +174,10 @@ impl PipelineSpec {
         check(self.capacity >= 1, "capacity", || "expected at least 1".into())?;
         check(self.max_request_bytes >= 1, "max_request_bytes", || {
             "expected at least 1".into()
+        })?;
+        let openapi_bytes = self.openapi.as_ref().map_or(0, String::len);
+        check(openapi_bytes <= MAX_OPENAPI_BYTES, "openapi", || {
+            format!("expected at most {MAX_OPENAPI_BYTES} bytes, found {openapi_bytes}")
         })?;
         let mut names = BTreeSet::new();
         for (index, stage) in self.stages.iter().enumerate() {
@@ -333,6 +346,7 @@ mod tests {
             delivery: Delivery::Retry,
             attempts: DEFAULT_ATTEMPTS,
             mime: DEFAULT_MIME.into(),
+            streaming: false,
         }
     }
 
@@ -352,6 +366,7 @@ mod tests {
             timeout: DEFAULT_TIMEOUT,
             capacity: DEFAULT_CAPACITY,
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
+            openapi: None,
         }
     }
 
@@ -372,6 +387,7 @@ mod tests {
             ("source.dir", |s| s.source.dir = "here".into()),
             ("timeout", |s| s.timeout = Duration::ZERO),
             ("capacity", |s| s.capacity = 0),
+            ("openapi", |s| s.openapi = Some("x".repeat(MAX_OPENAPI_BYTES + 1))),
             ("stages[0].replicas", |s| s.stages[0].replicas = 0),
             ("stages[1].max_batch_size", |s| {
                 s.stages[1].max_batch_size = 70_000

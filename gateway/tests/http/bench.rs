@@ -60,6 +60,7 @@ pub(crate) fn spec() -> PipelineSpec {
         delivery: Delivery::Retry,
         attempts: DEFAULT_ATTEMPTS,
         mime: mime.into(),
+        streaming: false,
     };
     let route = |path: &str, stages: &[u16]| RouteSpec {
         path: path.into(),
@@ -80,6 +81,7 @@ pub(crate) fn spec() -> PipelineSpec {
         timeout: BOUND,
         capacity: 1024,
         max_request_bytes: 1024,
+        openapi: None,
     }
 }
 

@@ -173,6 +173,7 @@ fn from_manifest(path: &Path, python: Option<&str>) -> Result<PipelineSpec> {
         if let Some(mime) = worker.mime {
             stage.mime = mime;
         }
+        stage.streaming = worker.streaming;
     }
     Ok(spec)
 }

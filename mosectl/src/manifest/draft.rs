@@ -235,6 +235,7 @@ impl Draft {
             max_request_bytes: self
                 .max_request_size
                 .map_or(DEFAULT_MAX_REQUEST_BYTES, |Size(bytes)| bytes),
+            openapi: None,
         }
     }
 }
@@ -260,6 +261,7 @@ impl Stage {
             delivery: self.delivery.unwrap_or_default(),
             attempts: self.attempts.unwrap_or(DEFAULT_ATTEMPTS),
             mime: DEFAULT_MIME.into(),
+            streaming: false,
         }
     }
 }

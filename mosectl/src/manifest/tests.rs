@@ -41,6 +41,7 @@ fn defaults_are_mosecs() {
         delivery: Delivery::Retry,
         attempts: 3,
         mime: "application/json".into(),
+        streaming: false,
     };
     let expected = PipelineSpec {
         name: PipelineName::new("echo").unwrap(),
@@ -56,6 +57,7 @@ fn defaults_are_mosecs() {
         timeout: Duration::from_secs(3),
         capacity: 1024,
         max_request_bytes: 10 << 20,
+        openapi: None,
     };
     assert_eq!(spec, expected);
 }

@@ -19,6 +19,7 @@ fn spec(name: &str) -> PipelineSpec {
         delivery: Default::default(),
         attempts: 3,
         mime: "application/json".into(),
+        streaming: false,
     };
     PipelineSpec {
         name: PipelineName::new(name).unwrap(),
@@ -34,6 +35,7 @@ fn spec(name: &str) -> PipelineSpec {
         timeout: std::time::Duration::from_secs(3),
         capacity: 1024,
         max_request_bytes: 1,
+        openapi: None,
     }
 }
 

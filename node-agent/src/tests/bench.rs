@@ -59,6 +59,7 @@ pub(crate) fn topology(revision: u64, capacity: u32) -> Topology {
         delivery: Delivery::Retry,
         attempts: 2,
         mime: "x".into(),
+        streaming: false,
     };
     let route = |path: &str, stages: &[u16]| RouteSpec {
         path: path.into(),
@@ -75,6 +76,7 @@ pub(crate) fn topology(revision: u64, capacity: u32) -> Topology {
         timeout: BOUND,
         capacity,
         max_request_bytes: 1024,
+        openapi: None,
     };
     let deployment = Deployment {
         revision: Revision(revision),

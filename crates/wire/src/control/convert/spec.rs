@@ -18,6 +18,7 @@ impl From<&PipelineSpec> for proto::PipelineSpec {
             timeout_ms: to_millis(spec.timeout),
             capacity: spec.capacity,
             max_request_bytes: spec.max_request_bytes,
+            openapi: spec.openapi.clone(),
         }
     }
 }
@@ -37,6 +38,7 @@ impl TryFrom<proto::PipelineSpec> for PipelineSpec {
             timeout: Duration::from_millis(message.timeout_ms),
             capacity: message.capacity,
             max_request_bytes: message.max_request_bytes,
+            openapi: message.openapi,
         })
     }
 }
@@ -97,6 +99,7 @@ impl From<&StageSpec> for proto::StageSpec {
             delivery: delivery.into(),
             attempts: stage.attempts,
             mime: stage.mime.clone(),
+            streaming: stage.streaming,
         }
     }
 }
@@ -124,6 +127,7 @@ impl TryFrom<proto::StageSpec> for StageSpec {
             delivery,
             attempts: message.attempts,
             mime: message.mime,
+            streaming: message.streaming,
         })
     }
 }

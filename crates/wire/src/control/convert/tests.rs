@@ -38,8 +38,9 @@ prop_compose! {
         env in vec(map(), 0..3),
         node_labels in map(),
         delivery in prop_oneof![Just(Delivery::Retry), Just(Delivery::AtMostOnce)],
+        streaming in any::<bool>(),
     ) -> StageSpec {
-        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime }
+        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime, streaming }
     }
 }
 
@@ -52,9 +53,10 @@ prop_compose! {
         timeout in millis(),
         capacity in any::<u32>(),
         max_request_bytes in any::<u64>(),
+        openapi in option::of(".{0,20}"),
     ) -> PipelineSpec {
         let routes = routes.into_iter().map(|(path, stages)| RouteSpec { path, stages }).collect();
-        PipelineSpec { name: PipelineName::new(name).unwrap(), source, stages, routes, timeout, capacity, max_request_bytes }
+        PipelineSpec { name: PipelineName::new(name).unwrap(), source, stages, routes, timeout, capacity, max_request_bytes, openapi }
     }
 }
 
