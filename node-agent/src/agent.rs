@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use mosec_dispatch::custody::Rules;
 use mosec_dispatch::{Links, Registry, StageConfig, Target, TargetId};
 use mosec_shm_ring::{Arena, SegmentError};
 use mosec_types::{ReplicaId, StageKey, Topology, WorkerStatus};
@@ -143,6 +144,7 @@ impl Agent {
     pub(crate) fn replica(&self, topology: &Topology, key: StageKey, id: ReplicaId) -> Option<Replica> {
         let deployment = topology.deployment(key.revision)?;
         let stage = deployment.spec.stage(key.stage)?.clone();
+        let rules = Rules::of(&deployment.spec, key.stage)?;
         let mut pools = self.0.pools.write();
         let pool = pools.entry(key).or_insert_with(|| {
             let deliver = Deliver {
@@ -154,7 +156,7 @@ impl Agent {
             let metrics = self.0.metrics.pool(&stage.name);
             Arc::new(Pool::new(
                 key,
-                &stage,
+                rules,
                 place,
                 deliver,
                 metrics,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mosec_dispatch::custody::{self, Loss, Rules};
 use mosec_dispatch::{Credit, Dispatched, Target, Window};
-use mosec_types::{ErrorCode, PipelineSpec, StageKey, StageSpec};
+use mosec_types::{ErrorCode, PipelineSpec, StageKey};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -64,7 +64,7 @@ impl Drop for Slot {
 impl Pool {
     pub(crate) fn new(
         stage: StageKey,
-        stage_spec: &StageSpec,
+        rules: Rules,
         place: Place,
         deliver: Deliver,
         metrics: PoolMetrics,
@@ -75,10 +75,7 @@ impl Pool {
             spec: deliver.spec.clone(),
             deliver,
             metrics,
-            rules: Rules {
-                delivery: stage_spec.delivery,
-                attempts: stage_spec.attempts,
-            },
+            rules,
             place,
             windows,
             state: Mutex::default(),
@@ -131,7 +128,7 @@ impl Pool {
                 lost.home.lost(lost.requests, loss);
                 continue;
             }
-            let verdict = custody::after_loss(lost.requests, loss, self.rules, Instant::now());
+            let verdict = custody::after_loss(lost.requests, loss, &self.rules, Instant::now());
             for (request, code) in verdict.fail {
                 request.fail(code);
             }

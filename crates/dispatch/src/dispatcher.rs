@@ -56,10 +56,7 @@ impl StageConfig {
                 max_wait: stage.max_wait,
             },
             capacity: spec.capacity as usize,
-            rules: Rules {
-                delivery: stage.delivery,
-                attempts: stage.attempts,
-            },
+            rules: Rules::of(spec, key.stage)?,
             grace,
         })
     }
@@ -484,7 +481,7 @@ impl Inner {
 
     fn take_back(&self, requests: Vec<Request>, target: &TargetId, loss: Loss) {
         let now = Instant::now();
-        let verdict = custody::after_loss(requests, loss, self.config.rules, now);
+        let verdict = custody::after_loss(requests, loss, &self.config.rules, now);
         self.metrics
             .losses
             .inc_by(verdict.retry.iter().map(|batch| batch.len() as u64).sum());

@@ -13,6 +13,8 @@ pub mod credit;
 pub mod custody;
 mod dispatcher;
 mod link_target;
+#[cfg(test)]
+mod link_tests;
 mod links;
 mod metrics;
 pub mod pick;

@@ -58,9 +58,16 @@ async fn run(link: Arc<dyn Link>, batch: Dispatched) {
         credit: Some(credit),
         sent: Instant::now(),
     };
+    let mut loss = Loss::Link;
     let result = match flight.while_wanted(link.send(frame)).await {
         Some(Ok(mut answers)) => flight.collect(&mut *answers).await,
-        Some(Err(error)) => Err(error),
+        Some(Err(error)) => {
+            if is_down(&error) {
+                // It has not arrived whole, so nothing of it can have started.
+                loss = Loss::Refused;
+            }
+            Err(error)
+        }
         None => Ok(()),
     };
     if let Err(error) = &result {
@@ -76,12 +83,21 @@ async fn run(link: Arc<dyn Link>, batch: Dispatched) {
     for (requests, loss) in [
         (flight.refused, Loss::Refused),
         (flight.crashed, Loss::Worker),
-        (rest, Loss::Link),
+        (rest, loss),
     ] {
         if !requests.is_empty() {
             home.lost(requests, loss);
         }
     }
+}
+
+/// Whether the link itself is the reason, which is about to be known to the dispatchers too. What is wrong with one batch is
+/// counted as a loss, or it would be sent for ever.
+fn is_down(error: &LinkError) -> bool {
+    matches!(
+        error,
+        LinkError::Lost(_) | LinkError::Silent(_) | LinkError::Closed
+    )
 }
 
 /// A batch that is out.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mosec_types::{ErrorCode, RequestId, RouteIndex, StageKey, spec::Delivery};
+use mosec_types::spec::Delivery;
+use mosec_types::{
+    ErrorCode, PipelineName, PipelineSpec, RequestId, RouteIndex, RouteSpec, StageIndex, StageKey, StageSpec,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -13,9 +16,9 @@ use crate::batch::{DEFAULT_MAX_BYTES, Limits};
 use crate::custody::{self, Loss, Rules};
 use crate::*;
 
-const DEADLINE: Duration = Duration::from_secs(3);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
 const WAIT: Duration = Duration::from_millis(10);
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// Keeps the batches it is sent.
 #[derive(Default)]
@@ -57,10 +60,7 @@ impl Bench {
                 max_wait: WAIT,
             },
             capacity,
-            rules: Rules {
-                delivery,
-                attempts: 3,
-            },
+            rules: rules(delivery, &[]),
             grace: GRACE,
         };
         let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
@@ -96,7 +96,15 @@ impl Bench {
     }
 }
 
-fn request(id: u64, reply: oneshot::Sender<Outcome>) -> Request {
+fn rules(delivery: Delivery, once_later: &[bool]) -> Rules {
+    Rules {
+        delivery,
+        attempts: 3,
+        once_later: once_later.to_vec(),
+    }
+}
+
+pub(crate) fn request(id: u64, reply: oneshot::Sender<Outcome>) -> Request {
     Request {
         id: RequestId(id),
         route: RouteIndex(0),
@@ -107,6 +115,42 @@ fn request(id: u64, reply: oneshot::Sender<Outcome>) -> Request {
         traced: false,
         spans: Vec::new(),
         reply: Reply::new(reply),
+    }
+}
+
+/// Stages by index, those in `once` with `at_most_once`, and routes through them.
+pub(crate) fn spec(stages: u16, once: &[u16], routes: &[&[u16]]) -> PipelineSpec {
+    let stage = |index| StageSpec {
+        name: format!("S_{index}"),
+        module: "m".into(),
+        class: "S".into(),
+        replicas: 1,
+        max_batch_size: 1,
+        max_wait: Duration::ZERO,
+        timeout: DEADLINE,
+        env: Vec::new(),
+        node_labels: Default::default(),
+        delivery: match once.contains(&index) {
+            true => Delivery::AtMostOnce,
+            false => Delivery::Retry,
+        },
+        attempts: 3,
+        mime: "x".into(),
+        streaming: false,
+    };
+    let route = |(index, stages): (usize, &&[u16])| RouteSpec {
+        path: format!("/{index}"),
+        stages: stages.iter().copied().map(StageIndex).collect(),
+    };
+    PipelineSpec {
+        name: PipelineName::new("p").unwrap(),
+        source: Default::default(),
+        stages: (0..stages).map(stage).collect(),
+        routes: routes.iter().enumerate().map(route).collect(),
+        timeout: DEADLINE,
+        capacity: 16,
+        max_request_bytes: 1024,
+        openapi: None,
     }
 }
 
@@ -342,10 +386,6 @@ async fn a_dropped_request_is_answered_all_the_same() {
 /// Losses so far, what was lost, delivery, and what becomes of it: `None` is another try.
 #[tokio::test(start_paused = true)]
 async fn custody_table() {
-    let rules = |delivery| Rules {
-        delivery,
-        attempts: 3,
-    };
     for (losses, loss, delivery, expected) in [
         (0, Loss::Worker, Delivery::Retry, None),
         (1, Loss::Link, Delivery::Retry, None),
@@ -364,7 +404,7 @@ async fn custody_table() {
         let (reply, _outcome) = oneshot::channel();
         let mut lost = request(1, reply);
         lost.losses = losses;
-        let verdict = custody::after_loss(vec![lost], loss, rules(delivery), Instant::now());
+        let verdict = custody::after_loss(vec![lost], loss, &rules(delivery, &[]), Instant::now());
         let failed = verdict.fail.first().map(|(_, code)| *code);
         assert_eq!(failed, expected, "{losses} {loss:?} {delivery:?}");
         assert_eq!(verdict.retry.len(), usize::from(expected.is_none()));
@@ -374,6 +414,57 @@ async fn custody_table() {
             .for_each(|(request, code)| request.fail(code));
         echo_all(verdict.retry);
     }
+}
+
+/// What was lost, and which of two requests, one on a route that leads to a stage that must not run twice, goes on.
+#[tokio::test(start_paused = true)]
+async fn a_lost_way_is_final_where_a_later_stage_must_not_run_twice() {
+    for (loss, expected) in [
+        (Loss::Refused, vec![0, 1]),
+        (Loss::Worker, vec![0, 1]),
+        (Loss::Link, vec![0]),
+    ] {
+        let mut outcomes = Vec::new();
+        let requests = (0..2).map(|route| {
+            let (reply, outcome) = oneshot::channel();
+            outcomes.push(outcome);
+            Request {
+                route: RouteIndex(route),
+                ..request(0, reply)
+            }
+        });
+        let requests = requests.collect();
+        let rules = rules(Delivery::Retry, &[false, true]);
+        let verdict = custody::after_loss(requests, loss, &rules, Instant::now());
+        let again: Vec<_> = verdict
+            .retry
+            .iter()
+            .flatten()
+            .map(|request| request.route.0)
+            .collect();
+        assert_eq!(again, expected, "{loss:?}");
+        echo_all(verdict.retry);
+        for (request, code) in verdict.fail {
+            assert_eq!((request.route, code), (RouteIndex(1), ErrorCode::ReplicaLost));
+            request.fail(code);
+        }
+    }
+}
+
+/// Stage, route, and whether a stage after it on that route must not run twice.
+#[test]
+fn rules_know_what_comes_later() {
+    // Stage 1 is `at_most_once`.
+    let spec = spec(3, &[1], &[&[0, 1], &[0, 2], &[1, 0], &[2, 0, 1]]);
+    for (stage, expected) in [
+        (0, [true, false, false, true]),
+        (1, [false, false, false, false]),
+        (2, [false, false, false, true]),
+    ] {
+        let rules = Rules::of(&spec, StageIndex(stage)).unwrap();
+        assert_eq!(rules.once_later, expected, "stage {stage}");
+    }
+    assert_eq!(Rules::of(&spec, StageIndex(3)), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -391,11 +482,8 @@ async fn after_a_crash_each_goes_alone_and_after_a_broken_link_together() {
                 request(id, reply)
             })
             .collect();
-        let rules = Rules {
-            delivery: Delivery::Retry,
-            attempts: 3,
-        };
-        let verdict = custody::after_loss(requests, loss, rules, Instant::now());
+        let rules = rules(Delivery::Retry, &[]);
+        let verdict = custody::after_loss(requests, loss, &rules, Instant::now());
         assert_eq!(
             verdict.retry.iter().map(Vec::len).collect::<Vec<_>>(),
             expected,

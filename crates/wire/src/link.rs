@@ -127,7 +127,8 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
     /// Hands a batch over.
     ///
     /// Completes when the batch is with the transport, not when it is answered. Waits while the peer accepts no more
-    /// streams or bytes, so callers bound it by the batch's deadline.
+    /// streams or bytes, so callers bound it by the batch's deadline. After an error the batch has not arrived whole: the
+    /// agent has not seen it.
     fn send(&self, batch: Batch) -> BoxFuture<'_, Result<Box<dyn Answers>, LinkError>>;
 
     /// The peer's next event, or why the link ended. One caller at a time; cancel safe.
