@@ -51,7 +51,7 @@ struct Args {
     /// Seconds a silent node stays suspect before its replicas are placed elsewhere.
     #[arg(long, env = "MOSEC_NODE_GRACE", default_value_t = LeaseTiming::default().down_after.as_secs())]
     node_grace: u64,
-    /// Milliseconds between Raft heartbeats; elections wait for ten to twelve of them.
+    /// Milliseconds between Raft heartbeats; a lost leader is replaced after six to nine of them.
     #[arg(long, env = "MOSEC_RAFT_HEARTBEAT_MS", default_value_t = 150)]
     raft_heartbeat_ms: u32,
     /// debug, info, warning, error, or a filter as `mosec=debug`.
@@ -88,11 +88,8 @@ impl Args {
             None => Security::Insecure,
         };
         let heartbeat = Duration::from_millis(self.raft_heartbeat_ms.into());
-        let (election_min, election_max) = (heartbeat * 4, heartbeat * 6);
         let raft = RaftTiming {
             heartbeat,
-            election_min,
-            election_max,
             ..RaftTiming::default()
         };
         let down_after = Duration::from_secs(self.node_grace);

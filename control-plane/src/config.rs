@@ -13,8 +13,8 @@ use crate::reconcile::lease::LeaseTiming;
 /// Default of [`Config::healthy_deadline`]: a large model's load from a warm disk, and half again.
 pub const DEFAULT_HEALTHY_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Ten milliseconds for each of five members.
-const MIN_RANGE: Duration = Duration::from_millis(50);
+/// Shorter ones are late whenever a core is busy.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(10);
 
 /// A node's configuration.
 #[derive(Clone)]
@@ -56,32 +56,10 @@ impl Security {
 /// Raft's clock and the growth of its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RaftTiming {
+    /// A lost leader is replaced after six to nine times as long, with three members.
     pub heartbeat: Duration,
-    /// A lost leader is replaced after two to three times as long.
-    pub election_min: Duration,
-    pub election_max: Duration,
     /// Log entries between snapshots.
     pub snapshot_every: u64,
-}
-
-impl RaftTiming {
-    /// A member's own part of the range between `election_min` and `election_max`, by its rank among all.
-    ///
-    /// openraft looks at its timers once per heartbeat, so that members often stand for election together, and then
-    /// settles it by log and number: where the longer log has the lower number, both fail, and writes stay away for
-    /// another election. Taking turns, the lowest number first, each finds only lower numbers in its way. With the
-    /// default times, writes are back after 1.3 to 1.8 s.
-    pub fn elections_of(&self, rank: usize, members: usize) -> (Duration, Duration) {
-        let (rank, members) = (
-            u32::try_from(rank).unwrap_or(0),
-            u32::try_from(members).unwrap_or(1).max(1),
-        );
-        let width = self.election_max.saturating_sub(self.election_min) / members;
-        (
-            self.election_min + width * rank,
-            self.election_min + width * (rank + 1),
-        )
-    }
 }
 
 impl Default for RaftTiming {
@@ -89,8 +67,6 @@ impl Default for RaftTiming {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(150),
-            election_min: Duration::from_millis(600),
-            election_max: Duration::from_millis(900),
             snapshot_every: 2000,
         }
     }
@@ -105,8 +81,8 @@ pub enum ConfigError {
     NotAPeer(MemberId),
     #[error("peers: expected 1, 3 or 5 members, found {0}")]
     Members(usize),
-    #[error("raft: expected heartbeat < election_min, and election_max at least 50 ms above it")]
-    Elections,
+    #[error("raft: expected a heartbeat of at least {MIN_HEARTBEAT:?}, found {0:?}")]
+    Heartbeat(Duration),
     #[error("raft: expected at least 10 entries between snapshots, found {0}")]
     SnapshotEvery(u64),
     #[error("identity: expected a certificate of role control-plane, found {0}")]
@@ -145,12 +121,10 @@ impl Config {
         }
         let RaftTiming {
             heartbeat,
-            election_min,
-            election_max,
             snapshot_every,
         } = self.raft;
-        if heartbeat.is_zero() || heartbeat >= election_min || election_max < election_min + MIN_RANGE {
-            return Err(ConfigError::Elections);
+        if heartbeat < MIN_HEARTBEAT {
+            return Err(ConfigError::Heartbeat(heartbeat));
         }
         if snapshot_every < 10 {
             return Err(ConfigError::SnapshotEvery(snapshot_every));
@@ -181,8 +155,8 @@ mod tests {
             (ConfigError::ClusterId(String::new()), |c| c.cluster_id.clear()),
             (ConfigError::NotAPeer(4), |c| c.member = 4),
             (ConfigError::Members(2), |c| drop(c.peers.remove(&3))),
-            (ConfigError::Elections, |c| {
-                c.raft.election_max = c.raft.election_min
+            (ConfigError::Heartbeat(Duration::ZERO), |c| {
+                c.raft.heartbeat = Duration::ZERO
             }),
             (ConfigError::SnapshotEvery(0), |c| c.raft.snapshot_every = 0),
             (ConfigError::Zero("healthy_deadline"), |c| {
@@ -199,19 +173,5 @@ mod tests {
             edit(&mut config);
             assert_eq!(config.validate().as_ref(), Err(error));
         }
-    }
-
-    #[test]
-    fn members_stand_for_election_one_after_the_other() {
-        let timing = RaftTiming::default();
-        let millis = |(min, max): (Duration, Duration)| (min.as_millis(), max.as_millis());
-        let of = |members| {
-            (0..members)
-                .map(|rank| millis(timing.elections_of(rank, members)))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(of(1), [(600, 900)]);
-        assert_eq!(of(3), [(600, 700), (700, 800), (800, 900)]);
-        assert_eq!(of(5)[4], (840, 900));
     }
 }

@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::peers::Peers;
 use crate::raft::Raft;
+use crate::raft::elector::{self, Heard, Turns};
 use crate::raft::handle::Handle;
 use crate::raft::kv::{KvError, LogKv};
 use crate::raft::log_store::{LogStore, OpenError, Owner};
@@ -102,6 +103,8 @@ pub struct ControlPlane {
     reconciler: Reconciler,
     monitor: Monitor,
     closing: CancellationToken,
+    heard: Arc<Heard>,
+    turns: Turns,
     /// Everyone's address, where this node founds the cluster.
     founding: Option<BTreeMap<u64, BasicNode>>,
 }
@@ -142,7 +145,7 @@ impl ControlPlane {
         let raft_config = Arc::new(raft_config(&config)?);
         let raft = Raft::new(config.member, raft_config, network, log.clone(), machine).await;
         let raft = raft.map_err(|error| BuildError::Raft(error.to_string()))?;
-        let lease = config.raft.election_max;
+        let lease = Turns::lease(config.raft.heartbeat);
         let handle = Handle {
             raft,
             member: config.member,
@@ -150,6 +153,9 @@ impl ControlPlane {
             quorum_timeout: QUORUM_TIMEOUT,
             lease,
         };
+        let heard = Arc::new(Heard::default());
+        let rank = config.peers.keys().position(|&member| member == config.member);
+        let turns = Turns::new(config.raft.heartbeat, rank.unwrap_or(0), config.peers.len());
         let leadership = Arc::new(Leadership::default());
         let closing = CancellationToken::new();
         let api = Api {
@@ -165,12 +171,15 @@ impl ControlPlane {
             raft: handle.raft.clone(),
             cluster_id: config.cluster_id.clone(),
             member: config.member,
+            heard: heard.clone(),
         };
         Ok(Self {
             address,
             listener,
             router: router(&config.security, api, raft_service)?,
             founding: founding(&config),
+            heard,
+            turns,
             monitor: Monitor {
                 handle: handle.clone(),
                 leadership: leadership.clone(),
@@ -195,6 +204,7 @@ impl ControlPlane {
     /// Runs until `stop`, or until Raft or the server fail.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
         let raft = self.monitor.handle.raft.clone();
+        let elections = self.monitor.handle.clone();
         let closing = self.closing;
         let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
         let drained = closing.clone().cancelled_owned();
@@ -207,6 +217,11 @@ impl ControlPlane {
             Ok(())
         });
         tasks.spawn(self.monitor.run(closing.clone()));
+        let (handle, heard, turns, ended) = (elections, self.heard, self.turns, closing.clone());
+        tasks.spawn(async move {
+            elector::run(handle.raft, handle.member, &heard, turns, ended).await;
+            Ok(())
+        });
         let founded = match self.founding {
             Some(members) => found(&raft, members).await,
             None => Ok(()),
@@ -261,18 +276,15 @@ fn open_files(dir: &Path) -> Result<(Arc<dyn LogKv>, Snapshots), BuildError> {
 
 fn raft_config(config: &Config) -> Result<openraft::Config, BuildError> {
     let timing = config.raft;
-    let rank = config
-        .peers
-        .keys()
-        .position(|&member| member == config.member)
-        .unwrap_or(0);
-    let (election_min, election_max) = timing.elections_of(rank, config.peers.len());
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let config = openraft::Config {
         cluster_name: config.cluster_id.clone(),
         heartbeat_interval: millis(timing.heartbeat),
-        election_timeout_min: millis(election_min),
-        election_timeout_max: millis(election_max),
+        // Members stand for election when `elector` says so. Of these two the first limits a vote's round trip, and the
+        // second is the leader's lease.
+        enable_elect: false,
+        election_timeout_min: millis(timing.heartbeat * 3),
+        election_timeout_max: millis(Turns::lease(timing.heartbeat)),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_every),
         // Members that were away for a while catch up from the log; those behind by more get a snapshot.
         max_in_snapshot_log_to_keep: timing.snapshot_every / 2,

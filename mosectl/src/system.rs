@@ -26,8 +26,6 @@ const CLUSTER: &str = "local";
 /// A vote of one is quick, and no stalled follower can ask for another.
 const RAFT: RaftTiming = RaftTiming {
     heartbeat: Duration::from_millis(50),
-    election_min: Duration::from_millis(100),
-    election_max: Duration::from_millis(200),
     snapshot_every: 2000,
 };
 

@@ -7,6 +7,7 @@
 //! the other members must be up and level while that lasts: to lose one of them then may lose acknowledged writes.
 
 pub mod codec;
+pub mod elector;
 pub mod handle;
 pub mod kv;
 pub mod log_store;

@@ -80,8 +80,6 @@ impl Cluster {
                 data_dir: Some(cluster._dir.path().join(member.to_string())),
                 raft: RaftTiming {
                     heartbeat: Duration::from_millis(50),
-                    election_min: Duration::from_millis(300),
-                    election_max: Duration::from_millis(600),
                     snapshot_every: 2000,
                 },
                 leases: LEASES,

@@ -118,8 +118,6 @@ async fn write(client: ControlClient, written: Arc<Mutex<Written>>, stop: Cancel
 }
 
 /// Waits until all members have the log but for writes under way, so that any can take over; gives the leader.
-///
-/// With a member that is still behind, its vain attempt may come first, and cost another election's time.
 async fn level(client: &ControlClient) -> u64 {
     let look = || async {
         let status = client.status().await.unwrap();
@@ -173,7 +171,8 @@ async fn no_acknowledged_write_is_lost_when_leaders_are_killed() {
         "each acknowledged write is there, and nothing twice"
     );
     println!("without a write: {gaps:?}");
-    gaps.sort();
-    // The median: a member that has lost an election to a longer log sits out a part of the next one.
-    assert!(gaps[gaps.len() / 2] < FAIL_OVER, "without a write: {gaps:?}");
+    assert!(
+        gaps.iter().all(|&gap| gap < FAIL_OVER),
+        "without a write: {gaps:?}"
+    );
 }
