@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request as HttpRequest, StatusCode};
-use mosec_dispatch::{Outcome, Payload, Registry, Reply, Request};
+use mosec_dispatch::{Outcome, Payload, Registry, Reply, Request, Stream};
 use mosec_types::{ErrorCode, RequestId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -144,6 +144,7 @@ async fn dispatch(shared: &Shared, route: &Route, body: Bytes, deadline: Instant
         losses: 0,
         traced,
         spans: Vec::new(),
+        stream: Stream::new(route.spec.timeout),
         reply: Reply::new(reply),
     };
     dispatcher.submit(request);

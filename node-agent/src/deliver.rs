@@ -36,6 +36,12 @@ impl Deliver {
         ingress | egress
     }
 
+    /// Passes one event on. Those of a stage that is not its route's last go nowhere: clients hear of the result alone.
+    pub(crate) fn event(&self, request: &mut Request, item: &ResponseItem) -> bool {
+        self.item_flags(request.route) & ITEM_EGRESS != 0
+            && request.event(Payload::Bytes(item.payload.to_bytes()), Instant::now())
+    }
+
     /// Passes one answer on. `slot` is held while the next stage's queue has no room.
     pub(crate) fn deliver(&self, mut request: Request, item: ResponseItem, slot: &Arc<Slot>) {
         let code = ErrorCode::from_wire(item.code).unwrap_or(ErrorCode::Internal);

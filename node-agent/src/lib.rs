@@ -13,6 +13,7 @@ mod deliver;
 mod metrics;
 mod pool;
 mod reconcile;
+mod reply;
 mod server;
 mod service;
 mod status;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
-use mosec_dispatch::{Credit, Dispatched, Home, Outcome, Payload, Reply, Request, Respond, Target, Window};
-use mosec_types::{ErrorCode, Span, SpanKind, StageIndex, StageKey};
+use mosec_dispatch::{Credit, Dispatched, Home, Payload, Reply, Request, Stream, Target, Window};
+use mosec_types::{ErrorCode, StageKey};
 use mosec_wire::frame::FrameError;
-use mosec_wire::{Answer, AnswerSink, Custody, Incoming, LinkError, LinkEvent, LinkServer};
+use mosec_wire::{Answer, AnswerSink, Incoming, LinkError, LinkEvent, LinkServer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::Agent;
 use crate::pool::PoolTarget;
+use crate::reply::{LinkReply, Message};
 pub use crate::windows::Upstream;
 use crate::windows::changes;
 
@@ -79,12 +80,6 @@ fn tell_windows(
     shares
 }
 
-/// What the tasks that work on a batch tell the one that answers it.
-enum Message {
-    Answer(Answer),
-    Credit,
-}
-
 /// Sees one batch through, from its arrival to its last answer.
 async fn serve_batch(agent: Agent, incoming: Incoming) {
     let Incoming { batch, mut answers } = incoming;
@@ -93,6 +88,8 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
     let total = batch.items.len();
     let stage = batch.stage;
     let now = Instant::now();
+    let pool = agent.pool(stage);
+    let idle = pool.as_ref().map_or(Duration::ZERO, |pool| pool.spec.timeout);
     let requests: Vec<_> = batch
         .items
         .into_iter()
@@ -106,18 +103,18 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
             losses: item.losses,
             traced: item.traced,
             spans: Vec::new(),
-            reply: Reply::new(LinkReply {
-                item: u32::try_from(index).unwrap_or(u32::MAX),
-                stage: stage.stage,
-                received: now,
-                traced: item.traced,
-                cancelled: cancelled.clone(),
-                sender: sender.clone(),
-            }),
+            stream: Stream::new(idle),
+            reply: Reply::new(LinkReply::new(
+                (u32::try_from(index).unwrap_or(u32::MAX), stage.stage),
+                item.traced,
+                now,
+                cancelled.clone(),
+                sender.clone(),
+            )),
         })
         .collect();
     let credit = Credit::new(move || drop(sender.send(Message::Credit)));
-    match agent.pool(stage) {
+    match pool {
         Some(pool) => PoolTarget(pool).send(Dispatched {
             stage,
             requests,
@@ -143,7 +140,10 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
     }
 }
 
-/// Sends answers as they come, those that are there together in one group.
+/// Events that are sent together, besides a batch's answers: a frame of them is still small.
+const MAX_EVENTS: usize = 64;
+
+/// Sends answers and events as they come, those that are there together in one group.
 async fn pass_on(
     messages: &mut mpsc::UnboundedReceiver<Message>,
     answers: &mut Box<dyn AnswerSink>,
@@ -155,7 +155,7 @@ async fn pass_on(
         tokio::select! {
             // What is there is sent before the link is asked.
             biased;
-            count = messages.recv_many(&mut buffer, total + 1) => if count == 0 {
+            count = messages.recv_many(&mut buffer, total + MAX_EVENTS) => if count == 0 {
                 // Every reply answers when it is dropped, so this is a bug of ours; the upstream sees a reset.
                 return Err(LinkError::Reset);
             },
@@ -163,13 +163,21 @@ async fn pass_on(
         }
         let mut group = Vec::with_capacity(buffer.len());
         let mut credit = false;
+        // What events take counts as waiting until they are sent.
+        let mut waiting = Vec::new();
         for message in buffer.drain(..) {
             match message {
-                Message::Answer(answer) => group.push(answer),
+                Message::Answer(answer) => {
+                    answered += 1;
+                    group.push(answer);
+                }
+                Message::Event(event, room) => {
+                    group.push(event);
+                    waiting.push(room);
+                }
                 Message::Credit => credit = true,
             }
         }
-        answered += group.len();
         if !group.is_empty() {
             send_group(answers, group).await?;
         }
@@ -189,6 +197,8 @@ async fn send_group(answers: &mut Box<dyn AnswerSink>, group: Vec<Answer>) -> Re
     for answer in group {
         let refused = Answer {
             code: ErrorCode::Worker,
+            // Of an event that is too large, too: its stream cannot go on without it.
+            last: true,
             payload: Bytes::from_static(b"internal error: the answer is larger than a link carries"),
             ..answer.clone()
         };
@@ -218,52 +228,5 @@ impl Home for Upwards {
         for request in requests {
             request.give_back(loss, code);
         }
-    }
-}
-
-/// Answers one item of a batch.
-struct LinkReply {
-    item: u32,
-    stage: StageIndex,
-    received: Instant,
-    traced: bool,
-    cancelled: Arc<AtomicBool>,
-    sender: mpsc::UnboundedSender<Message>,
-}
-
-impl Respond for LinkReply {
-    fn respond(self: Box<Self>, outcome: Outcome) {
-        let mut spans = outcome.spans;
-        if self.traced {
-            let total = u32::try_from(self.received.elapsed().as_micros()).unwrap_or(u32::MAX);
-            let accounted = spans
-                .iter()
-                .fold(0u32, |sum, span| sum.saturating_add(span.micros));
-            let micros = total.saturating_sub(accounted);
-            spans.push(Span {
-                kind: SpanKind::Agent,
-                stage: self.stage,
-                micros,
-            });
-        }
-        let payload = outcome.payload.to_bytes();
-        let answer = Answer {
-            item: self.item,
-            code: outcome.code,
-            custody: match outcome.lost {
-                None => Custody::Done,
-                Some(Loss::Refused) => Custody::Refused,
-                Some(Loss::Worker | Loss::Link) => Custody::Lost,
-            },
-            last: true,
-            payload,
-            spans,
-        };
-        // The batch's task is gone if its upstream is.
-        let _ = self.sender.send(Message::Answer(answer));
-    }
-
-    fn is_wanted(&self) -> bool {
-        !self.cancelled.load(Ordering::Relaxed)
     }
 }

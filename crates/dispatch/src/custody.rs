@@ -99,11 +99,13 @@ fn refusal(request: &Request, loss: Loss, rules: &Rules, now: Instant) -> Option
     if request.deadline <= now {
         return Some(ErrorCode::DeadlineExceeded);
     }
+    // Events that have gone out cannot be taken back, and another run would repeat them.
+    let started = request.stream.has_started();
     let final_code = match loss {
-        Loss::Refused => return None,
-        Loss::Worker => ErrorCode::WorkerCrashed,
+        Loss::Refused if !started => return None,
+        Loss::Refused | Loss::Worker => ErrorCode::WorkerCrashed,
         Loss::Link => ErrorCode::ReplicaLost,
     };
-    let spent = u32::from(request.losses) >= rules.attempts;
+    let spent = started || u32::from(request.losses) >= rules.attempts;
     (spent || !rules.allow_again(loss, request.route)).then_some(final_code)
 }

@@ -21,6 +21,8 @@ pub mod pick;
 mod registry;
 mod request;
 #[cfg(test)]
+mod stream_tests;
+#[cfg(test)]
 mod tests;
 
 pub use dispatcher::{Credit, Dispatched, Dispatcher, Home, StageConfig, Target, TargetId};
@@ -29,4 +31,4 @@ pub use links::{Connect, Links};
 pub use metrics::DispatchMetrics;
 pub use mosec_wire::Window;
 pub use registry::Registry;
-pub use request::{Outcome, Payload, Reply, Request, Respond};
+pub use request::{Outcome, Payload, Reply, Request, Respond, Stream};

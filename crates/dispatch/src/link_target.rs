@@ -131,6 +131,9 @@ impl Flight {
     }
 
     fn answer(&mut self, answer: Answer) {
+        if !answer.last {
+            return self.event(answer);
+        }
         let Some(request) = self.requests.get_mut(answer.item as usize).and_then(Option::take) else {
             tracing::warn!(item = answer.item, "an answer names no open item of its batch");
             return;
@@ -145,6 +148,15 @@ impl Flight {
             add_spans(&mut request, &answer.spans, self.sent);
         }
         request.respond(answer.code, Payload::Bytes(answer.payload));
+    }
+
+    fn event(&mut self, event: Answer) {
+        match self.requests.get_mut(event.item as usize) {
+            Some(Some(request)) => {
+                request.event(Payload::Bytes(event.payload), Instant::now());
+            }
+            _ => tracing::warn!(item = event.item, "an event names no open item of its batch"),
+        }
     }
 
     /// Awaits `future` while anybody waits for the batch; `None` when nobody does any more.

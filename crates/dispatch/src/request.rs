@@ -1,5 +1,7 @@
 //! Hot path. A request in custody, and the one way to answer it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use mosec_shm_ring::Slice;
 use mosec_types::{ErrorCode, RequestId, Span, spec::RouteIndex};
@@ -22,7 +24,28 @@ pub struct Request {
     pub traced: bool,
     /// Where the time of the stages before went, for a traced request.
     pub spans: Vec<Span>,
+    pub stream: Stream,
     pub reply: Reply,
+}
+
+/// What a request knows of the events that its last stage may send before its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Stream {
+    idle: Duration,
+    started: bool,
+}
+
+impl Stream {
+    /// `idle`: the longest silence. Each event moves the request's deadline to this much later, so that the pipeline's
+    /// timeout limits the pauses of a stream and not its length.
+    pub fn new(idle: Duration) -> Self {
+        Self { idle, started: false }
+    }
+
+    /// Whether an event has gone out. To run the request again would repeat it.
+    pub fn has_started(self) -> bool {
+        self.started
+    }
 }
 
 impl Request {
@@ -46,11 +69,17 @@ impl Request {
         });
     }
 
-    /// Passes on one event of a stream that goes on.
-    pub fn event(&self, payload: Payload) {
+    /// Passes on one event of a stream that goes on. False: it was dropped, as nobody waits for it any more.
+    pub fn event(&mut self, payload: Payload, now: Instant) -> bool {
+        if !self.is_live(now) {
+            return false;
+        }
+        self.stream.started = true;
+        self.deadline = self.deadline.max(now + self.stream.idle);
         if let Some(respond) = &self.reply.0 {
             respond.event(payload);
         }
+        true
     }
 
     /// Answers with the error's own text.

@@ -114,6 +114,7 @@ pub(crate) fn request(id: u64, reply: oneshot::Sender<Outcome>) -> Request {
         losses: 0,
         traced: false,
         spans: Vec::new(),
+        stream: Stream::new(DEADLINE),
         reply: Reply::new(reply),
     }
 }

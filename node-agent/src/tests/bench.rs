@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
 use mosec_dispatch::{
-    Credit, DispatchMetrics, Dispatched, Home, Outcome, Payload, Registry, Reply, Request, Target as _,
+    Credit, DispatchMetrics, Dispatched, Home, Outcome, Payload, Registry, Reply, Request, Respond, Stream,
+    Target as _,
 };
 use mosec_shm_ring::{
     AgentChannel, Answer, Arena, ArenaConfig, Batch, ChannelConfig, OnAgentLoss, Payload as RingPayload,
@@ -188,12 +189,21 @@ impl TestWorker {
 
     /// Answers some items of a batch, and has the agent read it.
     pub(super) fn answer(&self, batch: &Batch, items: &[(u32, ErrorCode, &str)]) {
+        self.respond(batch, items, true);
+    }
+
+    /// Sends an event of one item.
+    pub(super) fn event(&self, batch: &Batch, item: u32, text: &str) {
+        self.respond(batch, &[(item, ErrorCode::Ok, text)], false);
+    }
+
+    fn respond(&self, batch: &Batch, items: &[(u32, ErrorCode, &str)], last: bool) {
         let answers: Vec<_> = items
             .iter()
             .map(|&(item, code, text)| Answer {
                 item,
                 code: code.to_wire(),
-                last: true,
+                last,
                 payload: RingPayload::Bytes(text.as_bytes()),
             })
             .collect();
@@ -251,6 +261,11 @@ impl Upstream {
         bodies: Vec<Bytes>,
     ) -> Vec<oneshot::Receiver<Outcome>> {
         let (requests, outcomes) = bodies.into_iter().map(|body| request(route, body)).unzip();
+        self.send_requests(pool, requests);
+        outcomes
+    }
+
+    pub(super) fn send_requests(self: &Arc<Self>, pool: &Arc<Pool>, requests: Vec<Request>) {
         *self.credits.lock() += 1;
         let this = self.clone();
         let credit = Credit::new(move || *this.credits.lock() -= 1);
@@ -261,7 +276,6 @@ impl Upstream {
             home,
             credit,
         });
-        outcomes
     }
 
     /// Why and how many, of each batch that came back.
@@ -280,7 +294,11 @@ impl Upstream {
 
 fn request(route: u16, body: Bytes) -> (Request, oneshot::Receiver<Outcome>) {
     let (reply, outcome) = oneshot::channel();
-    let request = Request {
+    (request_of(route, body, reply), outcome)
+}
+
+pub(super) fn request_of(route: u16, body: Bytes, reply: impl Respond + 'static) -> Request {
+    Request {
         id: RequestId(1),
         route: RouteIndex(route),
         deadline: Instant::now() + BOUND,
@@ -289,9 +307,9 @@ fn request(route: u16, body: Bytes) -> (Request, oneshot::Receiver<Outcome>) {
         losses: 0,
         traced: false,
         spans: Vec::new(),
+        stream: Stream::new(BOUND),
         reply: Reply::new(reply),
-    };
-    (request, outcome)
+    }
 }
 
 /// What has been answered by now.

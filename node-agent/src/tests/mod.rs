@@ -3,5 +3,6 @@
 mod bench;
 mod pool;
 mod server;
+mod stream;
 
 pub(crate) use bench::topology;

@@ -16,14 +16,14 @@ use super::bench::{Bench, TestWorker, key, topology, within};
 use crate::{Upstream, serve_link};
 
 /// One upstream's link to the agent.
-struct Connected {
+pub(super) struct Connected {
     link: MemoryLink,
     stop: CancellationToken,
     serving: JoinHandle<LinkError>,
 }
 
 impl Connected {
-    async fn new(bench: &Bench, upstream: Upstream) -> Self {
+    pub(super) async fn new(bench: &Bench, upstream: Upstream) -> Self {
         let (link, server) = pair(NodeId::new("here").unwrap(), Incarnation(1));
         let stop = CancellationToken::new();
         let serving = serve_link(bench.agent.clone(), Arc::new(server), upstream, stop.clone());
@@ -47,7 +47,7 @@ impl Connected {
         }
     }
 
-    async fn send(&self, stage: StageKey, route: u16, texts: &[&str]) -> Box<dyn Answers> {
+    pub(super) async fn send(&self, stage: StageKey, route: u16, texts: &[&str]) -> Box<dyn Answers> {
         let items = texts.iter().map(|text| Item {
             id: RequestId(1),
             route: RouteIndex(route),
@@ -66,7 +66,7 @@ impl Connected {
     }
 }
 
-async fn next(answers: &mut Box<dyn Answers>) -> Option<Returned> {
+pub(super) async fn next(answers: &mut Box<dyn Answers>) -> Option<Returned> {
     within("answers", answers.next()).await.unwrap()
 }
 
@@ -91,7 +91,7 @@ async fn collect(mut answers: Box<dyn Answers>) -> Vec<(u32, ErrorCode, String)>
 }
 
 /// The worker's next batch, which a task of the agent is about to put there.
-async fn take(worker: &TestWorker) -> mosec_shm_ring::Batch {
+pub(super) async fn take(worker: &TestWorker) -> mosec_shm_ring::Batch {
     within("batch", async {
         loop {
             if let Some(batch) = worker.take() {

@@ -172,11 +172,15 @@ impl Worker {
                 worker: Duration::from_nanos(response.worker_nanos),
             };
             for item in response.items {
-                match flight.requests.get_mut(item.item as usize).and_then(Option::take) {
-                    Some(request) => delivered.push((spans.note(request, pool), item)),
-                    None => {
-                        tracing::warn!(replica = %self.replica, item = item.item, "answer to no open item")
-                    }
+                let Some(open) = flight.requests.get_mut(item.item as usize) else {
+                    tracing::warn!(replica = %self.replica, item = item.item, "answer to no open item");
+                    continue;
+                };
+                if item.last {
+                    delivered.extend(open.take().map(|request| (spans.note(request, pool), item)));
+                } else if let Some(request) = open {
+                    // Under the lock, as whatever takes events never waits, and this item's answer may follow at once.
+                    pool.deliver.event(request, &item);
                 }
             }
             let slot = flight.slot.clone();

@@ -1,0 +1,234 @@
+//! Hot path. What a batch's items tell the task that writes to the batch's stream: answers, and events before them.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use mosec_dispatch::custody::Loss;
+use mosec_dispatch::{Outcome, Payload, Respond};
+use mosec_types::{ErrorCode, Span, SpanKind, StageIndex};
+use mosec_wire::{Answer, Custody};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Events of one item that may wait for the link, in bytes. A gateway takes events without waiting for its clients, so
+/// more than a moment's worth waits only where the link itself is too slow; half of a stream's window.
+const MAX_WAITING_BYTES: usize = 1 << 20;
+/// What an event takes besides its text, so that empty ones are bounded too.
+const EVENT_BYTES: usize = 128;
+
+const TOO_SLOW: &str = "internal error: the stream was read too slowly";
+
+/// What the tasks that work on a batch tell the one that answers it.
+pub(crate) enum Message {
+    /// The last of its item.
+    Answer(Answer),
+    Event(Answer, Waiting),
+    Credit,
+}
+
+/// The room that an event takes until it is sent. Dropping it gives the room back.
+pub(crate) struct Waiting {
+    bytes: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Answers one item of a batch.
+pub(crate) struct LinkReply {
+    item: u32,
+    stage: StageIndex,
+    received: Instant,
+    traced: bool,
+    cancelled: Arc<AtomicBool>,
+    sender: mpsc::UnboundedSender<Message>,
+    /// Bytes of events that wait; none before the first event.
+    waiting: OnceLock<Arc<AtomicUsize>>,
+    /// Its stream was ended before its answer came.
+    ended: AtomicBool,
+}
+
+impl LinkReply {
+    /// `cancelled`: set when the upstream has given the batch up.
+    pub(crate) fn new(
+        (item, stage): (u32, StageIndex),
+        traced: bool,
+        received: Instant,
+        cancelled: Arc<AtomicBool>,
+        sender: mpsc::UnboundedSender<Message>,
+    ) -> Self {
+        Self {
+            item,
+            stage,
+            received,
+            traced,
+            cancelled,
+            sender,
+            waiting: OnceLock::new(),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    fn answer(&self, code: ErrorCode, payload: Bytes) -> Answer {
+        Answer {
+            item: self.item,
+            code,
+            custody: Custody::Done,
+            last: true,
+            payload,
+            spans: Vec::new(),
+        }
+    }
+
+    /// Room for an event of `bytes`; `None` where too much waits already. One event may be of any size.
+    fn room(&self, bytes: usize) -> Option<Waiting> {
+        let total = self.waiting.get_or_init(Arc::default);
+        let bytes = bytes + EVENT_BYTES;
+        let before = total.fetch_add(bytes, Ordering::Relaxed);
+        let waiting = Waiting {
+            bytes,
+            total: total.clone(),
+        };
+        (before == 0 || before + bytes <= MAX_WAITING_BYTES).then_some(waiting)
+    }
+
+    fn add_span(&self, spans: &mut Vec<Span>) {
+        let total = u32::try_from(self.received.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let accounted = spans
+            .iter()
+            .fold(0u32, |sum, span| sum.saturating_add(span.micros));
+        let micros = total.saturating_sub(accounted);
+        spans.push(Span {
+            kind: SpanKind::Agent,
+            stage: self.stage,
+            micros,
+        });
+    }
+}
+
+impl Respond for LinkReply {
+    fn respond(self: Box<Self>, outcome: Outcome) {
+        if self.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut spans = outcome.spans;
+        if self.traced {
+            self.add_span(&mut spans);
+        }
+        let custody = match outcome.lost {
+            None => Custody::Done,
+            Some(Loss::Refused) => Custody::Refused,
+            Some(Loss::Worker | Loss::Link) => Custody::Lost,
+        };
+        let answer = Answer {
+            custody,
+            spans,
+            ..self.answer(outcome.code, outcome.payload.to_bytes())
+        };
+        // The batch's task is gone if its upstream is.
+        let _ = self.sender.send(Message::Answer(answer));
+    }
+
+    fn event(&self, payload: Payload) {
+        if self.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        let message = match self.room(payload.len()) {
+            Some(waiting) => {
+                let event = Answer {
+                    last: false,
+                    ..self.answer(ErrorCode::Ok, payload.to_bytes())
+                };
+                Message::Event(event, waiting)
+            }
+            None => {
+                self.ended.store(true, Ordering::Relaxed);
+                Message::Answer(self.answer(ErrorCode::Worker, Bytes::from_static(TOO_SLOW.as_bytes())))
+            }
+        };
+        let _ = self.sender.send(message);
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.cancelled.load(Ordering::Relaxed) && !self.ended.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply() -> (LinkReply, mpsc::UnboundedReceiver<Message>) {
+        let (sender, messages) = mpsc::unbounded_channel();
+        let cancelled = Arc::default();
+        let reply = LinkReply::new((3, StageIndex(0)), false, Instant::now(), cancelled, sender);
+        (reply, messages)
+    }
+
+    fn event(bytes: usize) -> Payload {
+        Payload::Bytes(Bytes::from(vec![b'x'; bytes]))
+    }
+
+    fn respond(reply: LinkReply) {
+        Box::new(reply).respond(Outcome {
+            code: ErrorCode::Ok,
+            payload: Payload::Bytes(Bytes::new()),
+            spans: Vec::new(),
+            lost: None,
+        });
+    }
+
+    #[tokio::test]
+    async fn events_come_before_the_answer() {
+        let (reply, mut messages) = reply();
+        reply.event(event(1));
+        respond(reply);
+        assert!(
+            matches!(messages.try_recv(), Ok(Message::Event(event, _)) if !event.last && event.item == 3)
+        );
+        assert!(matches!(messages.try_recv(), Ok(Message::Answer(answer)) if answer.last));
+        assert!(messages.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_read_too_slowly_ends_once() {
+        let (reply, mut messages) = reply();
+        for _ in 0..2000 {
+            reply.event(event(1000));
+        }
+        assert!(!reply.is_wanted());
+        respond(reply);
+        let mut bytes = 0;
+        let end = loop {
+            match messages.try_recv() {
+                Ok(Message::Event(event, _)) => bytes += event.payload.len(),
+                Ok(Message::Answer(answer)) => break answer,
+                other => panic!("{}", other.is_ok()),
+            }
+        };
+        assert!(
+            bytes > MAX_WAITING_BYTES / 2 && bytes <= MAX_WAITING_BYTES,
+            "{bytes}"
+        );
+        assert_eq!(
+            (end.code, end.payload.as_ref()),
+            (ErrorCode::Worker, TOO_SLOW.as_bytes())
+        );
+        assert!(messages.try_recv().is_err(), "nothing after the end");
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_makes_room_and_one_event_may_be_of_any_size() {
+        let (reply, mut messages) = reply();
+        for _ in 0..5 {
+            reply.event(event(2 * MAX_WAITING_BYTES));
+            assert!(matches!(messages.try_recv(), Ok(Message::Event(..))));
+        }
+        assert!(reply.is_wanted());
+    }
+}
