@@ -212,7 +212,21 @@ impl Dispatcher {
 
     /// Queues a request, or answers it at once: queue full, no replica, closed. The one admission point of a stage.
     pub fn submit(&self, request: Request) {
-        self.0.admit(request);
+        if let Some((request, code)) = self.offer(request) {
+            request.fail(code);
+        }
+    }
+
+    /// Queues a request as [`submit`](Self::submit) does, but gives it back, with the reason, where it is refused.
+    pub fn offer(&self, request: Request) -> Option<(Request, ErrorCode)> {
+        self.0.admit(request)
+    }
+
+    /// Refuses a request whose payload is not there yet, where it is certain that [`submit`](Self::submit) would.
+    pub fn refuse_early(&self) -> Option<ErrorCode> {
+        let code = self.0.state.lock().refusal(self.0.config.grace, Instant::now())?;
+        self.0.metrics.refused(code);
+        Some(code)
     }
 
     /// Queues a request that an earlier stage has finished with.
@@ -295,7 +309,8 @@ impl Dispatcher {
 }
 
 impl Inner {
-    fn admit(&self, request: Request) {
+    fn admit(&self, request: Request) -> Option<(Request, ErrorCode)> {
+        let mut refused = None;
         self.update(|state, outbox, now| {
             if state.queue.len() >= state.capacity {
                 state.take_over(now, outbox);
@@ -303,11 +318,12 @@ impl Inner {
             match state.refusal(self.config.grace, now) {
                 Some(code) => {
                     self.metrics.refused(code);
-                    outbox.answers.push((request, code));
+                    refused = Some((request, code));
                 }
                 None => state.queue.push_back(request),
             }
         });
+        refused
     }
 
     fn admit_held(&self, request: Request, hold: Hold) {

@@ -227,6 +227,26 @@ async fn a_full_queue_refuses_and_those_who_left_make_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_refused_comes_back_and_is_known_before_it_is_there() {
+    let mut bench = Bench::new(1, 1, Delivery::Retry);
+    bench.window(1, 0);
+    assert_eq!(bench.dispatcher.refuse_early(), None);
+    let first = bench.submit();
+    assert_eq!(bench.dispatcher.refuse_early(), Some(ErrorCode::QueueFull));
+    let (request, mut outcome) = bench.request();
+    let (request, code) = bench.dispatcher.offer(request).expect("the queue is full");
+    assert_eq!(code, ErrorCode::QueueFull);
+    assert!(outcome.try_recv().is_err(), "nobody has answered it");
+    drop(first);
+    assert!(
+        bench.dispatcher.offer(request).is_none(),
+        "who left has made room"
+    );
+    bench.dispatcher.close(ErrorCode::Draining);
+    assert_eq!(bench.dispatcher.refuse_early(), Some(ErrorCode::Draining));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_replicas_requests_wait_for_the_grace_and_are_refused_after_it() {
     let mut bench = Bench::new(1, 8, Delivery::Retry);
     bench.window(1, 1);

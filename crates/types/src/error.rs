@@ -50,6 +50,8 @@ pub enum ErrorCode {
     UnknownStage = 18,
     /// The answer or payload does not fit into the node's shared memory.
     ArenaFull = 19,
+    /// The gateway has no memory left for request bodies.
+    BodyMemory = 20,
 }
 
 /// One row of the table.
@@ -99,6 +101,7 @@ table! {
     Internal,         "internal",           500, false, "mosec unknown error";
     UnknownStage,     "unknown_stage",      503, true,  "the stage is not known on this node";
     ArenaFull,        "arena_full",         503, true,  "the node's shared memory is full";
+    BodyMemory,       "body_memory",        503, true,  "too many request bodies in memory";
 }
 
 impl ErrorCode {
