@@ -1,4 +1,4 @@
-//! What clients are answered. The only place that turns an error into an HTTP answer.
+//! Hot path. What clients are answered. The only place that turns an error into an HTTP answer.
 
 use bytes::Bytes;
 use http_body_util::Full;

@@ -1,0 +1,164 @@
+//! What ARCHITECTURE.md says of the code holds: who may know whom, and which files are on a request's way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+/// For each of our crates, the ones among them that it may depend on, with what those lead to.
+const MAY_KNOW: [(&str, &[&str]); 11] = [
+    ("mosec-types", &[]),
+    ("mosec-wire", &["mosec-types"]),
+    ("mosec-shm-ring", &["mosec-types"]),
+    ("mosec-telemetry", &["mosec-types", "mosec-wire"]),
+    ("mosec-dispatch", &["mosec-types", "mosec-wire", "mosec-shm-ring"]),
+    (
+        "mosec-gateway",
+        &["mosec-types", "mosec-wire", "mosec-dispatch", "mosec-telemetry"],
+    ),
+    (
+        "mosec-node-agent",
+        &[
+            "mosec-types",
+            "mosec-wire",
+            "mosec-shm-ring",
+            "mosec-dispatch",
+            "mosec-telemetry",
+        ],
+    ),
+    (
+        "mosec-control-plane",
+        &["mosec-types", "mosec-wire", "mosec-telemetry"],
+    ),
+    (
+        "mosectl",
+        &[
+            "mosec-types",
+            "mosec-wire",
+            "mosec-dispatch",
+            "mosec-telemetry",
+            "mosec-gateway",
+            "mosec-node-agent",
+            "mosec-control-plane",
+        ],
+    ),
+    (
+        "mosec-python",
+        &[
+            "mosec-types",
+            "mosec-wire",
+            "mosec-shm-ring",
+            "mosec-dispatch",
+            "mosec-telemetry",
+            "mosec-gateway",
+            "mosec-node-agent",
+            "mosec-control-plane",
+            "mosectl",
+        ],
+    ),
+    ("mosec-tests", &[]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn metadata() -> anyhow::Result<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn rows(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn no_crate_knows_more_than_it_may() -> anyhow::Result<()> {
+    let metadata = metadata()?;
+    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in rows(&metadata["packages"]) {
+        let built = rows(&package["dependencies"]).filter(|dependency| dependency["kind"] != "dev");
+        known.insert(text(&package["name"]), built.map(|d| text(&d["name"])).collect());
+    }
+    let ours: BTreeSet<_> = known.keys().cloned().collect();
+    let expected: BTreeMap<_, _> = MAY_KNOW.into_iter().collect();
+    assert!(
+        ours.iter().map(String::as_str).eq(expected.keys().copied()),
+        "each crate has its place: {ours:?}"
+    );
+    for (name, dependencies) in &known {
+        let may: BTreeSet<_> = expected[name.as_str()]
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect();
+        let strangers: Vec<_> = dependencies
+            .intersection(&ours)
+            .filter(|name| !may.contains(*name))
+            .collect();
+        assert!(strangers.is_empty(), "{name} depends on {strangers:?}");
+    }
+    Ok(())
+}
+
+/// The files that the hot path's table names, `a/{b,c}.rs` spelt out and folders with all they hold.
+fn hot_path() -> anyhow::Result<Vec<PathBuf>> {
+    let document = std::fs::read_to_string(root().join("ARCHITECTURE.md"))?;
+    let (_, table) = document.split_once("## Hot path").context("there is a table")?;
+    let table = table.split("\n## ").next().unwrap_or_default();
+    let cells = table.lines().filter_map(|line| line.split('|').nth(2));
+    let names: BTreeSet<_> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .flat_map(spelt_out)
+        .collect();
+    let mut files = Vec::new();
+    for name in names {
+        let path = root().join(&name);
+        if name.ends_with('/') {
+            anyhow::ensure!(path.is_dir(), "{name} is no folder");
+        } else {
+            anyhow::ensure!(path.is_file(), "{name} is no file");
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+fn spelt_out(name: &str) -> Vec<String> {
+    let Some((before, rest)) = name.split_once('{') else {
+        return vec![name.to_owned()];
+    };
+    let (choices, after) = rest.split_once('}').unwrap_or((rest, ""));
+    choices
+        .split(',')
+        .map(|choice| format!("{before}{choice}{after}"))
+        .collect()
+}
+
+#[test]
+fn files_on_a_requests_way_say_so() -> anyhow::Result<()> {
+    let files = hot_path()?;
+    assert!(files.len() > 8, "the table names files: {files:?}");
+    for file in files {
+        let source = std::fs::read_to_string(&file)?;
+        assert!(
+            source.starts_with("//! Hot path."),
+            "{} does not begin with `//! Hot path.`",
+            file.display()
+        );
+    }
+    Ok(())
+}
