@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 CARGO ?= cargo
 # nextest shows slow and leaky tests; plain cargo runs the same ones.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+# What the tests of the examples need.
+EXAMPLES := $(wildcard examples/*/requirements.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
@@ -30,7 +32,7 @@ test-loom: ## model-check the shared-memory ring
 
 test-python: wheel-dev ## the Python package and the examples, through the built wheel
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q python-worker/tests
+	$(BIN)/python -m pytest -q -rs python-worker/tests examples
 
 test-cluster: wheel-dev ## real processes on loopback, killed and restarted under load
 	$(CARGO) build --workspace --bins
@@ -72,9 +74,9 @@ $(VENV)/.demo: $(VENV)/.build examples/ocr/requirements.txt
 	@$(BIN)/pip install --quiet -r examples/ocr/requirements.txt
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo python-worker/requirements-test.txt examples/file_type/requirements.txt
+$(VENV)/.test: $(VENV)/.demo python-worker/requirements-test.txt $(EXAMPLES)
 	@echo "== installing what the tests need"
-	@$(BIN)/pip install --quiet -r python-worker/requirements-test.txt -r examples/file_type/requirements.txt
+	@$(BIN)/pip install --quiet -r python-worker/requirements-test.txt $(addprefix -r ,$(EXAMPLES))
 	@touch $@
 
 clean: ## remove what was built
