@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
-use mosec_dispatch::{Outcome, Payload, Respond};
+use mosec_dispatch::{Lost, Outcome, Payload, Respond};
 use mosec_types::{ErrorCode, Span, SpanKind, StageIndex};
 use mosec_wire::{Answer, Custody};
 use tokio::sync::mpsc;
@@ -122,8 +122,10 @@ impl Respond for LinkReply {
         }
         let custody = match outcome.lost {
             None => Custody::Done,
-            Some(Loss::Refused) => Custody::Refused,
-            Some(Loss::Worker | Loss::Link) => Custody::Lost,
+            Some(Lost { loss, losses }) => match loss {
+                Loss::Refused => Custody::Refused { losses },
+                Loss::Worker | Loss::Link => Custody::Lost { losses },
+            },
         };
         let answer = Answer {
             custody,

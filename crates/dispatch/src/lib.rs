@@ -31,4 +31,4 @@ pub use links::{Connect, Links};
 pub use metrics::DispatchMetrics;
 pub use mosec_wire::Window;
 pub use registry::Registry;
-pub use request::{Outcome, Payload, Reply, Request, Respond, Stream};
+pub use request::{Lost, Outcome, Payload, Reply, Request, Respond, Stream};

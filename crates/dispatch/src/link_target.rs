@@ -140,8 +140,14 @@ impl Flight {
         };
         let mut request = request;
         match answer.custody {
-            Custody::Lost => return self.crashed.push(request),
-            Custody::Refused => return self.refused.push(request),
+            Custody::Lost { losses } => {
+                request.note_losses(losses);
+                return self.crashed.push(request);
+            }
+            Custody::Refused { losses } => {
+                request.note_losses(losses);
+                return self.refused.push(request);
+            }
             Custody::Done => {}
         }
         if request.traced {

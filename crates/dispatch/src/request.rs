@@ -61,12 +61,18 @@ impl Request {
 
     /// Gives custody back to whoever sent it here from another process, with the reason.
     pub fn give_back(self, loss: Loss, code: ErrorCode) {
+        let losses = self.losses;
         self.reply.respond(Outcome {
             code,
             payload: Payload::Bytes(Bytes::from_static(code.text().as_bytes())),
             spans: self.spans,
-            lost: Some(loss),
+            lost: Some(Lost { loss, losses }),
         });
+    }
+
+    /// Takes note of the losses that another process has counted, which went on from those it was told of.
+    pub(crate) fn note_losses(&mut self, losses: u8) {
+        self.losses = self.losses.max(losses);
     }
 
     /// Passes on one event of a stream that goes on. False: it was dropped, as nobody waits for it any more.
@@ -130,7 +136,15 @@ pub struct Outcome {
     pub payload: Payload,
     pub spans: Vec<Span>,
     /// Set where this is no answer: custody goes back to the upstream.
-    pub lost: Option<Loss>,
+    pub lost: Option<Lost>,
+}
+
+/// A request that goes back to its upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    pub loss: Loss,
+    /// Replicas of the stage that were lost under it before.
+    pub losses: u8,
 }
 
 /// Whoever waits for a request's answer.

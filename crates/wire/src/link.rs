@@ -42,25 +42,18 @@ pub struct Item {
     pub payload: Bytes,
 }
 
-/// Who has custody of an item after its answer. The numbers are the wire's.
+/// Who has custody of an item after its answer.
+///
+/// `losses`: replicas of the stage that were lost under the item before this, those that its upstream told of included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(u8)]
 pub enum Custody {
     /// Nobody needs it any more: the answer is final, whatever its code.
     #[default]
-    Done = 0,
-    /// The upstream has it back; the stage did not start on it.
-    Refused = 1,
-    /// The upstream has it back; a replica of the stage was lost under it.
-    Lost = 2,
-}
-
-impl Custody {
-    pub const ALL: [Self; 3] = [Self::Done, Self::Refused, Self::Lost];
-
-    pub fn from_wire(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
-    }
+    Done,
+    /// The upstream has it back; this time the stage did not start on it.
+    Refused { losses: u8 },
+    /// The upstream has it back; one more replica of the stage was lost under it.
+    Lost { losses: u8 },
 }
 
 /// One item's answer.

@@ -28,7 +28,7 @@ use crate::workers::Worker;
 use crate::{Agent, Config};
 
 /// Far more than anything here takes on a busy machine.
-const BOUND: Duration = Duration::from_secs(20);
+pub(super) const BOUND: Duration = Duration::from_secs(20);
 
 /// Awaits `future`, for a bounded time.
 pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -224,6 +224,19 @@ impl TestWorker {
         self.pool.bury(&self.worker);
         self.worker.channel.reclaim();
     }
+}
+
+/// The worker's next batch, which a task of the agent is about to put there.
+pub(super) async fn take(worker: &TestWorker) -> Batch {
+    within("batch", async {
+        loop {
+            if let Some(batch) = worker.take() {
+                return batch;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
 }
 
 /// Whoever has custody of the batches that a test sends: keeps what is lost, and counts credits.

@@ -4,5 +4,6 @@ mod bench;
 mod pool;
 mod server;
 mod stream;
+mod upstream;
 
 pub(crate) use bench::topology;

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use mosec_dispatch::{Dispatched, StageConfig, Target, TargetId, Window};
 use mosec_types::{ErrorCode, Incarnation, NodeId, RequestId, RouteIndex, SpanKind, StageKey};
 use mosec_wire::memory::{MemoryLink, pair};
-use mosec_wire::{Answers, Batch, Item, Link as _, LinkError, LinkEvent, Returned};
+use mosec_wire::{Answers, Batch, Custody, Item, Link as _, LinkError, LinkEvent, Returned};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::bench::{Bench, TestWorker, key, topology, within};
+use super::bench::{Bench, key, take, topology, within};
 use crate::{Upstream, serve_link};
 
 /// One upstream's link to the agent.
@@ -90,19 +90,6 @@ async fn collect(mut answers: Box<dyn Answers>) -> Vec<(u32, ErrorCode, String)>
     all
 }
 
-/// The worker's next batch, which a task of the agent is about to put there.
-pub(super) async fn take(worker: &TestWorker) -> mosec_shm_ring::Batch {
-    within("batch", async {
-        loop {
-            if let Some(batch) = worker.take() {
-                return batch;
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-}
-
 #[tokio::test]
 async fn each_item_is_answered_and_the_batch_finished() {
     let bench = Bench::new();
@@ -175,6 +162,24 @@ async fn a_worker_that_dies_is_a_loss_its_upstream_hears_of() {
     take(&worker).await;
     worker.die();
     assert_eq!(collect(answers).await[0].1, ErrorCode::ReplicaLost);
+}
+
+#[tokio::test]
+async fn losses_that_an_agent_counted_go_back_with_custody() {
+    let bench = Bench::new();
+    let pool = bench.pool(1, 0);
+    let dying = bench.worker(&pool);
+    let connected = Connected::new(&bench, Upstream::Gateway).await;
+    let mut answers = connected.send(key(1, 0), 0, &["a"]).await;
+    take(&dying).await;
+    let heir = bench.worker(&pool);
+    dying.die();
+    take(&heir).await;
+    heir.die();
+    let Some(Returned::Answers(given_back)) = next(&mut answers).await else {
+        panic!("no answers")
+    };
+    assert_eq!(given_back[0].custody, Custody::Lost { losses: 1 });
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use mosec_types::ErrorCode;
 use mosec_wire::Returned;
 use parking_lot::Mutex;
 
-use super::bench::{Bench, Upstream, key, request_of};
-use super::server::{Connected, next, take};
+use super::bench::{Bench, Upstream, key, request_of, take};
+use super::server::{Connected, next};
 
 /// Everything one request's client is told, in order; the answer as its code.
 #[derive(Clone, Default)]

@@ -7,8 +7,9 @@
 //! | 8 | 2 | error code | | 3 | 4 | microseconds |
 //! | 10 | 2 | number of spans | | | | |
 //! | 12 | 1 | bit 0: last | | | | |
-//! | 13 | 1 | custody | | | | |
-//! | 14 | 2 | reserved, 0 | | | | |
+//! | 13 | 1 | custody: 0 done, 1 refused, 2 lost | | | | |
+//! | 14 | 1 | losses; 0 where done | | | | |
+//! | 15 | 1 | reserved, 0 | | | | |
 
 use bytes::Bytes;
 use mosec_types::{ErrorCode, Span, SpanKind, StageIndex};
@@ -61,8 +62,22 @@ fn put_answer(chunks: &mut Chunks, answer: &Answer) -> Result<(), FrameError> {
     chunks.put(&len.to_le_bytes());
     chunks.put(&answer.code.to_wire().to_le_bytes());
     chunks.put(&spans.to_le_bytes());
-    chunks.put(&[u8::from(answer.last), answer.custody as u8, 0, 0]);
+    let (custody, losses) = match answer.custody {
+        Custody::Done => (0, 0),
+        Custody::Refused { losses } => (1, losses),
+        Custody::Lost { losses } => (2, losses),
+    };
+    chunks.put(&[u8::from(answer.last), custody, losses, 0]);
     Ok(())
+}
+
+fn take_custody(fields: &mut Fields<'_>) -> Result<Custody, FrameError> {
+    match fields.take()? {
+        [0, 0] => Ok(Custody::Done),
+        [1, losses] => Ok(Custody::Refused { losses }),
+        [2, losses] => Ok(Custody::Lost { losses }),
+        _ => Err(FrameError::Reserved),
+    }
 }
 
 /// One row of the table.
@@ -81,8 +96,8 @@ impl Row {
         let number = fields.u16()?;
         let code = ErrorCode::from_wire(number).ok_or(FrameError::Code(number))?;
         let (spans, last) = (fields.u16()?, fields.flag()?);
-        let custody = Custody::from_wire(fields.u8()?).ok_or(FrameError::Reserved)?;
-        if fields.take::<2>()? != [0; 2] {
+        let custody = take_custody(&mut fields)?;
+        if fields.u8()? != 0 {
             return Err(FrameError::Reserved);
         }
         Ok(Self {

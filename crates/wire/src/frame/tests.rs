@@ -48,13 +48,21 @@ prop_compose! {
     fn answer()(
         item in any::<u32>(),
         code in select(ErrorCode::all().collect::<Vec<_>>()),
-        custody in select(&Custody::ALL[..]),
+        custody in custody(),
         last in any::<bool>(),
         payload in payload(),
         spans in vec(span(), 0..4),
     ) -> Answer {
         Answer { item, code, custody, last, payload, spans }
     }
+}
+
+fn custody() -> impl Strategy<Value = Custody> {
+    prop_oneof![
+        Just(Custody::Done),
+        any::<u8>().prop_map(|losses| Custody::Refused { losses }),
+        any::<u8>().prop_map(|losses| Custody::Lost { losses }),
+    ]
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
@@ -215,6 +223,48 @@ fn a_header_lies_where_its_table_says() {
         &[3, 0, 0, 0, 5, 0, 0, 0],
     ];
     assert_eq!(encode_event(&event), expected.concat());
+}
+
+#[test]
+fn an_answer_lies_where_its_table_says() {
+    let encoded = |custody| {
+        let answer = Answer {
+            item: 0x0403_0201,
+            code: ErrorCode::Ok,
+            custody,
+            last: true,
+            payload: Bytes::from_static(b"xy"),
+            spans: Vec::new(),
+        };
+        encode_answers(&[answer], LIMIT)
+            .unwrap()
+            .concat()
+            .split_off(HEADER_BYTES)
+    };
+    for (custody, bytes) in [
+        (Custody::Done, [0, 0]),
+        (Custody::Refused { losses: 0 }, [1, 0]),
+        (Custody::Refused { losses: 5 }, [1, 5]),
+        (Custody::Lost { losses: 255 }, [2, 255]),
+    ] {
+        let [kind, losses] = bytes;
+        let expected = [1, 2, 3, 4, 2, 0, 0, 0, 0, 0, 0, 0, 1, kind, losses, 0, b'x', b'y'];
+        assert_eq!(encoded(custody), expected, "{custody:?}");
+    }
+}
+
+#[test]
+fn custody_that_is_not_known_is_refused() {
+    for (kind, losses, reserved) in [(0, 1, 0), (3, 0, 0), (1, 0, 1)] {
+        let mut bytes = header(Kind::Answers, 1, 16).to_vec();
+        bytes.extend([0; 12]);
+        bytes.extend([1, kind, losses, reserved]);
+        assert_eq!(
+            decode(&bytes),
+            Err(FrameError::Reserved),
+            "{kind} {losses} {reserved}"
+        );
+    }
 }
 
 #[test]
