@@ -1,10 +1,12 @@
-//! The extension `mosec._native`: a worker's channel, the embedded server, and the commands of the wheel.
+//! The extension `mosec._native`: a worker's channel, its JSON, the embedded server, and the commands of the wheel.
 //!
 //! Only conversions live here; what they convert to is in `mosec-shm-ring`, the gateway, the agent and `mosectl`.
 
 mod channel;
 mod commands;
 mod embedded;
+mod json;
+mod json_text;
 mod watchdog;
 
 use pyo3::prelude::*;
@@ -16,6 +18,8 @@ mod _native {
     use super::channel::Channel;
     #[pymodule_export]
     use super::commands::{command, serve};
+    #[pymodule_export]
+    use super::json::encode_json;
 
     #[pymodule_init]
     fn init(module: &super::Bound<'_, super::PyModule>) -> super::PyResult<()> {

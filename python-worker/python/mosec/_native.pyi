@@ -1,7 +1,7 @@
 """Native half of the package."""
 
 from collections.abc import Buffer
-from typing import final
+from typing import Any, final
 
 __version__: str
 
@@ -36,3 +36,6 @@ def serve(config: str) -> int:
 
 def command(name: str, args: list[str]) -> int:
     """Runs one of the wheel's programs. Its exit code."""
+
+def encode_json(value: Any) -> bytes | None:
+    """`json.dumps(value, indent=2)` of built-in types; `None` where only the standard library can tell."""

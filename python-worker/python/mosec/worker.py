@@ -8,8 +8,16 @@ from typing import Any
 
 from mosec.errors import DecodingError, EncodingError
 
+try:
+    from mosec._native import encode_json
+except ModuleNotFoundError:  # the source tree alone, without the extension
+
+    def encode_json(value: Any) -> bytes | None:
+        return None
+
+
 # `json.dumps(data, indent=2)` makes an encoder on each call; its bytes are part of the interface.
-_encode_json = json.JSONEncoder(indent=2).encode
+_encode_any_json = json.JSONEncoder(indent=2).encode
 
 
 class Worker(ABC):
@@ -53,7 +61,7 @@ class Worker(ABC):
     def serialize(self, data: Any) -> bytes:
         """Encodes a result into the answer's body, on the last stage of a route. JSON, indented by two."""
         try:
-            return _encode_json(data).encode()
+            return encode_json(data) or _encode_any_json(data).encode()
         except Exception as error:
             raise EncodingError from error
 
