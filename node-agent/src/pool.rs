@@ -223,6 +223,15 @@ impl Pool {
         next
     }
 
+    /// The place that is reserved on a worker.
+    pub(crate) fn slot(self: &Arc<Self>, worker: &Arc<Worker>, credit: Credit) -> Arc<Slot> {
+        Arc::new(Slot {
+            worker: worker.clone(),
+            pool: self.clone(),
+            _credit: credit,
+        })
+    }
+
     /// Gives a batch to a worker on which a place is reserved.
     fn hand(self: &Arc<Self>, worker: Arc<Worker>, batch: Dispatched) {
         let Dispatched {
@@ -231,11 +240,7 @@ impl Pool {
             credit,
             ..
         } = batch;
-        let slot = Arc::new(Slot {
-            worker: worker.clone(),
-            pool: self.clone(),
-            _credit: credit,
-        });
+        let slot = self.slot(&worker, credit);
         // What is over by now never starts.
         let now = Instant::now();
         for over in requests.extract_if(.., |request| !request.is_live(now)) {

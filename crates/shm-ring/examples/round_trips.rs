@@ -92,6 +92,7 @@ fn round_trip(agent: &AgentChannel, batch: u64, payloads: &[Bytes]) -> Result<Re
     let item = |bytes| RequestItem {
         flags,
         deadline_micros: 0,
+        request: 5,
         payload: ItemPayload::Bytes(bytes),
     };
     let items: Vec<_> = payloads.iter().map(item).collect();

@@ -30,7 +30,7 @@ use crate::{ArenaFull, PROTOCOL_VERSION};
 
 use inflight::InFlight;
 pub use inflight::{Misbehaviour, Response, ResponseItem};
-pub use request::{ItemPayload, Request, RequestItem};
+pub use request::{ItemPayload, Prepared, Request, RequestItem};
 
 /// Sizes of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,22 +191,58 @@ impl AgentChannel {
         self.announce(&mut state, segments)
     }
 
-    /// Hands a batch over: one copy of each payload that is not in the arena yet.
+    /// Hands a batch over at once: [`AgentChannel::prepare`] and [`AgentChannel::submit`].
+    pub fn request(&self, request: &Request<'_>) -> Result<(), RequestError> {
+        self.submit(request.batch, self.prepare(request.items, request.reply_hint)?)
+    }
+
+    /// Writes a batch into the arena: one copy of each payload that is not there yet. `reply_hint`: see [`Request`].
+    ///
+    /// As long as the copies take, and under no lock.
+    pub fn prepare(&self, items: &[RequestItem<'_>], reply_hint: usize) -> Result<Prepared, RequestError> {
+        if items.is_empty() {
+            return Err(RequestError::Empty);
+        }
+        // Nothing is copied in vain for a full ring.
+        self.state.lock().check_room()?;
+        Ok(request::prepare(&self.arena, items, reply_hint)?)
+    }
+
+    /// Hands a prepared batch over, under a number that is not in flight.
     ///
     /// Everything it lends stays with the worker until the batch is done or the channel is reclaimed.
-    pub fn request(&self, request: &Request<'_>) -> Result<(), RequestError> {
-        self.state.lock().check_room(request)?;
-        let prepared = request::prepare(&self.arena, request)?; // the copies, outside of the lock
+    pub fn submit(&self, batch: u64, prepared: Prepared) -> Result<(), RequestError> {
         let mut state = self.state.lock();
-        state.check_room(request)?;
+        state.check_room()?;
+        if state.batches.contains_key(&batch) {
+            return Err(RequestError::Duplicate(batch));
+        }
         self.announce(&mut state, prepared.highest_segment + 1)?;
-        let body = prepared.body();
-        let pushed = state.requests.push(&self.descriptor(request.batch, body))?;
+        let pushed = state.requests.push(&self.descriptor(batch, prepared.body()))?;
         let bell = pushed.ok_or(RequestError::RingFull)?;
-        state.batches.insert(request.batch, InFlight::new(prepared));
+        state.batches.insert(batch, InFlight::new(prepared));
         drop(state);
         ring(&self.request_bell, bell);
         Ok(())
+    }
+
+    /// Tells the worker of items that nobody waits for any more, each by its batch and position.
+    ///
+    /// It is told by a word that it looks at when it pleases. Items of batches that are done are left alone.
+    pub fn cancel(&self, items: impl IntoIterator<Item = (u64, u32)>) {
+        let state = self.state.lock();
+        for (batch, item) in items {
+            if let Some(in_flight) = state.batches.get(&batch) {
+                in_flight.cancel(item);
+            }
+        }
+    }
+
+    /// Tells the worker that an item has until `deadline_micros`, if its batch is not done.
+    pub fn move_deadline(&self, batch: u64, item: u32, deadline_micros: u64) {
+        if let Some(in_flight) = self.state.lock().batches.get(&batch) {
+            in_flight.move_deadline(item, deadline_micros);
+        }
     }
 
     /// Adds what the worker has answered since the last call to `out`, and grants the room it has asked for.
@@ -364,18 +400,12 @@ impl AgentChannel {
 }
 
 impl State {
-    fn check_room(&mut self, request: &Request<'_>) -> Result<(), RequestError> {
+    fn check_room(&mut self) -> Result<(), RequestError> {
         if self.reclaimed {
             return Err(RequestError::Reclaimed);
         }
         if self.announced.is_none() {
             return Err(ControlError::NoHello.into());
-        }
-        if request.items.is_empty() {
-            return Err(RequestError::Empty);
-        }
-        if self.batches.contains_key(&request.batch) {
-            return Err(RequestError::Duplicate(request.batch));
         }
         // Two: this batch, and a grant that a worker may be waiting for.
         if self.requests.free(2)? < 2 {

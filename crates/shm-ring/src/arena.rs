@@ -7,6 +7,7 @@
 //! Capacity is a value: dropping an [`Extent`], or the last [`Slice`] of one, returns its block.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -249,6 +250,18 @@ impl Extent {
         self.check(at, target.len())?;
         // SAFETY: `write` needs the extent exclusively, so no thread of this process writes the block meanwhile.
         unsafe { self.memory.read_once(self.offset + at, target) }
+    }
+
+    /// The word at `at`, for atomic use beside a worker that reads it.
+    pub(crate) fn atomic_u32(&self, at: usize) -> Result<&AtomicU32, OutOfBounds> {
+        self.check(at, 4)?;
+        self.memory.atomic_u32(self.offset + at)
+    }
+
+    /// As [`Extent::atomic_u32`], eight bytes wide.
+    pub(crate) fn atomic_u64(&self, at: usize) -> Result<&AtomicU64, OutOfBounds> {
+        self.check(at, 8)?;
+        self.memory.atomic_u64(self.offset + at)
     }
 
     pub(crate) fn segment(&self) -> usize {

@@ -13,12 +13,25 @@
 //! | 40..44 | count      | items              |              |          | answers        |           | item   |
 //! | 48..56 | number     |                    |              | bytes    | nanoseconds    | bytes     | nanoseconds |
 //!
-//! A region is segment, offset, length, 4 bytes each. Item table, 32 bytes each: region, flags (4), deadline (8),
-//! zero (8). Answer table, 16 bytes each: item (4), code (2), flags (2: bit 0 last), offset from the table's start (4),
-//! length (4).
+//! A region is segment, offset, length, 4 bytes each. Answer table, 16 bytes each: item (4), code (2), flags (2: bit 0
+//! last), offset from the table's start (4), length (4). Item table, 48 bytes each, at a multiple of 16:
+//!
+//! | bytes  | name      | what                                                                                        |
+//! |--------|-----------|---------------------------------------------------------------------------------------------|
+//! | 0..12  | payload   | region                                                                                      |
+//! | 12..16 | flags     | which codecs apply                                                                          |
+//! | 16..24 | deadline  | on the machine's monotonic clock, in microseconds; zero: none. The agent may move it later  |
+//! | 24..32 | request   | the request's id                                                                            |
+//! | 32..36 | cancelled | not zero: nobody waits for the answer any more. The agent may set it later                  |
+//! | 36..48 |           | zero                                                                                        |
+//!
+//! What the agent changes while the worker has the batch, it writes atomically; the worker only reads the table.
 
 pub(crate) const DESCRIPTOR_BYTES: usize = 64;
-pub(crate) const ITEM_BYTES: usize = 32;
+pub(crate) const ITEM_BYTES: usize = 48;
+/// Where in a row of the item table its deadline and its cancelled word are.
+pub(crate) const ITEM_DEADLINE: usize = 16;
+pub(crate) const ITEM_CANCELLED: usize = 32;
 pub(crate) const ANSWER_BYTES: usize = 16;
 /// Payloads start at multiples of this, so that arrays in them may be viewed in place.
 pub(crate) const PAYLOAD_ALIGN: usize = 64;
@@ -153,6 +166,7 @@ pub(crate) struct ItemEntry {
     pub(crate) payload: Region,
     pub(crate) flags: u32,
     pub(crate) deadline_micros: u64,
+    pub(crate) request: u64,
 }
 
 impl ItemEntry {
@@ -160,7 +174,8 @@ impl ItemEntry {
         let mut bytes = [0; ITEM_BYTES];
         put_region(&mut bytes, 0, self.payload);
         put_u32(&mut bytes, 12, self.flags);
-        put_u64(&mut bytes, 16, self.deadline_micros);
+        put_u64(&mut bytes, ITEM_DEADLINE, self.deadline_micros);
+        put_u64(&mut bytes, 24, self.request);
         bytes
     }
 
@@ -168,7 +183,8 @@ impl ItemEntry {
         Self {
             payload: region_at(bytes, 0),
             flags: u32_at(bytes, 12),
-            deadline_micros: u64_at(bytes, 16),
+            deadline_micros: u64_at(bytes, ITEM_DEADLINE),
+            request: u64_at(bytes, 24),
         }
     }
 }
@@ -305,9 +321,14 @@ mod tests {
         }
 
         #[test]
-        fn table_rows_survive_their_bytes(payload in region(), flags: u32, deadline: u64, code: u16, last: bool) {
-            let item = ItemEntry { payload, flags, deadline_micros: deadline };
-            prop_assert_eq!(ItemEntry::decode(&item.encode()), item);
+        fn table_rows_survive_their_bytes(
+            payload in region(), flags: u32, deadline_micros: u64, request: u64, code: u16, last: bool,
+        ) {
+            let item = ItemEntry { payload, flags, deadline_micros, request };
+            let bytes = item.encode();
+            prop_assert_eq!(ItemEntry::decode(&bytes), item);
+            prop_assert_eq!(u64_at(&bytes, ITEM_DEADLINE), deadline_micros);
+            prop_assert_eq!(&bytes[ITEM_CANCELLED..], [0; 16], "not cancelled, and zero behind");
             let answer = AnswerEntry { item: flags, code, last, offset: payload.offset, len: payload.len };
             prop_assert_eq!(AnswerEntry::decode(&answer.encode()), answer);
         }

@@ -20,6 +20,8 @@ mod arena;
 #[cfg(not(loom))]
 mod buddy;
 #[cfg(not(loom))]
+mod clock;
+#[cfg(not(loom))]
 mod control;
 #[cfg(not(loom))]
 mod doorbell;
@@ -36,21 +38,22 @@ pub use self::ring::CorruptRing;
 #[cfg(not(loom))]
 pub use self::{
     agent::{
-        AgentChannel, ChannelConfig, ChannelError, CreateError, ItemPayload, Misbehaviour, Request,
+        AgentChannel, ChannelConfig, ChannelError, CreateError, ItemPayload, Misbehaviour, Prepared, Request,
         RequestError, RequestItem, Response, ResponseItem, WorkerEvent,
     },
     arena::{Arena, ArenaConfig, ArenaFull, ArenaStats, Extent, Slice},
+    clock::{now_micros, now_nanos},
     control::ControlError,
     readable::Readable,
     segment::{OutOfBounds, SegmentError, ShmBackend, ShmConfig, sweep_stale},
     worker::{
         Answer, AttachError, Batch, BatchItem, Next, OnAgentLoss, Payload, Progress, Reply, RespondError,
-        Wake, WorkerChannel, WorkerError,
+        Wake, Watch, WorkerChannel, WorkerError,
     },
 };
 
 /// Version of everything both halves must agree on: byte layouts, descriptors and control messages.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Item of a batch that came straight from a client: decode it with `deserialize`.
 pub const ITEM_INGRESS: u32 = 1;

@@ -9,6 +9,7 @@ mod names;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, SealFlags};
 use rustix::io::Errno;
@@ -201,6 +202,32 @@ impl Segment {
         Ok(unsafe { self.start.add(offset) })
     }
 
+    /// The word at `offset`, which is a multiple of four, for either side's atomic use.
+    pub(crate) fn atomic_u32(&self, offset: usize) -> Result<&AtomicU32, OutOfBounds> {
+        let word = self.aligned(offset, 4)?;
+        // SAFETY: mapped, aligned, and any value is valid. What races with a plain access is one of the other process, to
+        // which this memory is as volatile.
+        Ok(unsafe { AtomicU32::from_ptr(word.as_ptr().cast()) })
+    }
+
+    /// As [`Segment::atomic_u32`], eight bytes wide.
+    pub(crate) fn atomic_u64(&self, offset: usize) -> Result<&AtomicU64, OutOfBounds> {
+        let word = self.aligned(offset, 8)?;
+        // SAFETY: as above.
+        Ok(unsafe { AtomicU64::from_ptr(word.as_ptr().cast()) })
+    }
+
+    fn aligned(&self, offset: usize, len: usize) -> Result<NonNull<u8>, OutOfBounds> {
+        if offset.is_multiple_of(len) {
+            return self.at(offset, len);
+        }
+        Err(OutOfBounds {
+            offset,
+            len,
+            bytes: self.bytes,
+        })
+    }
+
     /// Copies `source` to `offset`.
     ///
     /// # Safety
@@ -355,6 +382,10 @@ mod tests {
             );
         }
         assert!(segment.at(4096, 0).is_ok());
+        for offset in [4096, 4093, 2, usize::MAX - 3] {
+            assert!(segment.atomic_u32(offset).is_err(), "{offset}");
+        }
+        assert!(segment.atomic_u64(4092).is_err() && segment.atomic_u64(4088).is_ok());
     }
 
     #[test]

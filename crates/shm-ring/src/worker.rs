@@ -4,6 +4,7 @@
 //! the arena grows, and ends the process when the agent is gone, so no worker outlives its agent, however that died.
 
 mod reply;
+mod table;
 mod watcher;
 
 use std::collections::{HashMap, VecDeque};
@@ -23,7 +24,7 @@ use rustix::io::Errno;
 use crate::PROTOCOL_VERSION;
 use crate::agent::RING_SLOTS;
 use crate::control::{AgentMessage, ControlError, ControlSocket, HelloVersion, WorkerMessage};
-use crate::descriptor::{Body, Descriptor, ITEM_BYTES, ItemEntry, Region};
+use crate::descriptor::{Body, Descriptor, ItemEntry, Region};
 use crate::doorbell::{Doorbell, Rung};
 use crate::layout::{SharedRing, channel_bytes};
 use crate::ring::{Bell, Consumer, CorruptRing, Producer};
@@ -31,6 +32,8 @@ use crate::segment::{OutOfBounds, Segment, SegmentError};
 
 use reply::Running;
 pub use reply::{Answer, Payload, Progress, Reply, RespondError};
+use table::Table;
+pub use table::Watch;
 pub use watcher::OnAgentLoss;
 use watcher::Shared;
 
@@ -84,13 +87,23 @@ pub enum WorkerError {
 pub struct Batch {
     pub id: u64,
     pub items: Vec<BatchItem>,
+    table: Table,
+}
+
+impl Batch {
+    /// Whether nobody waits for an item's answer any more, as far as the agent has said. Only until it is answered.
+    pub fn is_cancelled(&self, item: usize) -> bool {
+        item < self.items.len() && self.table.is_cancelled(item)
+    }
 }
 
 /// One item of a batch. Its bytes stay in place until the batch has been answered.
 #[derive(Debug)]
 pub struct BatchItem {
     pub flags: u32,
+    /// When it came; the agent may move it, see [`Watch::deadline_micros`].
     pub deadline_micros: u64,
+    pub request: u64,
     segment: Arc<Segment>,
     offset: usize,
     len: usize,
@@ -301,6 +314,18 @@ impl WorkerChannel {
         }
     }
 
+    /// Follows one item of a batch that has been taken; `None` where there is none, or the batch has been answered.
+    pub fn watch(&self, batch: u64, item: u32) -> Option<Watch> {
+        self.state.lock().running.get_mut(&batch)?.watch(item as usize)
+    }
+
+    /// Whether an event or an answer to this item would go nowhere: the agent has said so, or it has been answered.
+    pub fn is_over(&self, batch: u64, item: u32) -> bool {
+        let state = self.state.lock();
+        let running = state.running.get(&batch);
+        running.is_none_or(|running| running.is_over(item as usize))
+    }
+
     /// Sleeps until the agent has sent something, or has made room that [`WorkerChannel::step`] waits for.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Wake, WorkerError> {
         if !self.state.lock().requests.sleep_for_work() {
@@ -337,7 +362,12 @@ impl WorkerChannel {
         match descriptor.body {
             Body::Batch { items, table, reply } => {
                 let batch = self.read_batch(id, items, table)?;
-                let running = Running::new(batch.items.len(), self.segment(reply)?, reply);
+                let running = Running::new(
+                    batch.items.len(),
+                    batch.table.clone(),
+                    self.segment(reply)?,
+                    reply,
+                );
                 state.running.insert(id, running);
                 return Ok(Some(batch));
             }
@@ -357,20 +387,18 @@ impl WorkerChannel {
         Ok(None)
     }
 
-    fn read_batch(&self, id: u64, items: u32, table: Region) -> Result<Batch, WorkerError> {
-        let segment = self.segment(table)?;
-        let table_bytes = items as usize * ITEM_BYTES;
-        // SAFETY: the agent writes a table before it names it, and no thread of this process writes into it.
-        let rows = unsafe { segment.to_vec(table.offset as usize, table_bytes)? };
-        let (rows, _) = rows.as_chunks::<ITEM_BYTES>();
-        let items = rows.iter().map(|row| {
+    fn read_batch(&self, id: u64, items: u32, region: Region) -> Result<Batch, WorkerError> {
+        let segment = self.segment(region)?;
+        let table = Table::new(Arc::clone(&segment), region.offset as usize, items as usize)?;
+        let items = (0..items as usize).map(|item| {
             let ItemEntry {
                 payload,
                 flags,
                 deadline_micros,
-            } = ItemEntry::decode(row);
+                request,
+            } = table.row(item)?;
             // Most payloads lie beside their table.
-            let segment = if payload.segment == table.segment {
+            let segment = if payload.segment == region.segment {
                 Arc::clone(&segment)
             } else {
                 self.segment(payload)?
@@ -380,15 +408,14 @@ impl WorkerChannel {
             Ok(BatchItem {
                 flags,
                 deadline_micros,
+                request,
                 segment,
                 offset,
                 len,
             })
         });
-        Ok(Batch {
-            id,
-            items: items.collect::<Result<_, WorkerError>>()?,
-        })
+        let items = items.collect::<Result<_, WorkerError>>()?;
+        Ok(Batch { id, items, table })
     }
 
     /// The segment a region lies in, checked to hold it.

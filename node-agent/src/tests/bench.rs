@@ -166,7 +166,7 @@ impl Bench {
 pub(super) struct TestWorker {
     pool: Arc<Pool>,
     pub(super) worker: Arc<Worker>,
-    far: WorkerChannel,
+    pub(super) far: WorkerChannel,
 }
 
 impl TestWorker {

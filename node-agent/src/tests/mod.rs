@@ -4,6 +4,7 @@ mod bench;
 mod pool;
 mod server;
 mod stream;
+mod told;
 mod upstream;
 
 pub(crate) use bench::topology;

@@ -3,6 +3,7 @@
 mod backoff;
 mod process;
 mod supervisor;
+mod timing;
 mod worker;
 
 pub(crate) use supervisor::{Replica, supervise};

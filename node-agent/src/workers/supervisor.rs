@@ -135,6 +135,10 @@ impl Replica {
             control,
         } = started;
         let reader = tokio::spawn(read_ring(worker.clone(), self.pool.clone()));
+        let attending = tokio::spawn({
+            let worker = worker.clone();
+            async move { worker.attend().await }
+        });
         let mut said = None;
         let mut ready = None;
         let how = loop {
@@ -177,6 +181,7 @@ impl Replica {
             }
         };
         process.kill();
+        attending.abort();
         reader.abort();
         let _ = reader.await;
         // The process is gone, so what it answered last is all there is.

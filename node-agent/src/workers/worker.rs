@@ -8,17 +8,26 @@ use std::time::Duration;
 use mosec_dispatch::credit::{self, BatchTime};
 use mosec_dispatch::{Home, Payload, Request};
 use mosec_shm_ring::{
-    AgentChannel, ItemPayload, Request as RingRequest, RequestItem, Response, ResponseItem,
+    AgentChannel, ItemPayload, Prepared, RequestError, RequestItem, Response, ResponseItem,
 };
-use mosec_types::{ErrorCode, ReplicaId, Span, SpanKind, StageIndex};
+use mosec_types::{ErrorCode, ReplicaId};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::timing::{Clock, Timing, note_agent};
+use crate::deliver::Deliver;
 use crate::pool::{Pool, Slot};
 
 /// Room for an answer that is lent with a batch, where the sizes of earlier ones say nothing else.
 const FIRST_REPLY_HINT: usize = 4096;
+
+/// How often requests that a worker has are looked at, to tell it of those that nobody waits for any more: soon enough to
+/// save most of a long `forward`, and twenty looks a second cost nothing.
+const LOOK: Duration = Duration::from_millis(50);
+
+const ENDED: &str = "the worker has ended";
 
 /// A worker process that has attached to its ring.
 pub(crate) struct Worker {
@@ -29,6 +38,8 @@ pub(crate) struct Worker {
     outstanding: AtomicU32,
     depth: AtomicU32,
     flights: Mutex<Flights>,
+    /// Told when it gets a batch and nobody attends to it.
+    busy: Notify,
 }
 
 #[derive(Default)]
@@ -37,6 +48,8 @@ struct Flights {
     open: HashMap<u64, Flight>,
     /// Set when the process has ended: whatever comes later is not taken.
     dead: bool,
+    /// [`Worker::attend`] looks at them now and then.
+    attended: bool,
     time: BatchTime,
     /// Bytes of the largest recent answer.
     reply_bytes: usize,
@@ -76,6 +89,7 @@ impl Worker {
                 reply_bytes: FIRST_REPLY_HINT,
                 ..Default::default()
             }),
+            busy: Notify::new(),
         }
     }
 
@@ -104,46 +118,71 @@ impl Worker {
         home: Arc<dyn Home>,
         slot: Arc<Slot>,
     ) -> Result<(), Unsent> {
-        let now = Instant::now();
-        let mut flights = self.flights.lock();
-        if flights.dead {
-            return Err(Unsent {
-                requests,
-                home,
-                cause: "the worker has ended",
-            });
-        }
-        let batch = flights.next;
-        let deliver = slot.deliver();
+        let prepared = self.prepare(&requests, slot.deliver());
+        self.enter(prepared, requests, home, slot)
+    }
+
+    /// Copies payloads into shared memory, which may take long: no lock is held meanwhile.
+    pub(crate) fn prepare(&self, requests: &[Request], deliver: &Deliver) -> Result<Prepared, &'static str> {
+        let reply_hint = {
+            let flights = self.flights.lock();
+            if flights.dead {
+                return Err(ENDED);
+            }
+            flights.reply_bytes
+        };
+        let clock = Clock::now();
         let items: Vec<_> = requests
             .iter()
             .map(|request| RequestItem {
                 flags: deliver.item_flags(request.route),
-                deadline_micros: micros(request.deadline.saturating_duration_since(now)),
+                deadline_micros: clock.micros(request.deadline),
+                request: request.id.0,
                 payload: match &request.payload {
                     Payload::Bytes(bytes) => ItemPayload::Bytes(bytes),
                     Payload::Slice(slice) => ItemPayload::Slice(slice),
                 },
             })
             .collect();
-        let request = RingRequest {
-            batch,
-            items: &items,
-            reply_hint: flights.reply_bytes,
-        };
-        if let Err(error) = self.channel.request(&request) {
-            tracing::debug!(replica = %self.replica, %error, "ring refused a batch");
-            return Err(Unsent {
+        self.channel
+            .prepare(&items, reply_hint)
+            .map_err(|error| self.refused(&error))
+    }
+
+    /// Hands a prepared batch over. A worker that has died meanwhile takes none: what it had has been given back by then.
+    pub(crate) fn enter(
+        &self,
+        prepared: Result<Prepared, &'static str>,
+        requests: Vec<Request>,
+        home: Arc<dyn Home>,
+        slot: Arc<Slot>,
+    ) -> Result<(), Unsent> {
+        let unsent = |requests, home, cause| {
+            Err(Unsent {
                 requests,
                 home,
-                cause: "the ring or the arena is full",
-            });
+                cause,
+            })
+        };
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(cause) => return unsent(requests, home, cause),
+        };
+        let mut flights = self.flights.lock();
+        if flights.dead {
+            return unsent(requests, home, ENDED);
+        }
+        // In the ring and in the table under one lock: its answer finds it, and the numbers are in the ring's order.
+        let batch = flights.next;
+        if let Err(error) = self.channel.submit(batch, prepared) {
+            return unsent(requests, home, self.refused(&error));
         }
         flights.next += 1;
-        let stage = deliver.stage.stage;
+        let stage = slot.deliver().stage.stage;
+        let sent = Instant::now();
         let requests = requests
             .into_iter()
-            .map(|request| Some(note_agent(request, stage, now)))
+            .map(|request| Some(note_agent(request, stage, sent)))
             .collect();
         flights.open.insert(
             batch,
@@ -151,10 +190,53 @@ impl Worker {
                 requests,
                 home,
                 slot,
-                sent: now,
+                sent,
             },
         );
+        if !std::mem::replace(&mut flights.attended, true) {
+            self.busy.notify_one();
+        }
         Ok(())
+    }
+
+    fn refused(&self, error: &RequestError) -> &'static str {
+        tracing::debug!(replica = %self.replica, %error, "ring refused a batch");
+        "the ring or the arena is full"
+    }
+
+    /// Tells the process which of its requests nobody waits for any more, while it has any. Ends never.
+    pub(crate) async fn attend(&self) {
+        loop {
+            self.busy.notified().await;
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if !self.tell_over(Instant::now()) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One look at all requests; false where there is none.
+    pub(crate) fn tell_over(&self, now: Instant) -> bool {
+        let mut over = Vec::new();
+        {
+            let mut flights = self.flights.lock();
+            if flights.open.is_empty() {
+                flights.attended = false;
+                return false;
+            }
+            for (batch, flight) in &flights.open {
+                let items = (0..).zip(&flight.requests);
+                let over_items =
+                    items.filter(|(_, request)| request.as_ref().is_some_and(|r| !r.is_live(now)));
+                over.extend(over_items.map(|(item, _)| (*batch, item)));
+            }
+        }
+        if !over.is_empty() {
+            self.channel.cancel(over);
+        }
+        true
     }
 
     /// Takes one response from the ring and passes its items on.
@@ -178,9 +260,12 @@ impl Worker {
                 };
                 if item.last {
                     delivered.extend(open.take().map(|request| (spans.note(request, pool), item)));
-                } else if let Some(request) = open {
+                } else if let Some(request) = open
                     // Under the lock, as whatever takes events never waits, and this item's answer may follow at once.
-                    pool.deliver.event(request, &item);
+                    && pool.deliver.event(request, &item)
+                {
+                    let deadline = Clock::now().micros(request.deadline);
+                    self.channel.move_deadline(response.batch, item.item, deadline);
                 }
             }
             let slot = flight.slot.clone();
@@ -222,56 +307,8 @@ impl Worker {
     }
 }
 
-/// The times of one batch.
-struct Timing {
-    round_trip: Duration,
-    worker: Duration,
-}
-
-impl Timing {
-    /// Notes them on a traced request.
-    fn note(&self, mut request: Request, pool: &Pool) -> Request {
-        if request.traced {
-            let stage = pool.stage.stage;
-            let worker = self.worker.min(self.round_trip);
-            request.spans.push(Span {
-                kind: SpanKind::Shm,
-                stage,
-                micros: span_micros(self.round_trip - worker),
-            });
-            request.spans.push(Span {
-                kind: SpanKind::Worker,
-                stage,
-                micros: span_micros(worker),
-            });
-        }
-        request
-    }
-}
-
-/// Notes the time between a batch's arrival in this process and its place in the ring.
-fn note_agent(mut request: Request, stage: StageIndex, now: Instant) -> Request {
-    if request.traced {
-        let waited = now.saturating_duration_since(request.arrived);
-        request.spans.push(Span {
-            kind: SpanKind::Agent,
-            stage,
-            micros: span_micros(waited),
-        });
-    }
-    request
-}
-
 /// Room to lend with the next batch: a little more than the last took, falling slowly.
 fn reply_hint(last: usize, delivered: &[(Request, ResponseItem)]) -> usize {
     let bytes: usize = delivered.iter().map(|(_, item)| item.payload.len() + 64).sum();
     bytes.max(last - last / 8).max(FIRST_REPLY_HINT)
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn span_micros(duration: Duration) -> u32 {
-    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }

@@ -1,10 +1,11 @@
 //! Hot path. What a worker holds of one batch, and the checks of what it says about it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::request::Prepared;
 use crate::arena::{Extent, Slice};
-use crate::descriptor::{ANSWER_BYTES, AnswerEntry, Region};
+use crate::descriptor::{ANSWER_BYTES, AnswerEntry, ITEM_BYTES, ITEM_CANCELLED, ITEM_DEADLINE, Region};
 
 /// How a worker broke the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +56,8 @@ pub(super) struct InFlight {
     left: usize,
     /// Where the worker writes answers. Payloads that were answered share it.
     reply: Arc<Extent>,
-    _request: Extent,
+    /// The item table is at its start.
+    request: Extent,
     _inputs: Vec<Slice>,
 }
 
@@ -65,13 +67,36 @@ impl InFlight {
             answered: vec![false; prepared.items],
             left: prepared.items,
             reply: Arc::new(prepared.reply),
-            _request: prepared.request,
+            request: prepared.request,
             _inputs: prepared.inputs,
         }
     }
 
     pub(super) fn is_done(&self) -> bool {
         self.left == 0
+    }
+
+    /// Tells the worker that nobody waits for an item any more.
+    pub(super) fn cancel(&self, item: u32) {
+        if let Some(row) = self.row(item)
+            && let Ok(word) = self.request.atomic_u32(row + ITEM_CANCELLED)
+        {
+            word.store(1, Ordering::Relaxed); // publishes nothing but itself
+        }
+    }
+
+    /// Tells the worker that an item has more time.
+    pub(super) fn move_deadline(&self, item: u32, deadline_micros: u64) {
+        if let Some(row) = self.row(item)
+            && let Ok(word) = self.request.atomic_u64(row + ITEM_DEADLINE)
+        {
+            word.store(deadline_micros, Ordering::Relaxed); // as above
+        }
+    }
+
+    fn row(&self, item: u32) -> Option<usize> {
+        let item = item as usize;
+        (item < self.answered.len()).then_some(item * ITEM_BYTES)
     }
 
     /// Replaces the reply extent. The one before stays with the payloads in it, if any.

@@ -21,8 +21,10 @@ pub struct Request<'a> {
 pub struct RequestItem<'a> {
     /// [`crate::ITEM_INGRESS`], [`crate::ITEM_EGRESS`].
     pub flags: u32,
-    /// Passed on as it is, for the worker to read; zero means none.
+    /// As [`crate::now_micros`] counts; zero means none.
     pub deadline_micros: u64,
+    /// The request's id, for the worker to read.
+    pub request: u64,
     pub payload: ItemPayload<'a>,
 }
 
@@ -35,8 +37,8 @@ pub enum ItemPayload<'a> {
     Slice(&'a Slice),
 }
 
-/// A batch in the arena, ready to be named by a descriptor.
-pub(super) struct Prepared {
+/// A batch in the arena, ready to be named by a descriptor. Dropping it returns the memory.
+pub struct Prepared {
     pub(super) items: usize,
     /// Item table, then the payloads that were copied.
     pub(super) request: Extent,
@@ -58,22 +60,25 @@ impl Prepared {
 }
 
 /// Writes a batch into the arena.
-pub(super) fn prepare(arena: &Arena, request: &Request<'_>) -> Result<Prepared, ArenaFull> {
-    let table_bytes = request.items.len() * ITEM_BYTES;
-    let (copies, inputs) = split(arena, request);
+pub(super) fn prepare(
+    arena: &Arena,
+    items: &[RequestItem<'_>],
+    reply_hint: usize,
+) -> Result<Prepared, ArenaFull> {
+    let table_bytes = items.len() * ITEM_BYTES;
+    let (copies, inputs) = split(arena, items);
     let request_bytes = copies
         .iter()
         .flatten()
         .fold(table_bytes, |end, copy| align(end) + copy.len());
     let mut extent = arena.alloc(request_bytes)?;
     // Each answer may need up to one alignment step beyond its bytes.
-    let reply = arena
-        .alloc((request.items.len() * (ANSWER_BYTES + PAYLOAD_ALIGN)).saturating_add(request.reply_hint))?;
+    let reply = arena.alloc((items.len() * (ANSWER_BYTES + PAYLOAD_ALIGN)).saturating_add(reply_hint))?;
 
     let mut table = Vec::with_capacity(table_bytes);
     let mut end = table_bytes;
     let mut shared = inputs.iter();
-    for (item, copy) in request.items.iter().zip(&copies) {
+    for (item, copy) in items.iter().zip(&copies) {
         let payload = match copy {
             Some(bytes) => {
                 let at = align(end);
@@ -89,6 +94,7 @@ pub(super) fn prepare(arena: &Arena, request: &Request<'_>) -> Result<Prepared, 
             payload,
             flags: item.flags,
             deadline_micros: item.deadline_micros,
+            request: item.request,
         };
         table.extend_from_slice(&entry.encode());
     }
@@ -101,9 +107,8 @@ pub(super) fn prepare(arena: &Arena, request: &Request<'_>) -> Result<Prepared, 
         .map(Slice::segment)
         .chain([extent.segment(), reply.segment()]);
     let highest_segment = segments.max().unwrap_or(0);
-    let items = request.items.len();
     Ok(Prepared {
-        items,
+        items: items.len(),
         request: extent,
         request_bytes,
         reply,
@@ -113,10 +118,9 @@ pub(super) fn prepare(arena: &Arena, request: &Request<'_>) -> Result<Prepared, 
 }
 
 /// For each item the bytes to copy, or nothing for one that is in the arena; and those that are.
-fn split(arena: &Arena, request: &Request<'_>) -> (Vec<Option<Bytes>>, Vec<Slice>) {
+fn split(arena: &Arena, items: &[RequestItem<'_>]) -> (Vec<Option<Bytes>>, Vec<Slice>) {
     let mut inputs = Vec::new();
-    let copies = request
-        .items
+    let copies = items
         .iter()
         .map(|item| match item.payload {
             ItemPayload::Bytes(bytes) => Some(bytes.clone()),

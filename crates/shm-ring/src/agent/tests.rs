@@ -38,6 +38,7 @@ impl Hostile {
         let item = RequestItem {
             flags: 0,
             deadline_micros: 0,
+            request: 5,
             payload: ItemPayload::Bytes(&Bytes::from_static(b"payload")),
         };
         for batch in 1..=2 {

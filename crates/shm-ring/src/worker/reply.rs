@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mosec_types::ErrorCode;
 
+use super::table::{Live, Table, Watch};
 use super::{State, WorkerChannel, WorkerError};
 use crate::descriptor::{ANSWER_BYTES, AnswerEntry, Body, Descriptor, PAYLOAD_ALIGN, Region, align};
 use crate::ring::CorruptRing;
@@ -141,11 +142,14 @@ impl<'a> Reply<'a> {
 pub(super) struct Running {
     answered: Vec<bool>,
     left: usize,
+    table: Table,
+    /// Made when somebody first asks to follow an item.
+    live: Option<Arc<Live>>,
     segment: Arc<Segment>,
     reply: Region,
     /// Bytes of `reply` that hold answers sent earlier.
     used: usize,
-    /// A larger extent has been asked for.
+    /// Another extent has been asked for.
     asked: bool,
     /// Bytes that were refused last.
     refused: Option<usize>,
@@ -153,16 +157,31 @@ pub(super) struct Running {
 
 impl Running {
     /// `reply` must lie in `segment`.
-    pub(super) fn new(items: usize, segment: Arc<Segment>, reply: Region) -> Self {
+    pub(super) fn new(items: usize, table: Table, segment: Arc<Segment>, reply: Region) -> Self {
         Self {
             answered: vec![false; items],
             left: items,
+            table,
+            live: None,
             segment,
             reply,
             used: 0,
             asked: false,
             refused: None,
         }
+    }
+
+    /// Follows an item that awaits its answer.
+    pub(super) fn watch(&mut self, item: usize) -> Option<Watch> {
+        if self.answered.get(item) != Some(&false) {
+            return None;
+        }
+        let live = self.live.get_or_insert_with(|| Live::new(self.table.clone()));
+        Some(Watch::new(Arc::clone(live), item))
+    }
+
+    pub(super) fn is_over(&self, item: usize) -> bool {
+        self.answered.get(item) != Some(&false) || self.table.is_cancelled(item)
     }
 
     pub(super) fn granted(&mut self, segment: Arc<Segment>, reply: Region) {
@@ -190,6 +209,12 @@ impl Running {
     fn note(&mut self, item: u32, last: bool) {
         if last && !std::mem::replace(&mut self.answered[item as usize], true) {
             self.left -= 1;
+        }
+        if self.left == 0
+            && let Some(live) = self.live.take()
+        {
+            // Before the agent hears of it, who gives the memory to others then.
+            live.end();
         }
     }
 
@@ -345,19 +370,33 @@ impl WorkerChannel {
                     },
                 )?;
                 return Ok(Progress::Sent);
-            } else if let Some(bytes) = running.refused.take() {
-                reply.bare = !reply.give_way(bytes) && !running.has_room(reply);
             } else {
-                running.asked = true;
-                self.push(
-                    state,
-                    reply.batch,
-                    Body::Alloc {
-                        bytes: reply.bytes() as u64,
-                    },
-                )?;
+                let refused = running.refused.take();
+                match refused {
+                    Some(bytes) if bytes <= reply.bytes() => {
+                        reply.bare = !reply.give_way(bytes) && !running.has_room(reply);
+                    }
+                    // More than this reply needs was refused, so it asks for no more than it does.
+                    _ => self.ask(state, running, reply, refused.is_some())?,
+                }
             }
         }
+    }
+
+    /// Asks for an extent that holds the reply. For an event, one as large as that which is used up, unless `exact`: more
+    /// events follow, and not each of them is to wait for memory.
+    fn ask(
+        &self,
+        state: &mut State,
+        running: &mut Running,
+        reply: &Reply<'_>,
+        exact: bool,
+    ) -> Result<(), CorruptRing> {
+        let goes_on = !exact && reply.answers.iter().any(|answer| !answer.last);
+        let at_least = if goes_on { running.reply.len as usize } else { 0 };
+        let bytes = reply.bytes().max(at_least) as u64;
+        running.asked = true;
+        self.push(state, reply.batch, Body::Alloc { bytes })
     }
 
     /// Takes everything out of the ring: grants take effect, batches are kept for later.
