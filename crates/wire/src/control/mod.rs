@@ -7,12 +7,14 @@ pub mod client;
 mod convert;
 pub mod endpoint;
 mod heartbeat;
+mod saved;
 mod watch;
 
 pub use client::{ClientConfig, ControlClient, ControlError};
 pub use convert::ConvertError;
 pub use endpoint::EndpointError;
 pub use heartbeat::{HeartbeatError, Registration};
+pub use saved::{SavedError, SavedTopology};
 
 /// Generated from `proto/control.proto`.
 #[allow(clippy::all, unreachable_pub)]
