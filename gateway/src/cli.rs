@@ -26,6 +26,10 @@ struct Args {
     /// Folder with ca.pem, cert.pem and key.pem of a gateway.
     #[arg(long, env = "MOSEC_IDENTITY")]
     identity: PathBuf,
+    /// Folder that keeps the last topology, so that this gateway serves even if it starts while the control plane is
+    /// down. None where absent.
+    #[arg(long, env = "MOSEC_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     /// Prefix of the service's metrics.
     #[arg(long, env = "MOSEC_NAMESPACE", default_value = "mosec_service")]
     namespace: String,
@@ -67,6 +71,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let config = Config {
         address: args.address,
         port: args.port,
+        state_dir: args.state_dir,
         namespace: args.namespace,
         ..Default::default()
     };

@@ -1,5 +1,6 @@
 //! Settings of a gateway.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Settings of a gateway.
@@ -9,6 +10,8 @@ pub struct Config {
     pub address: String,
     /// Port to listen on; 0 takes any that is free.
     pub port: u16,
+    /// Where the last topology is kept, for a start without the control plane. Nowhere where absent.
+    pub state_dir: Option<PathBuf>,
     /// Prefix of MOSEC's metrics.
     pub namespace: String,
     /// Longest time a client may take to send its request's body: far above what a slow mobile link needs for the
@@ -25,6 +28,7 @@ impl Default for Config {
         Self {
             address: "0.0.0.0".into(),
             port: 8000,
+            state_dir: None,
             namespace: "mosec_service".into(),
             body_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),

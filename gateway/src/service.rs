@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
-use mosec_types::Topology;
-use mosec_wire::control::{ClientConfig, ControlClient};
+use mosec_wire::control::{ClientConfig, ControlClient, SavedTopology};
 use mosec_wire::quic::{QuicConnector, Settings};
 use mosec_wire::tls::Identity;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +18,7 @@ pub struct Service {
     gateway: Gateway,
     control: ControlClient,
     links: Links,
+    saved: Option<SavedTopology>,
 }
 
 impl Service {
@@ -35,11 +35,13 @@ impl Service {
         let connector =
             QuicConnector::new(identity, Settings::default()).context("QUIC could not be set up")?;
         let links = Links::new(Arc::new(connector), registry.clone());
+        let saved = SavedTopology::in_optional_dir(config.state_dir.as_deref())?;
         let gateway = Gateway::bind(config, registry, series).await?;
         Ok(Self {
             gateway,
             control,
             links,
+            saved,
         })
     }
 
@@ -51,9 +53,11 @@ impl Service {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let tasks = TaskTracker::new();
         let watching = CancellationToken::new();
-        let topology = self
-            .control
-            .watch_topology(Topology::default(), &tasks, watching.clone());
+        let known = self.saved.as_ref().map(SavedTopology::load).unwrap_or_default();
+        let topology = self.control.watch_topology(known, &tasks, watching.clone());
+        if let Some(saved) = self.saved {
+            tasks.spawn(saved.keep(topology.clone(), watching.clone()));
+        }
         let result = self.gateway.run(topology, Some(self.links), stop).await;
         watching.cancel();
         tasks.close();

@@ -93,6 +93,8 @@ impl System {
                 advertise: None,
                 control_plane: known.clone(),
                 labels: BTreeMap::new(),
+                // Everything starts and ends together here.
+                state_dir: None,
                 admin: None,
                 identity: identity(Role::Agent, &name)?,
             };

@@ -38,6 +38,10 @@ struct Args {
     /// Most shared memory for payloads, in MiB.
     #[arg(long, env = "MOSEC_ARENA_MIB", default_value_t = 1024)]
     arena_mib: usize,
+    /// Folder that keeps the last topology, so that this agent runs its workers even if it starts while the control plane
+    /// is down. None where absent.
+    #[arg(long, env = "MOSEC_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     /// Address of the admin endpoint (/metrics, /healthz). None where absent.
     #[arg(long, env = "MOSEC_ADMIN")]
     admin: Option<SocketAddr>,
@@ -95,6 +99,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         advertise: args.advertise,
         control_plane: args.control_plane,
         labels: BTreeMap::from_iter(args.labels),
+        state_dir: args.state_dir,
         admin: args.admin,
         identity,
     };

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
 use mosec_telemetry::Admin;
-use mosec_types::{Incarnation, Topology};
-use mosec_wire::control::{ClientConfig, ControlClient, Registration};
+use mosec_types::Incarnation;
+use mosec_wire::control::{ClientConfig, ControlClient, Registration, SavedTopology};
 use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, Settings};
 use mosec_wire::tls::{Identity, Role};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub struct Options {
     pub advertise: Option<String>,
     pub control_plane: Vec<String>,
     pub labels: BTreeMap<String, String>,
+    /// Where the last topology is kept, for a start without the control plane. Nowhere where absent.
+    pub state_dir: Option<PathBuf>,
     pub admin: Option<SocketAddr>,
     pub identity: Identity,
 }
@@ -42,6 +45,7 @@ pub struct Service {
     control: ControlClient,
     node: Registration,
     admin: Option<Admin>,
+    saved: Option<SavedTopology>,
 }
 
 impl Service {
@@ -82,6 +86,7 @@ impl Service {
             ),
             None => None,
         };
+        let saved = SavedTopology::in_optional_dir(options.state_dir.as_deref())?;
         let agent = Agent::build(options.config, registry, &series)?;
         Ok(Self {
             agent,
@@ -90,6 +95,7 @@ impl Service {
             control,
             node,
             admin,
+            saved,
         })
     }
 
@@ -107,11 +113,16 @@ impl Service {
             control,
             node,
             admin,
+            saved,
         } = self;
         let tasks = TaskTracker::new();
         // The control plane is kept informed, and the admin endpoint open, until everything else has ended.
         let done = CancellationToken::new();
-        let topology = control.watch_topology(Topology::default(), &tasks, done.clone());
+        let known = saved.as_ref().map(SavedTopology::load).unwrap_or_default();
+        let topology = control.watch_topology(known, &tasks, done.clone());
+        if let Some(saved) = saved {
+            tasks.spawn(saved.keep(topology.clone(), done.clone()));
+        }
         if let Some(admin) = admin {
             tasks.spawn(admin.run(done.clone()));
         }

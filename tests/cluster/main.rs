@@ -4,4 +4,5 @@ mod bad_input;
 mod custody;
 mod embedded;
 mod spread;
+mod stability;
 mod update;

@@ -1,7 +1,7 @@
 //! A whole cluster on loopback: control-plane nodes, gateways and agents, each a process of its own.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -36,6 +36,8 @@ pub struct Cluster {
     pub gateways: Vec<Daemon>,
     pub agents: BTreeMap<&'static str, Daemon>,
     peers: BTreeMap<u64, String>,
+    /// Where the agents' links are, the same at each start.
+    links: BTreeMap<&'static str, String>,
     addresses: Vec<String>,
     dir: TempDir,
 }
@@ -53,6 +55,7 @@ impl Cluster {
             gateways: Vec::new(),
             agents: BTreeMap::new(),
             peers,
+            links: BTreeMap::new(),
             addresses: Vec::new(),
             dir,
         };
@@ -104,8 +107,14 @@ impl Cluster {
     }
 
     pub fn start_agent(&mut self, name: &'static str) -> anyhow::Result<()> {
+        let link = match self.links.get(name) {
+            Some(link) => link.clone(),
+            None => UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+        };
+        self.links.insert(name, link.clone());
         let args = [
-            "--listen=127.0.0.1:0".into(),
+            format!("--listen={link}"),
+            format!("--state-dir={}", self.file(&format!("state-{name}"))),
             format!("--control-plane={}", self.endpoints()),
             format!("--identity={}", self.file(name)),
             format!("--python={}", python().display()),
@@ -117,19 +126,37 @@ impl Cluster {
     }
 
     async fn start_gateway(&mut self, index: usize) -> anyhow::Result<()> {
-        let name = format!("gateway-{index}");
-        self.issue("gateway", &name)?;
-        let args = [
-            "--address=127.0.0.1".into(),
-            "--port=0".into(),
-            format!("--control-plane={}", self.endpoints()),
-            format!("--identity={}", self.file(&name)),
-        ];
-        let daemon = self.daemon(&name, "mosec-gateway", &args)?;
+        self.issue("gateway", &format!("gateway-{index}"))?;
+        let daemon = self.gateway(index, "0")?;
         self.addresses
             .push(daemon.logged("http service is running", "address").await?);
         self.gateways.push(daemon);
         Ok(())
+    }
+
+    /// Kills a gateway and starts it again under the same address.
+    pub async fn restart_gateway(&mut self, index: usize) -> anyhow::Result<()> {
+        self.gateways[index].kill()?;
+        let address = &self.addresses[index];
+        let (_, port) = address.rsplit_once(':').context("an address has a port")?;
+        self.gateways[index] = self.gateway(index, port)?;
+        let client = self.client(index);
+        eventually("the gateway is back", Duration::from_secs(10), || async {
+            client.get("/").await.ok().map(drop)
+        })
+        .await
+    }
+
+    fn gateway(&self, index: usize, port: &str) -> anyhow::Result<Daemon> {
+        let name = format!("gateway-{index}");
+        let args = [
+            "--address=127.0.0.1".into(),
+            format!("--port={port}"),
+            format!("--state-dir={}", self.file(&format!("state-{name}"))),
+            format!("--control-plane={}", self.endpoints()),
+            format!("--identity={}", self.file(&name)),
+        ];
+        self.daemon(&name, "mosec-gateway", &args)
     }
 
     /// Runs `mosectl` against this cluster.

@@ -33,6 +33,8 @@ pub struct SavedTopology {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SavedError {
+    #[error("state folder {} cannot be used", dir.display())]
+    Dir { dir: PathBuf, source: io::Error },
     #[error("it could not be read")]
     Io(#[from] io::Error),
     #[error("it is damaged: {0}")]
@@ -46,6 +48,17 @@ impl SavedTopology {
     pub fn in_dir(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// As [`SavedTopology::in_dir`], where a folder is wanted.
+    pub fn in_optional_dir(dir: Option<&Path>) -> Result<Option<Self>, SavedError> {
+        let open = |dir: &Path| {
+            Self::in_dir(dir).map_err(|source| SavedError::Dir {
+                dir: dir.to_owned(),
+                source,
+            })
+        };
+        dir.map(open).transpose()
     }
 
     /// The topology of an earlier run. An empty one, and a line in the log, where there is none that can be used.
