@@ -61,6 +61,37 @@ impl Drop for Slot {
     }
 }
 
+/// A worker that a supervisor looks after. Dropping it buries the worker: nothing is sent to a ring that nobody reads.
+pub(crate) struct Supervised {
+    pool: Arc<Pool>,
+    worker: Arc<Worker>,
+    ended: bool,
+}
+
+impl Supervised {
+    pub(crate) fn new(pool: Arc<Pool>, worker: Arc<Worker>) -> Self {
+        Self {
+            pool,
+            worker,
+            ended: false,
+        }
+    }
+
+    /// Takes care of what the worker had. Its process has ended, and all that it answered has been read.
+    pub(crate) fn bury(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        // A worker runs one batch at a time, in order: only the oldest can have been the end of it. Where its supervisor
+        // has failed, that is not known to be the end.
+        let may_have_run = if self.ended { 1 } else { usize::MAX };
+        self.pool.bury(&self.worker, may_have_run);
+    }
+}
+
 impl Pool {
     pub(crate) fn new(
         stage: StageKey,
@@ -119,11 +150,16 @@ impl Pool {
     }
 
     /// Takes care of what a dead worker had: other workers get it, or else its upstreams get it back.
-    pub(crate) fn bury(self: &Arc<Self>, worker: &Arc<Worker>) {
+    ///
+    /// `may_have_run`: how many of its batches, the oldest first, it may have begun.
+    fn bury(self: &Arc<Self>, worker: &Arc<Worker>, may_have_run: usize) {
         self.retire(worker);
         for (index, lost) in worker.take_flights().into_iter().enumerate() {
-            // A worker runs one batch at a time, in order: only the oldest can have been the end of it.
-            let loss = if index == 0 { Loss::Worker } else { Loss::Refused };
+            let loss = if index < may_have_run {
+                Loss::Worker
+            } else {
+                Loss::Refused
+            };
             if self.state.lock().ready.is_empty() {
                 lost.home.lost(lost.requests, loss);
                 continue;

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::pool::{Pool, PoolTarget};
+use crate::pool::{Pool, PoolTarget, Supervised};
 use crate::workers::Worker;
 use crate::{Agent, Config};
 
@@ -198,6 +198,12 @@ impl TestWorker {
     }
 
     fn respond(&self, batch: &Batch, items: &[(u32, ErrorCode, &str)], last: bool) {
+        self.write(batch, items, last);
+        self.read();
+    }
+
+    /// Puts answers into the ring, for whoever reads it.
+    pub(super) fn write(&self, batch: &Batch, items: &[(u32, ErrorCode, &str)], last: bool) {
         let answers: Vec<_> = items
             .iter()
             .map(|&(item, code, text)| Answer {
@@ -208,7 +214,6 @@ impl TestWorker {
             })
             .collect();
         self.far.respond(batch.id, &answers, 1_000_000).unwrap();
-        self.read();
     }
 
     pub(super) fn read(&self) {
@@ -219,9 +224,14 @@ impl TestWorker {
         }
     }
 
+    /// What the supervisor holds while it is there.
+    pub(super) fn supervised(&self) -> Supervised {
+        Supervised::new(self.pool.clone(), self.worker.clone())
+    }
+
     /// What the supervisor does when the process has ended.
     pub(super) fn die(&self) {
-        self.pool.bury(&self.worker);
+        self.supervised().bury();
         self.worker.channel.reclaim();
     }
 }
@@ -305,7 +315,7 @@ impl Upstream {
     }
 }
 
-fn request(route: u16, body: Bytes) -> (Request, oneshot::Receiver<Outcome>) {
+pub(super) fn request(route: u16, body: Bytes) -> (Request, oneshot::Receiver<Outcome>) {
     let (reply, outcome) = oneshot::channel();
     (request_of(route, body, reply), outcome)
 }

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
-use mosec_dispatch::{Dispatched, StageConfig, Target, TargetId, Window};
+use mosec_dispatch::{Dispatched, Outcome, Request, Respond, StageConfig, Target, TargetId, Window};
 use mosec_shm_ring::{ITEM_EGRESS, ITEM_INGRESS};
 use mosec_types::ErrorCode;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::bench::{Bench, TestWorker, Upstream, answered, key, topology};
+use super::bench::{Bench, TestWorker, Upstream, answered, key, request, request_of, topology, within};
 use crate::pool::Pool;
+use crate::workers::read_ring;
 
 const OK: ErrorCode = ErrorCode::Ok;
 
@@ -206,6 +208,98 @@ async fn the_last_workers_batches_go_home_when_it_dies() {
         [(Loss::Refused, 2), (Loss::Worker, 2), (Loss::Refused, 2)]
     );
     assert_eq!((upstream.credits(), worker.worker.outstanding()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_worker_whose_supervisor_fails_gets_nothing_more() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let _outcomes: Vec<_> = [["1", "2"], ["3", "4"]]
+        .map(|texts| upstream.send(&pool, 0, &texts))
+        .into();
+    let supervised = worker.supervised();
+    let supervisor = tokio::spawn(async move {
+        let _supervised = supervised;
+        std::future::pending::<()>().await;
+    });
+    supervisor.abort();
+    assert!(supervisor.await.is_err());
+    // Its process is not known to be dead: either batch may run.
+    assert_eq!(upstream.losses(), [(Loss::Worker, 2), (Loss::Worker, 2)]);
+    assert_eq!(upstream.credits(), 0);
+    let _outcome = upstream.send(&pool, 0, &["5"]);
+    assert_eq!(
+        upstream.losses().last(),
+        Some(&(Loss::Refused, 1)),
+        "there is no worker"
+    );
+    worker.worker.channel.reclaim();
+}
+
+/// A client whose answer cannot be taken: a bug, somewhere up the line.
+struct Failing;
+
+impl Respond for Failing {
+    fn respond(self: Box<Self>, _: Outcome) {
+        panic!("no answer can be taken");
+    }
+
+    fn is_wanted(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_worker_whose_ring_is_no_longer_read_is_ended() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    upstream.send_requests(&pool, vec![request_of(0, Bytes::new(), Failing)]);
+    let batch = worker.take().unwrap();
+    worker.write(&batch, &[(0, OK, "")], true);
+    let reader = tokio::spawn(read_ring(worker.worker.clone(), pool.clone()));
+    within("end", worker.worker.broken.cancelled()).await;
+    assert!(reader.await.unwrap_err().is_panic());
+}
+
+#[tokio::test]
+async fn what_is_over_when_its_turn_comes_never_starts() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let (late, mut late_outcome) = request(0, Bytes::from_static(b"late"));
+    let (left, left_outcome) = request(0, Bytes::from_static(b"left"));
+    let (live, _outcome) = request(0, Bytes::from_static(b"live"));
+    drop(left_outcome);
+    let late = Request {
+        deadline: Instant::now(),
+        ..late
+    };
+    upstream.send_requests(&pool, vec![late, left, live]);
+    assert_eq!(worker.take_texts(), Some(vec!["live".into()]));
+    assert_eq!(
+        answered(&mut late_outcome).map(|(code, _)| code),
+        Some(ErrorCode::DeadlineExceeded)
+    );
+    assert_eq!(upstream.credits(), 1);
+}
+
+#[tokio::test]
+async fn what_is_over_by_the_end_of_its_wait_takes_no_place() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let running: Vec<_> = (0..DEPTH).map(|_| upstream.send(&pool, 0, &["x"])).collect();
+    drop(upstream.send(&pool, 0, &["gone"]));
+    let _waiting = upstream.send(&pool, 0, &["waits"]);
+    assert_eq!(upstream.credits() as usize, DEPTH + 2);
+    let batch = worker.take().unwrap();
+    worker.answer(&batch, &[(0, OK, "")]);
+    assert_eq!(worker.take_texts(), Some(vec!["x".into()]));
+    assert_eq!(
+        worker.take_texts(),
+        Some(vec!["waits".into()]),
+        "in the same turn"
+    );
+    assert_eq!(upstream.credits() as usize, DEPTH);
+    drop(running);
 }
 
 #[tokio::test]

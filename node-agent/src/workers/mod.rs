@@ -6,5 +6,7 @@ mod supervisor;
 mod timing;
 mod worker;
 
+#[cfg(test)]
+pub(crate) use supervisor::read_ring;
 pub(crate) use supervisor::{Replica, supervise};
 pub(crate) use worker::{Unsent, Worker};

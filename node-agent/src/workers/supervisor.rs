@@ -7,11 +7,12 @@ use mosec_shm_ring::{AgentChannel, Arena, ChannelConfig, Readable, WorkerEvent};
 use mosec_types::{Generation, ReplicaId, StageSpec, WorkerState, worker};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::backoff::BackOff;
 use super::process::{Process, worker_spec};
 use super::worker::Worker;
-use crate::pool::Pool;
+use crate::pool::{Pool, Supervised};
 use crate::status::StatusBoard;
 
 /// How long a worker that was told to stop may take to leave.
@@ -134,11 +135,13 @@ impl Replica {
             worker,
             control,
         } = started;
-        let reader = tokio::spawn(read_ring(worker.clone(), self.pool.clone()));
-        let attending = tokio::spawn({
+        // Should this task fail, the process is killed, its ring is no longer read, and what it had goes to others.
+        let supervised = Supervised::new(self.pool.clone(), worker.clone());
+        let reader = AbortOnDropHandle::new(tokio::spawn(read_ring(worker.clone(), self.pool.clone())));
+        let attending = AbortOnDropHandle::new(tokio::spawn({
             let worker = worker.clone();
             async move { worker.attend().await }
-        });
+        }));
         let mut said = None;
         let mut ready = None;
         let how = loop {
@@ -186,7 +189,7 @@ impl Replica {
         let _ = reader.await;
         // The process is gone, so what it answered last is all there is.
         drain_ring(&worker, &self.pool);
-        self.pool.bury(&worker);
+        supervised.bury();
         worker.channel.reclaim();
         RunEnd {
             ready_for: ready.map(|at| at.elapsed()),
@@ -253,11 +256,13 @@ async fn next_event(channel: &AgentChannel, control: &Readable) -> Result<Worker
 }
 
 /// Reads a worker's answers for as long as it lives.
-async fn read_ring(worker: Arc<Worker>, pool: Arc<Pool>) {
+///
+/// However this ends, nobody reads the ring from then on, and the supervisor ends the worker: what it wrote cannot be
+/// trusted, or a bug of ours has ended the reading.
+pub(crate) async fn read_ring(worker: Arc<Worker>, pool: Arc<Pool>) {
+    let _broken = worker.broken.clone().drop_guard();
     if let Err(error) = follow_ring(&worker, &pool).await {
-        // What it wrote cannot be trusted any more: the supervisor ends it.
         tracing::error!(stage = %pool.stage, replica = %worker.replica, error, "worker's ring is unusable");
-        worker.broken.cancel();
     }
 }
 
