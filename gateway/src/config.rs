@@ -14,14 +14,35 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Prefix of MOSEC's metrics.
     pub namespace: String,
-    /// Longest time a client may take to send its request's body: far above what a slow mobile link needs for the
-    /// default size limit, and short enough that stalled clients do not pile up.
+    /// Most connections at once; whoever comes beyond them is answered 503 and closed. A connection costs at most about
+    /// 200 KiB of buffers where it is HTTP/1, so all of them stay below 2 GiB. Fewer where the process may not open as many files.
+    pub max_connections: usize,
+    /// Most bytes of request bodies in memory, while they are read and until they are answered.
+    pub max_body_bytes: u64,
+    /// How long a request waits for room among those bytes before it is refused: long enough for a burst to pass, and
+    /// too short for a client to give up.
+    pub body_memory_wait: Duration,
+    /// How long a new connection may take to the end of its first request's head.
+    pub head_timeout: Duration,
+    /// How long a connection may be without a request, or take to the end of the next one's head. Longer than load balancers and clients' pools keep one (60 to 120
+    /// seconds), so that they close first: a request that meets a closing server is lost.
+    pub idle_timeout: Duration,
+    /// How long a body may stand still: longer than any network recovers, and short enough that stalled clients do
+    /// not pile up.
+    pub body_idle_timeout: Duration,
+    /// Longest time to send a body, plus what has come of it at 64 KiB/s.
     pub body_timeout: Duration,
-    /// Longest time in-flight requests are waited for at shutdown.
+    /// How long bytes sent to a client may stay unacknowledged before its connection is ended. Covers clients that do not
+    /// read their answers.
+    pub write_timeout: Duration,
+    /// Longest time in-flight requests are waited for at shutdown; never shorter than the longest timeout of a pipeline.
     pub drain_timeout: Duration,
     /// How long a stage may be without a ready replica before its requests are refused.
     pub replica_grace: Duration,
 }
+
+/// Bytes a second a client must send on average after the first [`Config::body_timeout`]: the slowest mobile links.
+pub(crate) const MIN_BODY_RATE: u64 = 64 * 1024;
 
 impl Default for Config {
     fn default() -> Self {
@@ -30,7 +51,14 @@ impl Default for Config {
             port: 8000,
             state_dir: None,
             namespace: "mosec_service".into(),
+            max_connections: 8192,
+            max_body_bytes: 1 << 30,
+            body_memory_wait: Duration::from_secs(1),
+            head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(180),
+            body_idle_timeout: Duration::from_secs(20),
             body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             replica_grace: Duration::from_secs(5),
         }

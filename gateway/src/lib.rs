@@ -1,12 +1,15 @@
 //! The client's edge: HTTP in, requests dispatched to node agents, answers out.
 //!
-//! Tasks: one accepts connections, one for each connection (hyper's), one follows the topology. A request's steps stand
+//! Tasks: one accepts connections, one for each connection, one follows the topology. A request's steps stand
 //! in [`request`]; what a client sees of an error is decided in [`respond`] alone.
 
 mod admission;
+mod body;
 pub mod cli;
 mod config;
+mod connection;
 mod metrics;
+mod port;
 mod request;
 mod respond;
 mod routes;
@@ -16,5 +19,6 @@ mod topology;
 mod trace;
 
 pub use config::Config;
+pub use port::Port;
 pub use server::Gateway;
 pub use service::Service;

@@ -1,13 +1,16 @@
-//! MOSEC's series of the whole service.
+//! What a gateway counts: MOSEC's series of the whole service, and its own.
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 pub(crate) struct Metrics {
     throughput: IntCounterVec,
     duration: Histogram,
     pub(crate) remaining: IntGauge,
+    pub(crate) connections: IntGauge,
+    pub(crate) refused_connections: IntCounter,
+    pub(crate) body_bytes: IntGauge,
 }
 
 impl Metrics {
@@ -32,6 +35,18 @@ impl Metrics {
             format!("{namespace}_remaining_task"),
             "remaining tasks for the whole service.",
         )?;
+        let connections = IntGauge::new("mosec_gateway_connections", "Open connections of clients.")?;
+        let refused_connections = IntCounter::new(
+            "mosec_gateway_connections_refused_total",
+            "Connections beyond the bound, answered 503.",
+        )?;
+        let body_bytes = IntGauge::new(
+            "mosec_gateway_body_bytes",
+            "Memory of request bodies that are read or not answered yet.",
+        )?;
+        registry.register(Box::new(connections.clone()))?;
+        registry.register(Box::new(refused_connections.clone()))?;
+        registry.register(Box::new(body_bytes.clone()))?;
         registry.register(Box::new(throughput.clone()))?;
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(remaining.clone()))?;
@@ -39,16 +54,21 @@ impl Metrics {
             throughput,
             duration,
             remaining,
+            connections,
+            refused_connections,
+            body_bytes,
         })
     }
 
-    /// Counts a finished request. `path` is a route's, so the label is bounded.
-    pub(crate) fn finished(&self, status: u16, path: &str, took: Duration) {
+    /// Counts an answered request. `path` is a route's, so the label is bounded.
+    pub(crate) fn answered(&self, status: u16, path: &str) {
         self.throughput
             .with_label_values(&[status.to_string().as_str(), path])
             .inc();
-        if status == 200 {
-            self.duration.observe(took.as_secs_f64());
-        }
+    }
+
+    /// Notes the time of a request that was worked on with success, from its head to its answer.
+    pub(crate) fn worked(&self, took: Duration) {
+        self.duration.observe(took.as_secs_f64());
     }
 }

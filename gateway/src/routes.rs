@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mosec_types::topology::{Deployment, Phase};
 use mosec_types::{PipelineSpec, RouteIndex, StageIndex, StageKey, Topology};
@@ -9,6 +10,7 @@ use mosec_types::{PipelineSpec, RouteIndex, StageIndex, StageKey, Topology};
 /// Where requests of one path go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
+    pub(crate) path: String,
     pub(crate) first: StageKey,
     pub(crate) index: RouteIndex,
     pub(crate) spec: Arc<PipelineSpec>,
@@ -19,7 +21,7 @@ pub(crate) struct Route {
 /// All routes of a topology.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Table {
-    paths: HashMap<String, Route>,
+    paths: HashMap<String, Arc<Route>>,
 }
 
 impl Table {
@@ -34,19 +36,25 @@ impl Table {
         let mut paths = HashMap::new();
         for deployment in serving {
             for (path, route) in routes_of(deployment) {
-                paths.entry(path).or_insert(route);
+                paths.entry(path).or_insert_with(|| Arc::new(route));
             }
         }
         Self { paths }
     }
 
-    pub(crate) fn find(&self, path: &str) -> Option<&Route> {
+    pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
         self.paths.get(path)
     }
 
     /// The first stages, each once.
     pub(crate) fn first_stages(&self) -> HashMap<StageKey, &Route> {
-        self.paths.values().map(|route| (route.first, route)).collect()
+        let routes = self.paths.values();
+        routes.map(|route| (route.first, route.as_ref())).collect()
+    }
+
+    /// The longest a request on any of the routes may take, `None` without routes.
+    pub(crate) fn longest_timeout(&self) -> Option<Duration> {
+        self.paths.values().map(|route| route.spec.timeout).max()
     }
 }
 
@@ -62,6 +70,7 @@ fn routes_of(deployment: &Deployment) -> impl Iterator<Item = (String, Route)> +
         Some((
             route.path.clone(),
             Route {
+                path: route.path.clone(),
                 first,
                 index,
                 spec: spec.clone(),
@@ -78,8 +87,6 @@ pub(crate) fn stage_name(spec: &PipelineSpec, stage: StageIndex) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use mosec_types::spec::{Delivery, PythonSource};
     use mosec_types::{PipelineName, RouteSpec, StageSpec};
 

@@ -1,6 +1,5 @@
-//! The listener and its connections.
+//! A gateway as a whole: made of its parts, run, drained.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,32 +7,25 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use mosec_dispatch::{Links, Registry};
 use mosec_types::Topology;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::body::Memory;
 use crate::config::Config;
+use crate::connection::accept;
 use crate::metrics::Metrics;
-use crate::request::{self, Ids, Shared};
+use crate::port::Port;
+use crate::request::{Ids, Shared};
 use crate::routes::Table;
 use crate::topology;
 
-/// Connections the kernel keeps for us while we do not accept.
-const BACKLOG: u32 = 1024;
-
 /// How long open connections have after the last answer to be closed by both sides.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A gateway that has its port.
 pub struct Gateway {
@@ -43,7 +35,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Takes the port.
+    /// Takes the port and opens it.
     ///
     /// `dispatchers` is where targets announce themselves. Errors: the address does not resolve or is in use.
     pub async fn bind(
@@ -51,10 +43,22 @@ impl Gateway {
         dispatchers: Registry,
         series: prometheus::Registry,
     ) -> anyhow::Result<Self> {
+        let port = Port::take(&config.address, config.port).await?;
+        Self::open(port, config, dispatchers, series)
+    }
+
+    /// Opens a port that was taken before.
+    pub fn open(
+        port: Port,
+        config: Config,
+        dispatchers: Registry,
+        series: prometheus::Registry,
+    ) -> anyhow::Result<Self> {
         let metrics = Metrics::new(&series, &config.namespace)?;
-        let listener = listen(&config.address, config.port)
-            .await
-            .with_context(|| format!("cannot listen on {}:{}", config.address, config.port))?;
+        let address = port.local_addr();
+        let listener = port
+            .listen()
+            .with_context(|| format!("cannot listen on {address}"))?;
         let shared = Arc::new(Shared {
             admission: Admission::new(metrics.remaining.clone()),
             routes: ArcSwap::from_pointee(Table::default()),
@@ -62,7 +66,8 @@ impl Gateway {
             metrics,
             series,
             ids: Ids::new(),
-            body_timeout: config.body_timeout,
+            body_memory: Memory::new(&config),
+            config: config.clone(),
         });
         Ok(Self {
             config,
@@ -98,7 +103,10 @@ impl Gateway {
         let drain = async {
             stop.cancelled().await;
             tracing::info!("gateway drains");
-            if tokio::time::timeout(self.config.drain_timeout, self.shared.admission.drain())
+            // No request that was let in is cut off before its own limit.
+            let longest = self.shared.routes.load().longest_timeout();
+            let limit = self.config.drain_timeout.max(longest.unwrap_or_default());
+            if tokio::time::timeout(limit, self.shared.admission.drain())
                 .await
                 .is_err()
             {
@@ -120,75 +128,5 @@ impl Gateway {
             tracing::debug!("some connections did not close in time");
         }
         follower.await.context("the topology's follower failed")
-    }
-}
-
-async fn listen(address: &str, port: u16) -> io::Result<TcpListener> {
-    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
-    for address in tokio::net::lookup_host((address, port)).await? {
-        match listen_on(address) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
-    TcpListener::from_std(socket.into())
-}
-
-async fn accept(
-    listener: &TcpListener,
-    shared: &Arc<Shared>,
-    connections: &TaskTracker,
-    closing: &CancellationToken,
-) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                connections.spawn(serve(stream, shared.clone(), closing.clone()));
-            }
-            Err(error) => {
-                // Out of descriptors, most likely: connections that end free some.
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, shared: Arc<Shared>, closing: CancellationToken) {
-    // Answers are written whole; waiting to fill a packet only delays them.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
-    let service = service_fn(move |http: hyper::Request<Incoming>| {
-        let shared = shared.clone();
-        async move { Ok::<_, Infallible>(request::handle(shared, http).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(error, "connection ended");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Registry};
-use mosec_gateway::Gateway;
+use mosec_gateway::{Gateway, Port};
 use mosec_node_agent::Agent;
 use mosec_telemetry::{LogFormat, init_logging};
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
@@ -72,6 +72,8 @@ async fn run(config: ServeConfig) -> anyhow::Result<i32> {
     };
     tokio::pin!(signalled);
 
+    // Mistakes in the address are told before models are loaded. The port opens when everything is ready.
+    let port = Port::take(&config.gateway.address, config.gateway.port).await?;
     let series = prometheus::Registry::new();
     let registry = Registry::new(DispatchMetrics::new(&series)?);
     let node = NodeId::new("local")?;
@@ -90,7 +92,7 @@ async fn run(config: ServeConfig) -> anyhow::Result<i32> {
         ready = all_ready(workers, stages) => match ready {
             Ok(()) => {
                 let stop = CancellationToken::new();
-                let gateway = Gateway::bind(gateway_config(&config), registry, series).await?;
+                let gateway = Gateway::open(port, gateway_config(&config), registry, series)?;
                 tracing::info!(address = %gateway.local_addr()?, "http service is running");
                 let gateway = tokio::spawn(gateway.run(topology.1.clone(), None, stop.clone()));
                 signalled.as_mut().await;

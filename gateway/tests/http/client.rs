@@ -126,6 +126,14 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Waits until the gateway has closed the connection.
+    pub(crate) async fn closed(&mut self) {
+        // An aborted or failed connection has ended, too.
+        let _ = (&mut self.connection).await;
+    }
+}
+
 impl Drop for Client {
     fn drop(&mut self) {
         self.connection.abort();

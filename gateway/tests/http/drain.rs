@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use mosec_gateway::Config;
-use mosec_types::ErrorCode;
 use mosec_types::topology::Phase;
+use mosec_types::{ErrorCode, PipelineSpec};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::bench::{Bench, ONE, answer, deployment, eventually, key, only, spec, topology, within};
@@ -65,26 +66,52 @@ async fn a_drain_refuses_the_new_and_finishes_the_old() {
     }
 }
 
-#[tokio::test]
-async fn a_drain_ends_at_its_limit() {
+fn short_drain(timeout: Duration) -> (Config, PipelineSpec) {
     let config = Config {
         drain_timeout: Duration::from_millis(50),
         ..Default::default()
     };
-    let bench = Bench::with_config(config, topology(1, vec![deployment(1, spec(), Phase::Serving)])).await;
+    (config, PipelineSpec { timeout, ..spec() })
+}
+
+#[tokio::test]
+async fn a_drain_ends_at_its_limit() {
+    let (config, spec) = short_drain(Duration::from_millis(50));
+    let bench = Bench::with_config(config, topology(1, vec![deployment(1, spec, Phase::Serving)])).await;
+    // A body that never ends: everything else ends at its deadline.
+    let mut stalled = TcpStream::connect(bench.address).await.unwrap();
+    stalled
+        .write_all(b"POST /inference HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n123")
+        .await
+        .unwrap();
+    eventually("it is in flight", async || bench.in_flight().await == 1.0).await;
+    bench.stop.cancel();
+    within("end of the gateway", bench.running)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_lasts_as_long_as_a_request_may() {
+    let (config, spec) = short_drain(Duration::from_secs(20));
+    let bench = Bench::with_config(config, topology(1, vec![deployment(1, spec, Phase::Serving)])).await;
     eventually("the stage is there", async || {
         bench.registry.dispatcher(key(1, 0)).is_some()
     })
     .await;
     bench.grant(key(1, 0), ONE);
     let in_flight = bench.post(Version::Http1, "1");
-    let _batch = bench.batch().await;
+    let (request, _credit) = only(bench.batch().await);
     bench.stop.cancel();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!bench.running.is_finished(), "beyond the drain's own limit");
+    answer(request, ErrorCode::Ok, "result");
+    assert_eq!(in_flight.await.unwrap().text(), "result");
     within("end of the gateway", bench.running)
         .await
         .unwrap()
         .unwrap();
-    in_flight.abort();
 }
 
 #[tokio::test]

@@ -5,5 +5,6 @@ mod answers;
 mod bench;
 mod client;
 mod drain;
+mod limits;
 mod queue;
 mod reports;

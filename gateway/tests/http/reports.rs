@@ -8,7 +8,7 @@ use crate::bench::{Bench, answer, eventually, key, only, spec};
 use crate::client::{BOTH, Version, body};
 
 #[tokio::test]
-async fn finished_requests_are_counted_and_refusals_are_not() {
+async fn requests_are_counted_by_what_they_were_answered() {
     let bench = Bench::start(PipelineSpec {
         capacity: 1,
         ..spec()
@@ -53,11 +53,11 @@ async fn finished_requests_are_counted_and_refusals_are_not() {
 
     let mut total = 0.0;
     for (code, expected) in [
-        ("200", 2.0),
+        ("200", 3.0),
         ("422", 1.0),
         ("500", 1.0),
         ("429", 1.0),
-        ("413", 0.0),
+        ("413", 1.0),
         ("404", 0.0),
     ] {
         let name = format!("mosec_service_throughput_total{{code=\"{code}\",endpoint=\"/inference\"}}");
@@ -65,7 +65,7 @@ async fn finished_requests_are_counted_and_refusals_are_not() {
         assert_eq!(counted, expected, "{code}");
         total += counted;
     }
-    assert_eq!(total, 5.0);
+    assert_eq!(total, 7.0);
     let durations = "mosec_service_process_duration_second_count{connection=\"total\",stage=\"total\"}";
     assert_eq!(bench.series(durations).await, 2.0, "of results only");
     assert_eq!(
