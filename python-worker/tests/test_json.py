@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mosec import EncodingError, Worker
+from mosec import DecodingError, EncodingError, Worker
 
 native = pytest.importorskip("mosec._native", reason="the extension is not built: `make wheel-dev` installs it")
 
@@ -231,6 +231,98 @@ def test_an_answer_leaves_its_value_as_it_was() -> None:
         assert native.encode_json(value) is not None
         assert native.encode_json([inner, value]) is None
     assert [sys.getrefcount(item) for item in (*inner, value["a"], value["b"])] == counts
+
+
+def decoded_by_worker(data: bytes) -> Any:
+    try:
+        return repr(WORKER.deserialize(bytearray(data)))
+    except DecodingError as error:
+        assert str(error) == "" and error.__cause__ is not None
+        return type(error.__cause__), str(error.__cause__)
+
+
+def decoded_by_library(data: bytes) -> Any:
+    try:
+        return repr(json.loads(bytearray(data)))
+    except Exception as error:
+        return type(error), str(error)
+
+
+def written(value: Any, ascii_only: bool, indent: int | None, before: str, after: str, encoding: str) -> bytes:
+    text = before + json.dumps(value, ensure_ascii=ascii_only, indent=indent) + after
+    return text.encode(encoding, "surrogatepass")
+
+
+space = st.text(" \t\n\r\0\f\u00a0,", max_size=2)
+encodings = st.sampled_from(
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+documents = st.builds(
+    written, nested(known | any_text, any_text), st.booleans(), st.sampled_from([None, 0, 2]), space, space, encodings
+)
+
+
+@thorough
+@given(documents, st.integers(0, 50), st.binary(max_size=3), st.booleans())
+def test_any_document_has_the_library_s_value_or_error(data: bytes, at: int, other: bytes, damaged: bool) -> None:
+    if damaged:
+        data = data[:at] + other + data[at + len(other) :]
+    if data:
+        assert decoded_by_worker(data) == decoded_by_library(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            b"1",
+            b" 1",
+            b"1 ",
+            b"1\n",
+            b"1\xc2\xa0",
+            b"1\x00",
+            b"\x001",
+            b"1\x00\x00\x00",
+            b'"\x00"',
+            b'"\n"',
+            b"1 2",
+            b"{} x",
+        ),
+        *(
+            b'{"a": 1, "a": 2}',
+            b"NaN",
+            b"-Infinity",
+            b"1e999",
+            b"-0",
+            b"1" * 30,
+            b"1" * 5000,
+            b"01",
+            b"+1",
+            b"1.",
+            b"{,}",
+        ),
+        *(
+            b'"\\ud800"',
+            b'"\\ud83d\\ude00"',
+            b'"\xed\xa0\x80"',
+            b"\xef\xbb\xbf1",
+            b"\xff\xfe1\x00",
+            b"\xff",
+            b"'a'",
+            b"[1,]",
+        ),
+        *(b"[" * 100_000, b"[" * 500 + b"]" * 500, b"[[[", b" ", b"tru", b"true false", b"nul"),
+    ],
+    ids=lambda data: repr(data)[:30],
+)
+def test_a_document_has_the_library_s_value_or_error(data: bytes) -> None:
+    assert decoded_by_worker(data) == decoded_by_library(data)
+
+
+def test_texts_and_bytes_are_taken_as_the_library_takes_them() -> None:
+    assert WORKER.deserialize('{"a": 1}') == WORKER.deserialize(b'{"a": 1}') == {"a": 1}  # type: ignore[arg-type]
+    with pytest.raises(DecodingError):
+        WORKER.deserialize(memoryview(b"1"))
 
 
 def test_a_subclass_of_worker_keeps_its_own_codec() -> None:
