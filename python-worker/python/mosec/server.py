@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mosec import args, source
+from mosec import args, openapi, source
 from mosec.log import internal_logger
 from mosec.runtime import Runtime
 from mosec.worker import Worker
@@ -123,6 +123,7 @@ class Server:
             "timeout": self._options.timeout,
             "capacity": self._options.capacity,
             "max_request_bytes": self._options.max_request_bytes,
+            "openapi": openapi.document(self._routes),
         }
 
     def _stage_spec(self, stage: Runtime) -> dict[str, Any]:

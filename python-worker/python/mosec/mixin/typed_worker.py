@@ -1,8 +1,8 @@
 """MessagePack requests checked against the annotation of `forward`, by the package `msgspec`."""
 
-import inspect
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from mosec import annotations
 from mosec.errors import DecodingError, ValidationError
 from mosec.worker import Worker
 
@@ -22,7 +22,8 @@ class TypedMsgPackMixin(Worker):
 
     def deserialize(self, data: bytes) -> Any:
         if self._decoder is None:
-            self._decoder = msgspec.msgpack.Decoder(self._request_type())
+            request, _ = annotations.of_forward(type(self), self.max_batch_size > 1)
+            self._decoder = msgspec.msgpack.Decoder(request)
         try:
             return self._decoder.decode(data)
         except msgspec.ValidationError as error:  # a DecodeError too, so it comes first
@@ -32,11 +33,3 @@ class TypedMsgPackMixin(Worker):
 
     def serialize(self, data: Any) -> bytes:
         return msgspec.msgpack.encode(data)
-
-    def _request_type(self) -> Any:
-        parameters = list(inspect.signature(self.forward).parameters)
-        hints = get_type_hints(type(self).forward)
-        annotation = hints.get(parameters[0], Any) if parameters else Any
-        if self.max_batch_size > 1 and get_origin(annotation) is list:
-            return get_args(annotation)[0]
-        return annotation
