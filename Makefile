@@ -8,6 +8,7 @@ CARGO ?= cargo
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 # What the tests of the examples need.
 EXAMPLES := $(wildcard examples/*/requirements.txt)
+EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
@@ -74,9 +75,10 @@ $(VENV)/.demo: $(VENV)/.build examples/ocr/requirements.txt
 	@$(BIN)/pip install --quiet -r examples/ocr/requirements.txt
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo python-worker/requirements-test.txt $(EXAMPLES)
+$(VENV)/.test: $(VENV)/.demo python-worker/requirements-test.txt $(EXAMPLES) $(EXAMPLES_NO_DEPS)
 	@echo "== installing what the tests need"
 	@$(BIN)/pip install --quiet -r python-worker/requirements-test.txt $(addprefix -r ,$(EXAMPLES))
+	@$(BIN)/pip install --quiet --no-deps $(addprefix -r ,$(EXAMPLES_NO_DEPS))
 	@touch $@
 
 clean: ## remove what was built
