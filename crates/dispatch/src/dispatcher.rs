@@ -25,8 +25,9 @@ use crate::{DispatchMetrics, Request};
 /// How long a target that refused a batch is left alone: a few round trips, for its new window to arrive.
 const REST: Duration = Duration::from_millis(20);
 
-/// How often a queue that does not move is searched for requests that are over.
-const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often a queue is searched for requests that are over: room that they take is free this late. A refusal does not
+/// search, as a full queue refuses the more often the longer it is.
+pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(100);
 
 /// A stage as its dispatcher sees it.
 #[derive(Debug, Clone)]
@@ -311,17 +312,12 @@ impl Dispatcher {
 impl Inner {
     fn admit(&self, request: Request) -> Option<(Request, ErrorCode)> {
         let mut refused = None;
-        self.update(|state, outbox, now| {
-            if state.queue.len() >= state.capacity {
-                state.take_over(now, outbox);
+        self.update(|state, _, now| match state.refusal(self.config.grace, now) {
+            Some(code) => {
+                self.metrics.refused(code);
+                refused = Some((request, code));
             }
-            match state.refusal(self.config.grace, now) {
-                Some(code) => {
-                    self.metrics.refused(code);
-                    refused = Some((request, code));
-                }
-                None => state.queue.push_back(request),
-            }
+            None => state.queue.push_back(request),
         });
         refused
     }

@@ -1,6 +1,7 @@
 //! The dispatcher against a scripted target, in virtual time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::batch::{DEFAULT_MAX_BYTES, Limits};
 use crate::custody::{self, Loss, Rules};
+use crate::dispatcher::HOUSEKEEPING;
 use crate::*;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
@@ -223,7 +225,40 @@ async fn a_full_queue_refuses_and_those_who_left_make_room() {
     let queued = [bench.submit(), bench.submit()];
     assert_eq!(bench.refusal().await, ErrorCode::QueueFull);
     drop(queued);
+    tokio::time::sleep(HOUSEKEEPING * 3 / 2).await;
     let _admitted = bench.submit();
+    assert_eq!(bench.dispatcher.queued(), 1);
+}
+
+/// A client that counts how often it is asked whether it still waits.
+struct Counting(Arc<AtomicUsize>);
+
+impl Respond for Counting {
+    fn respond(self: Box<Self>, _: Outcome) {}
+
+    fn is_wanted(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_is_not_searched_for_each_request_it_refuses() {
+    let mut bench = Bench::new(1, 50, Delivery::Retry);
+    bench.window(1, 0);
+    let asked = Arc::<AtomicUsize>::default();
+    for _ in 0..50 {
+        let (request, _) = bench.request();
+        bench.dispatcher.submit(Request {
+            reply: Reply::new(Counting(asked.clone())),
+            ..request
+        });
+    }
+    asked.store(0, Ordering::Relaxed);
+    for _ in 0..1000 {
+        assert_eq!(bench.refusal().await, ErrorCode::QueueFull);
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,6 +273,7 @@ async fn what_is_refused_comes_back_and_is_known_before_it_is_there() {
     assert_eq!(code, ErrorCode::QueueFull);
     assert!(outcome.try_recv().is_err(), "nobody has answered it");
     drop(first);
+    tokio::time::sleep(HOUSEKEEPING * 3 / 2).await;
     assert!(
         bench.dispatcher.offer(request).is_none(),
         "who left has made room"
