@@ -128,6 +128,8 @@ struct State {
     /// What requests beyond the capacity hold of the stage before; released as the queue moves.
     holds: VecDeque<Hold>,
     targets: Vec<Slot>,
+    /// Room for what the pick sees of them, kept between rounds.
+    loads: Vec<Load>,
     /// Last time a replica was ready.
     last_ready: Option<Instant>,
     /// When the timer will look next.
@@ -194,6 +196,7 @@ impl Dispatcher {
                 capacity,
                 holds: VecDeque::new(),
                 targets: Vec::new(),
+                loads: Vec::new(),
                 // Who asks for a stage has heard that it serves; its targets are about to announce themselves.
                 last_ready: Some(Instant::now()),
                 timer_due: None,
@@ -381,9 +384,14 @@ impl Inner {
 
     /// Takes every batch that may leave now, and sets the timer for the rest.
     fn poll(&self, state: &mut State, outbox: &mut Outbox, now: Instant) {
+        if state.is_idle() {
+            return;
+        }
+        let mut loads = std::mem::take(&mut state.loads);
+        loads.clear();
+        loads.extend(state.targets.iter().map(|slot| slot.load(now)));
         let mut due = None;
         while !state.is_idle() {
-            let loads: Vec<Load> = state.targets.iter().map(|slot| slot.load(now)).collect();
             let supply = pick::best_supply(&loads);
             let batch = if state.retry.is_empty() {
                 match batch::decide(state.view(), self.config.limits, supply, now) {
@@ -410,6 +418,7 @@ impl Inner {
             };
             let slot = &mut state.targets[index];
             slot.outstanding += 1;
+            loads[index] = slot.load(now);
             let home = Arc::new(Custody {
                 dispatcher: self.this.clone(),
                 target: slot.id.clone(),
@@ -427,6 +436,7 @@ impl Inner {
                 },
             ));
         }
+        state.loads = loads;
         if !state.is_idle() {
             let rest = state
                 .targets
