@@ -147,11 +147,7 @@ impl Agent {
         let rules = Rules::of(&deployment.spec, key.stage)?;
         let mut pools = self.0.pools.write();
         let pool = pools.entry(key).or_insert_with(|| {
-            let deliver = Deliver {
-                stage: key,
-                spec: deployment.spec.clone(),
-                registry: self.0.registry.clone(),
-            };
+            let deliver = Deliver::new(key, deployment.spec.clone(), self.0.registry.clone());
             let place = Place::of(&deployment.spec, key.stage);
             let metrics = self.0.metrics.pool(&stage.name);
             Arc::new(Pool::new(

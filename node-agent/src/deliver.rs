@@ -8,6 +8,7 @@ use mosec_types::{ErrorCode, PipelineSpec, RouteIndex, StageKey};
 use tokio::time::Instant;
 
 use crate::pool::Slot;
+use crate::waits;
 
 /// What a stage's pool knows of the routes through it.
 pub(crate) struct Deliver {
@@ -15,9 +16,21 @@ pub(crate) struct Deliver {
     pub(crate) spec: Arc<PipelineSpec>,
     /// Dispatchers of this process, those of later stages among them.
     pub(crate) registry: Registry,
+    /// By route: whether to wait for room at the next stage.
+    waits: Vec<bool>,
 }
 
 impl Deliver {
+    pub(crate) fn new(stage: StageKey, spec: Arc<PipelineSpec>, registry: Registry) -> Self {
+        let waits = waits::by_route(&spec, stage.stage);
+        Self {
+            stage,
+            spec,
+            registry,
+            waits,
+        }
+    }
+
     /// Which codecs apply to a request of this route: clients' at either end, the stages' own in between.
     pub(crate) fn item_flags(&self, route: RouteIndex) -> u32 {
         let Some(route) = self.spec.route(route) else {
@@ -42,7 +55,7 @@ impl Deliver {
             && request.event(Payload::Bytes(item.payload.to_bytes()), Instant::now())
     }
 
-    /// Passes one answer on. `slot` is held while the next stage's queue has no room.
+    /// Passes one answer on. `slot` is held while the next stage's queue has no room, unless that stage may wait for this one.
     pub(crate) fn deliver(&self, mut request: Request, item: ResponseItem, slot: &Arc<Slot>) {
         let code = ErrorCode::from_wire(item.code).unwrap_or(ErrorCode::Internal);
         let next = self
@@ -61,7 +74,11 @@ impl Deliver {
                 request.arrived = Instant::now();
                 request.losses = 0;
                 request.payload = Payload::Slice(item.payload);
-                dispatcher.submit_held(request, slot.clone());
+                if self.waits.get(usize::from(request.route.0)) == Some(&true) {
+                    dispatcher.submit_held(request, slot.clone());
+                } else {
+                    dispatcher.submit_unheld(request);
+                }
             }
             // The one copy out of shared memory: what follows is a socket.
             _ => request.respond(code, Payload::Bytes(item.payload.to_bytes())),

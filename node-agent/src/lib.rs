@@ -19,6 +19,7 @@ mod service;
 mod status;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod windows;
 mod workers;
 

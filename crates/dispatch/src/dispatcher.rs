@@ -4,7 +4,6 @@
 //! takes the lock, asks the policy, and sends what it says after releasing the lock. One timer task for each dispatcher
 //! covers what only time changes: a batch's window, deadlines, a target's rest.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,10 +15,11 @@ use rand::Rng as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::batch::{self, Decision, Limits, QueueView, Supply};
+use crate::batch::{self, Decision, Limits, Supply};
 use crate::custody::{self, Loss, Rules};
 use crate::metrics::StageMetrics;
 use crate::pick::{self, Load};
+use crate::queue::{Hold, Queue};
 use crate::{DispatchMetrics, Request};
 
 /// How long a target that refused a batch is left alone: a few round trips, for its new window to arrive.
@@ -120,13 +120,9 @@ struct Inner {
 }
 
 struct State {
-    queue: VecDeque<Request>,
+    queue: Queue,
     /// Batches to be sent again, before the queue.
     retry: VecDeque<Vec<Request>>,
-    /// Length of the queue from which on requests are refused, or hold on to the stage before.
-    capacity: usize,
-    /// What requests beyond the capacity hold of the stage before; released as the queue moves.
-    holds: VecDeque<Hold>,
     targets: Vec<Slot>,
     /// Room for what the pick sees of them, kept between rounds.
     loads: Vec<Load>,
@@ -138,8 +134,6 @@ struct State {
     reported: i64,
     closed: bool,
 }
-
-type Hold = Arc<dyn Any + Send + Sync>;
 
 struct Slot {
     id: TargetId,
@@ -191,10 +185,8 @@ impl Dispatcher {
             config,
             metrics,
             state: Mutex::new(State {
-                queue: VecDeque::new(),
+                queue: Queue::new(capacity),
                 retry: VecDeque::new(),
-                capacity,
-                holds: VecDeque::new(),
                 targets: Vec::new(),
                 loads: Vec::new(),
                 // Who asks for a stage has heard that it serves; its targets are about to announce themselves.
@@ -239,6 +231,12 @@ impl Dispatcher {
     /// queue has moved. So back-pressure reaches the first queue, where clients are refused.
     pub fn submit_held(&self, request: Request, hold: Hold) {
         self.0.admit_held(request, hold);
+    }
+
+    /// Queues a request that an earlier stage has finished with, which may in turn wait for this one: if it held that
+    /// stage's credit, both could stand still. Far beyond the capacity it is refused instead.
+    pub fn submit_unheld(&self, request: Request) {
+        self.0.admit_unheld(request);
     }
 
     /// Adds a target or changes its window. A window of zero replicas keeps what is outstanding there.
@@ -320,7 +318,7 @@ impl Inner {
                 self.metrics.refused(code);
                 refused = Some((request, code));
             }
-            None => state.queue.push_back(request),
+            None => state.queue.push(request),
         });
         refused
     }
@@ -331,11 +329,21 @@ impl Inner {
                 outbox.answers.push((request, ErrorCode::Draining));
                 return outbox.released.push(hold);
             }
-            state.queue.push_back(request);
-            if state.queue.len() > state.capacity {
-                state.holds.push_back(hold);
+            outbox.released.extend(state.queue.push_held(request, hold));
+        });
+    }
+
+    fn admit_unheld(&self, request: Request) {
+        self.update(|state, outbox, _| {
+            let refused = if state.closed {
+                Some((request, ErrorCode::Draining))
             } else {
-                outbox.released.push(hold);
+                let refused = state.queue.push_unheld(request);
+                refused.map(|request| (request, ErrorCode::QueueFull))
+            };
+            if let Some((request, code)) = refused {
+                self.metrics.refused(code);
+                outbox.answers.push((request, code));
             }
         });
     }
@@ -394,8 +402,8 @@ impl Inner {
         while !state.is_idle() {
             let supply = pick::best_supply(&loads);
             let batch = if state.retry.is_empty() {
-                match batch::decide(state.view(), self.config.limits, supply, now) {
-                    Decision::Close(_) => state.take_batch(self.config.limits, outbox),
+                match batch::decide(state.queue.view(), self.config.limits, supply, now) {
+                    Decision::Close(_) => state.queue.take_batch(self.config.limits, &mut outbox.released),
                     Decision::WaitUntil(at) => {
                         due = Some(at);
                         break;
@@ -534,19 +542,12 @@ impl State {
         self.queue.len() + self.retry.iter().map(Vec::len).sum::<usize>()
     }
 
-    fn view(&self) -> QueueView {
-        QueueView {
-            requests: self.queue.len(),
-            oldest_arrival: self.queue.front().map(|request| request.arrived),
-        }
-    }
-
     fn refusal(&self, grace: Duration, now: Instant) -> Option<ErrorCode> {
         if self.closed {
             Some(ErrorCode::Draining)
         } else if !self.has_replica(grace, now) {
             Some(ErrorCode::NoReplica)
-        } else if self.queue.len() >= self.capacity {
+        } else if self.queue.is_full() {
             Some(ErrorCode::QueueFull)
         } else {
             None
@@ -558,25 +559,9 @@ impl State {
             || self.last_ready.is_some_and(|at| now < at + grace)
     }
 
-    fn take_batch(&mut self, limits: Limits, outbox: &mut Outbox) -> Vec<Request> {
-        let count = batch::fitting(self.queue.iter().map(|request| request.payload.len()), limits);
-        let batch = self.queue.drain(..count).collect();
-        self.release_holds(outbox);
-        batch
-    }
-
-    /// Keeps one hold for each request beyond the capacity.
-    fn release_holds(&mut self, outbox: &mut Outbox) {
-        let beyond = self.queue.len().saturating_sub(self.capacity);
-        let surplus = self.holds.len().saturating_sub(beyond);
-        outbox.released.extend(self.holds.drain(..surplus));
-    }
-
     /// Takes out the requests that nobody waits for any more.
     fn take_over(&mut self, now: Instant, outbox: &mut Outbox) {
-        let (live, mut over): (Vec<_>, Vec<_>) =
-            self.queue.drain(..).partition(|request| request.is_live(now));
-        self.queue = live.into();
+        let mut over = self.queue.take_over(now, &mut outbox.released);
         for batch in &mut self.retry {
             over.extend(batch.extract_if(.., |request| !request.is_live(now)));
         }
@@ -585,14 +570,13 @@ impl State {
             over.into_iter()
                 .map(|request| (request, ErrorCode::DeadlineExceeded)),
         );
-        self.release_holds(outbox);
     }
 
     /// Takes out everything.
     fn take_all(&mut self, code: ErrorCode, outbox: &mut Outbox) {
-        let all = self.retry.drain(..).flatten().chain(self.queue.drain(..));
+        let queued = self.queue.take_all(&mut outbox.released);
+        let all = self.retry.drain(..).flatten().chain(queued);
         outbox.answers.extend(all.map(|request| (request, code)));
-        self.release_holds(outbox);
     }
 }
 

@@ -18,6 +18,7 @@ mod link_tests;
 mod links;
 mod metrics;
 pub mod pick;
+mod queue;
 mod registry;
 mod request;
 #[cfg(test)]

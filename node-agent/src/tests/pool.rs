@@ -7,12 +7,14 @@ use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
 use mosec_dispatch::{Dispatched, Outcome, Request, Respond, StageConfig, Target, TargetId, Window};
 use mosec_shm_ring::{ITEM_EGRESS, ITEM_INGRESS};
-use mosec_types::ErrorCode;
+use mosec_types::{ErrorCode, StageIndex};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::bench::{Bench, TestWorker, Upstream, answered, key, request, request_of, topology, within};
-use crate::pool::Pool;
+use super::bench::{
+    BOUND, Bench, TestWorker, Upstream, answered, key, request, request_of, topology, within,
+};
+use crate::pool::{Pool, PoolTarget};
 use crate::workers::read_ring;
 
 const OK: ErrorCode = ErrorCode::Ok;
@@ -471,6 +473,72 @@ async fn a_full_next_stage_holds_the_credit_of_the_one_before() {
         (0, 0),
         "the queue has moved"
     );
+}
+
+/// Answers all that is in the rings; false where nothing is.
+fn work(workers: &[TestWorker]) -> bool {
+    let mut worked = false;
+    for worker in workers {
+        while let Some(batch) = worker.take() {
+            let items: Vec<_> = (0..batch.items.len() as u32)
+                .map(|item| (item, OK, "x"))
+                .collect();
+            worker.answer(&batch, &items);
+            worked = true;
+        }
+    }
+    worked
+}
+
+#[tokio::test]
+async fn routes_that_cross_do_not_stand_still() {
+    let bench = Bench::new();
+    let mut topology = topology(1, 4);
+    let spec = Arc::make_mut(&mut topology.deployments[0].spec);
+    // Route 0 is `A` and `B`, route 1 `B` and `A`.
+    spec.routes.truncate(2);
+    for (route, stages) in [[0, 1], [1, 0]].into_iter().enumerate() {
+        spec.routes[route].stages = stages.map(StageIndex).into();
+    }
+    let mut workers = Vec::new();
+    for stage in [0, 1] {
+        let pool = bench.pool_of(&topology, key(1, stage));
+        workers.push(bench.worker(&pool));
+        let config = StageConfig::of(&topology.deployments[0].spec, key(1, stage), BOUND).unwrap();
+        bench.registry.ensure(config);
+        let target: Arc<dyn Target> = Arc::new(PoolTarget(pool));
+        let window = Window {
+            replicas: 1,
+            limit: DEPTH as u32,
+        };
+        let id = TargetId(stage.to_string());
+        bench.registry.set_window(key(1, stage), &id, &target, window);
+    }
+    let mut outcomes = Vec::new();
+    for _ in 0..20 {
+        // More than there is room for, at both ends.
+        for (route, dispatcher) in [0, 1].map(|stage| (stage, bench.registry.dispatcher(key(1, stage)))) {
+            for _ in 0..8 {
+                let (request, outcome) = request(route, Bytes::from_static(b"x"));
+                dispatcher.as_ref().unwrap().submit(request);
+                outcomes.push(outcome);
+            }
+        }
+        work(&workers);
+    }
+    while work(&workers) {}
+    let codes: Vec<_> = outcomes
+        .iter_mut()
+        .filter_map(answered)
+        .map(|(code, _)| code)
+        .collect();
+    assert_eq!(
+        codes.len(),
+        outcomes.len(),
+        "each is answered while the workers work"
+    );
+    assert!(codes.iter().all(|code| [OK, ErrorCode::QueueFull].contains(code)));
+    assert!(codes.contains(&OK));
 }
 
 #[tokio::test]

@@ -1,0 +1,128 @@
+//! Hot path. The requests that wait for one stage, oldest first, and what they hold of the stage before.
+//!
+//! Clients are refused beyond the capacity. A request that comes from an earlier stage holds that stage's credit for as long
+//! as it stands beyond the capacity; one that must not, as its stage would wait for itself, is refused beyond twice that.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::Request;
+use crate::batch::{self, Limits, QueueView};
+
+/// A credit of the stage before. Dropping the last clone returns it.
+pub(crate) type Hold = Arc<dyn Any + Send + Sync>;
+
+pub(crate) struct Queue {
+    waiting: VecDeque<Waiting>,
+    capacity: usize,
+}
+
+struct Waiting {
+    request: Request,
+    /// None for one that stands within the capacity.
+    hold: Option<Hold>,
+}
+
+impl Queue {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            capacity,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether clients are refused.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= self.capacity
+    }
+
+    pub(crate) fn view(&self) -> QueueView {
+        QueueView {
+            requests: self.len(),
+            oldest_arrival: self.waiting.front().map(|waiting| waiting.request.arrived),
+        }
+    }
+
+    pub(crate) fn push(&mut self, request: Request) {
+        self.waiting.push_back(Waiting { request, hold: None });
+    }
+
+    /// Gives `hold` back where the request does not need it.
+    pub(crate) fn push_held(&mut self, request: Request, hold: Hold) -> Option<Hold> {
+        let (hold, spare) = if self.is_full() {
+            (Some(hold), None)
+        } else {
+            (None, Some(hold))
+        };
+        self.waiting.push_back(Waiting { request, hold });
+        spare
+    }
+
+    /// Gives the request back where there is no room even beyond the capacity: as much again, so that new requests do not
+    /// crowd out those that have come far.
+    pub(crate) fn push_unheld(&mut self, request: Request) -> Option<Request> {
+        if self.len() >= self.capacity.saturating_mul(2) {
+            return Some(request);
+        }
+        self.push(request);
+        None
+    }
+
+    /// Takes the next batch.
+    pub(crate) fn take_batch(&mut self, limits: Limits, released: &mut Vec<Hold>) -> Vec<Request> {
+        let sizes = self.waiting.iter().map(|waiting| waiting.request.payload.len());
+        let count = batch::fitting(sizes, limits);
+        let mut requests = Vec::with_capacity(count);
+        for Waiting { request, hold } in self.waiting.drain(..count) {
+            requests.push(request);
+            released.extend(hold);
+        }
+        self.release(self.capacity.saturating_sub(count), released);
+        requests
+    }
+
+    /// Takes out the requests that nobody waits for any more.
+    pub(crate) fn take_over(&mut self, now: Instant, released: &mut Vec<Hold>) -> Vec<Request> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut over = Vec::new();
+        for Waiting { request, hold } in waiting {
+            if request.is_live(now) {
+                self.waiting.push_back(Waiting { request, hold });
+            } else {
+                over.push(request);
+                released.extend(hold);
+            }
+        }
+        self.release(0, released);
+        over
+    }
+
+    /// Takes out everything.
+    pub(crate) fn take_all(&mut self, released: &mut Vec<Hold>) -> Vec<Request> {
+        let all = self.waiting.drain(..).map(|Waiting { request, hold }| {
+            released.extend(hold);
+            request
+        });
+        all.collect()
+    }
+
+    /// Releases what is held from position `from` to the capacity, by those that have just come to stand there.
+    fn release(&mut self, from: usize, released: &mut Vec<Hold>) {
+        let end = self.capacity.min(self.len());
+        if from < end {
+            let within = self.waiting.range_mut(from..end);
+            released.extend(within.filter_map(|waiting| waiting.hold.take()));
+        }
+    }
+}
