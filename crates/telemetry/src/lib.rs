@@ -1,6 +1,7 @@
 //! Logs and the admin endpoint, the same for every process.
 
 mod admin;
+mod format;
 mod log;
 mod signals;
 

@@ -5,13 +5,17 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
+use crate::format::{JsonLines, TextLines};
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// One JSON object on each line, with MOSEC's keys.
     #[default]
     Json,
-    /// For people.
+    /// One line of text each, as MOSEC writes them at level debug.
+    Lines,
+    /// For people at a terminal.
     Text,
 }
 
@@ -39,11 +43,8 @@ pub fn init_logging(level: &str, format: LogFormat) {
         .with_ansi(colours)
         .with_env_filter(filter);
     let result = match format {
-        LogFormat::Json => builder
-            .json()
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init(),
+        LogFormat::Json => builder.event_format(JsonLines).try_init(),
+        LogFormat::Lines => builder.event_format(TextLines).try_init(),
         LogFormat::Text => builder.with_target(false).compact().try_init(),
     };
     if result.is_err() {
