@@ -5,21 +5,31 @@ use std::ffi::OsString;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::embedded;
+use crate::embedded::{self, Stop};
 
-/// Runs the server that `Server.run` has described, until a signal. The process's exit code.
+/// Runs the server that `Server.run` has described, until a signal or `stop`. The process's exit code.
 #[pyfunction]
-pub(crate) fn serve(py: Python<'_>, config: &str) -> PyResult<i32> {
-    // Python's own handler would turn ^C into an exception that is raised long after the drain.
+pub(crate) fn serve(py: Python<'_>, config: &str, stop: Py<Stop>) -> PyResult<i32> {
     let signal = py.import("signal")?;
-    let interrupt = signal.getattr("SIGINT")?;
-    let before = signal.call_method1("signal", (&interrupt, signal.getattr("SIG_IGN")?))?;
-    let result = py.detach(|| embedded::serve(config));
-    signal.call_method1("signal", (&interrupt, before))?;
+    let numbers = [signal.getattr("SIGTERM")?, signal.getattr("SIGINT")?];
+    let before = numbers
+        .each_ref()
+        .map(|number| signal.call_method1("getsignal", (number,)));
+    // Python's own handler would turn ^C into an exception that is raised long after the drain.
+    signal.call_method1("signal", (&numbers[1], signal.getattr("SIG_IGN")?))?;
+    let result = py.detach(|| embedded::serve(config, stop.get()));
+    // The server's handlers stay with the process and do nothing any more: the script gets its own back.
+    for (number, handler) in numbers.iter().zip(before) {
+        let handler = handler?;
+        // `None` is a handler that Python did not install and cannot put back.
+        if !handler.is_none() {
+            signal.call_method1("signal", (number, handler))?;
+        }
+    }
     match result {
-        Ok(code) => Ok(code),
+        Ok(()) => Ok(0),
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "server failed");
+            tracing::error!(target: "mosec", error = format!("{error:#}"), "server failed");
             Ok(1)
         }
     }

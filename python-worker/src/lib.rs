@@ -19,6 +19,8 @@ mod _native {
     #[pymodule_export]
     use super::commands::{command, serve};
     #[pymodule_export]
+    use super::embedded::{DryRun, Stop};
+    #[pymodule_export]
     use super::json::encode_json;
 
     #[pymodule_init]

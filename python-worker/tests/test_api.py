@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 import mosec
-from mosec import ClientError, DecodingError, EncodingError, ServerError, ValidationError, Worker
+from mosec import ClientError, DecodingError, EncodingError, ServerError, ValidationError, Worker, runner
+from mosec.coordinator import State
 from mosec.errors import MosecError, MosecTimeoutError
 from mosec.mixin import MsgpackMixin, TypedMsgPackMixin
 from mosec.protocol import HTTPStatusCode
@@ -37,6 +38,11 @@ def test_the_numbers_of_the_status_words() -> None:
         "TIMEOUT_ERROR": 16,
         "STREAM_EVENT": 32768,
     }
+
+
+def test_the_bits_of_a_state() -> None:
+    assert {bit.name: bit.value for bit in State} == {"INGRESS": 1, "EGRESS": 2}
+    assert (runner.INGRESS, runner.EGRESS) == (State.INGRESS, State.EGRESS)
 
 
 def test_what_is_exported_exists() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mosec import args
+from mosec import args, env
 
 
 def test_the_defaults_are_those_of_mosec() -> None:
@@ -15,6 +15,10 @@ def test_the_defaults_are_those_of_mosec() -> None:
         max_request_bytes=10485760,
         namespace="mosec_service",
         log_level="info",
+        compression=False,
+        dry_run=False,
+        reload=False,
+        path=None,
     )
 
 
@@ -27,7 +31,7 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
 
 def test_unknown_options_are_ignored_and_known_ones_may_be_shortened() -> None:
     options = args.parse(["positional", "--mine", "x", "--capa", "5", "--path", "/tmp/x"])
-    assert options.capacity == 5
+    assert (options.capacity, options.path) == (5, "/tmp/x")
 
 
 @pytest.mark.parametrize(
@@ -56,11 +60,23 @@ def test_a_bad_option_ends_the_program(argv: list[str]) -> None:
     assert exit_.value.code == 2
 
 
-@pytest.mark.parametrize("option", ["--dry-run", "--compression"])
-def test_an_option_without_effect_is_not_passed_over(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        args.parse([option])
-    assert f"{option} is not supported" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["dry-run", "compression"])
+def test_switches(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    field = option.replace("-", "_")
+    assert getattr(args.parse([f"--{option}"]), field) is True
+    assert getattr(args.parse([f"--{option[:4]}"]), field) is True, "shortened"
+    for text, value in (("true", True), ("False", False), ("0", False), ("", False)):
+        monkeypatch.setenv(f"MOSEC_{field.upper()}", text)
+        assert getattr(args.parse([]), field) is value, text
+
+
+def test_the_variables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOSEC_PORT", "81")
+    monkeypatch.setenv("MOSEC_NAMESPACE", "mine")
+    monkeypatch.setenv("MOSEC_WAIT", "5")
+    assert vars(env.get_env_namespace()) == {"port": 81, "namespace": "mine"}
+    monkeypatch.setenv("OTHER_PATH", "/x")
+    assert vars(env.get_env_namespace("OTHER_")) == {"path": "/x"}
 
 
 @pytest.mark.parametrize(("value", "level"), [("true", "debug"), ("1", "debug"), ("false", "info"), ("0", "info")])

@@ -7,114 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgpack
 import pytest
+from running import BOUND, Service, is_running, wait_until
 
 import mosec
 
 native = pytest.importorskip("mosec._native", reason="the extension is not built: `make wheel-dev` installs it")
 
-# Far more than anything here takes on a busy machine.
-BOUND = 60
 SERVICE = Path(__file__).with_name("native_service.py")
 STUBS = Path(mosec.__file__).with_name("_native.pyi")
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-class Service:
-    """`python server.py` in a process group of its own, on a free port. Killed on exit if it is still there."""
-
-    def __init__(self, folder: Path, script: Path, *options: str) -> None:
-        env = {key: value for key, value in os.environ.items() if not key.startswith("MOSEC_")}
-        started = time.monotonic()
-        self._output = folder / "output"
-        with self._output.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, str(script), "--address", "127.0.0.1", "--port", "0", *options],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=env,
-                start_new_session=True,
-            )
-        try:
-            (running,) = self.wait_for_events("http service is running", 1)
-        except BaseException:
-            self.process.kill()
-            raise
-        self.start_seconds = time.monotonic() - started
-        self._port = int(running["address"].rpartition(":")[2])
-
-    def __enter__(self) -> "Service":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(BOUND)
-
-    @property
-    def output(self) -> str:
-        return self._output.read_text()
-
-    def events(self, message: str) -> list[dict[str, Any]]:
-        """The fields of log lines with this message."""
-        lines = [json.loads(line) for line in self.output.splitlines() if line.startswith("{") and line.endswith("}")]
-        return [line["fields"] for line in lines if line["fields"].get("message") == message]
-
-    def wait_for_events(self, message: str, count: int) -> list[dict[str, Any]]:
-        def enough() -> bool:
-            if self.process.poll() is not None:
-                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.output}")
-            return len(self.events(message)) >= count
-
-        wait_until(enough, f"{count} lines {message!r}")
-        return self.events(message)
-
-    def post(self, path: str, body: bytes) -> Answer:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=BOUND)
-        try:
-            connection.request("POST", path, body)
-            response = connection.getresponse()
-            return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-        finally:
-            connection.close()
-
-    def post_all(self, path: str, bodies: list[bytes]) -> list[Answer]:
-        """All of them at the same time, each on a connection of its own."""
-        together = threading.Barrier(len(bodies))
-
-        def send(body: bytes) -> Answer:
-            together.wait(BOUND)
-            return self.post(path, body)
-
-        with ThreadPoolExecutor(len(bodies)) as threads:
-            return list(threads.map(send, bodies))
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + BOUND
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {BOUND} s: {what}"
-        time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process exists and has not ended: nobody may have waited for it yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def report(request: pytest.FixtureRequest, line: str) -> None:
@@ -140,7 +47,7 @@ def test_the_stubs_are_those_of_the_module() -> None:
     for node in ast.walk(ast.parse(STUBS.read_text())):
         for child in ast.iter_child_nodes(node):
             owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
-            if isinstance(child, ast.FunctionDef):
+            if isinstance(child, ast.FunctionDef) and not child.name.startswith("__"):
                 declared[owner + child.name] = [arg.arg for arg in child.args.args if arg.arg != "self"]
             elif isinstance(child, ast.ClassDef):
                 declared[child.name] = None
@@ -175,7 +82,7 @@ def test_an_unknown_program() -> None:
 
 
 def test_a_description_that_is_none_is_an_exit_status() -> None:
-    code = "import sys\nfrom mosec import _native\nsys.exit(_native.serve('{}'))"
+    code = "import sys\nfrom mosec import _native\nsys.exit(_native.serve('{}', _native.Stop()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=BOUND)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "panicked" not in done.stderr, done.stderr
@@ -310,11 +217,7 @@ def test_a_signal_ends_the_server_after_its_last_answer(
         in_flight = threads.submit(service.post, "/inference", b"0.5")
 
         def begun() -> bool:
-            connection = HTTPConnection("127.0.0.1", service._port, timeout=BOUND)
-            connection.request("GET", "/metrics")
-            metrics = connection.getresponse().read()
-            connection.close()
-            return b"mosec_service_remaining_task 1\n" in metrics
+            return b"mosec_service_remaining_task 1\n" in service.get("/metrics")[2]
 
         wait_until(begun, "the request is in flight")
         (os.killpg if to_group else os.kill)(service.process.pid, number)

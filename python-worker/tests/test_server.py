@@ -1,10 +1,12 @@
 """The server object: what it refuses, and the specification it makes."""
 
 import json
+import multiprocessing
 import socket
 import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,12 +25,17 @@ class Last(First):
     resp_mime_type = "text/plain"
 
 
+# Never started: only what it is counts.
+PROCESS = multiprocessing.Process()
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What `run` hands to the native half, which answers with `served.status`."""
     calls: list[dict[str, Any]] = []
     native = types.ModuleType("mosec._native")
-    native.serve = lambda text: calls.append(json.loads(text)) or 0
+    native.serve = lambda text, stop: calls.append(json.loads(text)) or 0
+    native.Stop = lambda: types.SimpleNamespace(fail=lambda reason: None)
     monkeypatch.setitem(sys.modules, "mosec._native", native)
     monkeypatch.setattr(mosec, "_native", native, raising=False)
     monkeypatch.setattr(sys, "argv", ["server.py", "--port", "0"])
@@ -57,6 +64,8 @@ def append(*arguments: Any, **named: Any) -> Callable[[], Any]:
     [
         (append(int), AssertionError, "worker must be inherited from mosec.Worker"),
         (append("First"), AssertionError, "worker must be inherited from mosec.Worker"),
+        (lambda: Server().register_daemon("x", 5), AssertionError, "<class 'int'> is not a process or subprocess"),
+        (lambda: Server().register_daemon(5, PROCESS), AssertionError, "daemon name should be a string"),
         (append(First, num=0), AssertionError, "worker number must be no less than 1"),
         (append(First, num=1.5), AssertionError, "worker number must be integer but you give <class 'float'>"),
         (append(First, max_batch_size=0), AssertionError, "maximum batch size must be no less than 1"),
@@ -190,12 +199,38 @@ def test_run_hands_over_and_returns(served: list[dict[str, Any]]) -> None:
 
 
 def test_run_exits_with_the_status_of_a_failure(served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mosec._native, "serve", lambda _text: 3)
+    monkeypatch.setattr(mosec._native, "serve", lambda _text, _stop: 3)
     service = Server()
     service.append_worker(First)
     with pytest.raises(SystemExit) as exit_:
         service.run()
     assert exit_.value.code == 3
+
+
+def test_numbers_are_numbers(served: list[dict[str, Any]]) -> None:
+    service = Server()
+    service.append_worker(First, num=True, max_batch_size=True)
+    service.run()
+    stage = served[0]["spec"]["stages"][0]
+    assert type(stage["replicas"]) is type(stage["max_batch_size"]) is int
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_working_folder_is_there_while_the_server_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: list[dict[str, Any]], exists: bool
+) -> None:
+    folder = tmp_path / "a" / "b"
+    if exists:
+        folder.mkdir(parents=True)
+        (folder / "mine").touch()
+    monkeypatch.setattr(sys, "argv", ["server.py", "--port", "0", "--path", str(folder)])
+    seen = []
+    monkeypatch.setattr(mosec._native, "serve", lambda _text, _stop: seen.append(folder.is_dir()) or 0)
+    service = Server()
+    service.append_worker(First)
+    service.run()
+    assert seen == [True]
+    assert folder.exists() is exists and (not exists or (folder / "mine").exists())
 
 
 def test_a_worker_process_starts_no_server() -> None:

@@ -16,7 +16,7 @@ async fn serve(dir: &std::path::Path) -> anyhow::Result<(Daemon, Client)> {
         "--timeout=10000".into(),
     ];
     let daemon = Daemon::start("server", dir, &python(), &args)?;
-    let address = daemon.logged("http service is running", "address").await?;
+    let address = daemon.logged("http service is running", "addr").await?;
     let client = Client::new(&address);
     Ok((daemon, client))
 }

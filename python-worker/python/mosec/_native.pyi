@@ -31,8 +31,30 @@ class Channel:
     def forward_ended(self) -> None:
         """Stops the clock of the stage's time limit."""
 
-def serve(config: str) -> int:
-    """Runs the server that `Server.run` has described, until a signal. The process's exit code."""
+@final
+class Stop:
+    """Ends a running server for a reason of Python's."""
+
+    def __new__(cls) -> Stop: ...
+    def fail(self, reason: str) -> None:
+        """Makes the server answer what it has and end with an error. Only the first reason counts."""
+
+@final
+class DryRun:
+    """The service of a dry run: its workers, without a port."""
+
+    def __new__(cls, config: str) -> DryRun: ...
+    def send(self, route: int, payloads: list[bytes]) -> list[tuple[int, bytes]]:
+        """Sends requests to a route, all at once, and waits for their answers, in order."""
+
+    def pids(self) -> list[int | None]:
+        """The process of each stage's first worker; `None` where there is none just now."""
+
+    def stop(self) -> None:
+        """Lets the workers leave. A second call does nothing."""
+
+def serve(config: str, stop: Stop) -> int:
+    """Runs the server that `Server.run` has described, until a signal or `stop`. The process's exit code."""
 
 def command(name: str, args: list[str]) -> int:
     """Runs one of the wheel's programs. Its exit code."""

@@ -1,16 +1,15 @@
 """Options of a service: command line over environment over default. Options of the user's own are left alone."""
 
 import argparse
-import os
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
+from mosec import env
+
 _DEFAULT_WAIT = 10
-# Options of MOSEC that do something else when they are left out, so they must not be passed over in silence.
-_NOT_SUPPORTED = ("dry-run", "compression")
 
 
 @dataclass(frozen=True)
@@ -25,15 +24,15 @@ class Options:
     max_request_bytes: int
     namespace: str
     log_level: str
+    compression: bool
+    dry_run: bool
+    reload: bool
+    path: str | None
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Reads the options; a bad value ends the program with status 2, as argparse does."""
-    parser = _parser(argparse.ArgumentParser(description="serves the workers of this script"))
-    values, _ = parser.parse_known_args(argv)
-    for name in _NOT_SUPPORTED:
-        if getattr(values, name.replace("-", "_")):
-            parser.error(f"--{name} is not supported")
+    values = parse_arguments(argv)
     if values.wait != _DEFAULT_WAIT:
         warnings.warn("`--wait` is deprecated, use `max_wait_time` of the worker", DeprecationWarning, stacklevel=3)
     return Options(
@@ -45,16 +44,24 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         max_request_bytes=values.max_request_size,
         namespace=values.namespace,
         log_level=_level(values),
+        compression=values.compression,
+        dry_run=values.dry_run,
+        reload=values.reload,
+        path=values.path,
     )
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options under the names of the command line. What is not known is ignored."""
+    return _parse(argparse.ArgumentParser(description="Serves the workers of this script.", epilog=_EPILOG), argv)
 
 
 def log_level(argv: Sequence[str] | None = None) -> str:
     """The level alone, for loggers that are made before or without a server. Never ends the program."""
     try:
-        values, _ = _parser(_TolerantParser(add_help=False)).parse_known_args(argv)
+        return _level(_parse(_TolerantParser(add_help=False), argv))
     except _BadArguments:
         return "info"
-    return _level(values)
 
 
 class _BadArguments(Exception):
@@ -66,85 +73,43 @@ class _TolerantParser(argparse.ArgumentParser):
         raise _BadArguments(message)
 
 
+_EPILOG = "Options but --wait and --reload are also read from variables: MOSEC_PORT=8080 is --port 8080."
+
+
 def _level(values: argparse.Namespace) -> str:
     return "debug" if values.debug else values.log_level
 
 
-def _parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     option = parser.add_argument
-    option("--address", default=_env("ADDRESS", str, "0.0.0.0"), help="address to listen on (%(default)s)")
-    option("--port", type=_port, default=_env("PORT", _port, 8000), help="port to listen on (%(default)s)")
+    option("--path", metavar="DIR", help="working directory; made if it is not there, and then removed at the end")
+    option(
+        "--capacity", type=env.positive, default=1024, help="length of each stage's queue, in requests (%(default)s)"
+    )
     option(
         "--timeout",
-        type=_positive,
-        default=_env("TIMEOUT", _positive, 3000),
+        type=env.positive,
+        default=3000,
         help="longest time from a request to its answer, in milliseconds (%(default)s)",
     )
-    option("--wait", type=_positive, default=_DEFAULT_WAIT, help="deprecated: batch window in milliseconds")
+    option("--wait", type=env.positive, default=_DEFAULT_WAIT, help="deprecated: batch window in milliseconds")
+    option("--address", default="0.0.0.0", help="address or host name to listen on (%(default)s)")
+    option("--port", type=env.port, default=8000, help="port to listen on (%(default)s)")
+    option("--namespace", default="mosec_service", help="prefix of the metrics (%(default)s)")
+    option("--debug", action="store_true", help="same as --log-level debug")
+    option("--log-level", choices=env.LOG_LEVELS, default="info", help="debug, info, warning or error (%(default)s)")
     option(
-        "--capacity",
-        type=_positive,
-        default=_env("CAPACITY", _positive, 1024),
-        help="length of each stage's queue, in requests (%(default)s)",
+        "--dry-run",
+        action="store_true",
+        help="start one worker for each stage, send the first one's example through, report and exit",
     )
+    option("--compression", action="store_true", help="take and give bodies compressed with gzip or zstd")
     option(
         "--max-request-size",
-        type=_positive,
-        default=_env("MAX_REQUEST_SIZE", _positive, 10 * 1024 * 1024),
-        help="largest request body in bytes (%(default)s)",
+        type=env.positive,
+        default=10 * 1024 * 1024,
+        help="largest request body in bytes, after decompression (%(default)s)",
     )
-    option(
-        "--namespace",
-        default=_env("NAMESPACE", str, "mosec_service"),
-        help="prefix of the metrics (%(default)s)",
-    )
-    option("--path", help="accepted and unused: no working directory is needed")
-    option(
-        "--log-level",
-        choices=LOG_LEVELS,
-        default=_env("LOG_LEVEL", _log_level, "info"),
-        help="debug, info, warning or error (%(default)s)",
-    )
-    option("--debug", action="store_true", default=_env("DEBUG", _boolean, False), help="same as --log-level debug")
-    option("--dry-run", action="store_true", default=_env("DRY_RUN", _boolean, False), help=argparse.SUPPRESS)
-    option("--compression", action="store_true", help=argparse.SUPPRESS)
-    return parser
-
-
-def _env(name: str, convert: Callable[[str], Any], default: Any) -> Any:
-    """`MOSEC_<name>`; empty is unset, and what does not convert is passed over with a warning."""
-    text = os.environ.get(f"MOSEC_{name}")
-    if not text:
-        return default
-    try:
-        return convert(text)
-    except ValueError as error:
-        warnings.warn(f"MOSEC_{name}={text!r} is not used: {error}", RuntimeWarning, stacklevel=4)
-        return default
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError("expected a number above zero")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise ValueError("expected a port number, 0 to 65535")
-    return value
-
-
-def _log_level(text: str) -> str:
-    if text not in LOG_LEVELS:
-        raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}")
-    return text
-
-
-def _boolean(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if text.lower() not in words:
-        raise ValueError("expected true or false")
-    return words[text.lower()]
+    option("--reload", action="store_true", help="for development: start again when a file of the service changes")
+    values, _ = parser.parse_known_args(sys.argv[1:] if argv is None else argv, namespace=env.get_env_namespace())
+    return values

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from mosec import errors, server, source
+from mosec import dry_run, errors, server, source
 from mosec.errors import EncodingError, MosecError, MosecTimeoutError
 from mosec.log import internal_logger, one_line
 from mosec.worker import Worker
@@ -36,6 +36,7 @@ def main() -> int:
     except BaseException:  # whatever ends the start, the node agent is told why
         channel.failed(traceback.format_exc())
         return 1
+    internal_logger().info("%s socket connected to the node agent", label(worker))
     channel.ready()
     loop.run()
     return 0
@@ -52,7 +53,10 @@ def start(spec: dict[str, Any]) -> tuple[Worker, float]:
     worker.worker_id = spec["replica"]
     worker.stage = stage["name"]
     worker.max_batch_size = stage["max_batch_size"]
-    warm_up(worker)
+    if dry_run.is_on():
+        dry_run.prepare(worker)
+    else:
+        warm_up(worker)
     return worker, stage["timeout"] / 1000
 
 

@@ -1,12 +1,18 @@
 """The server a user's script makes: collects stages and routes, and runs them on this machine."""
 
+import contextlib
 import json
+import os
+import shutil
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mosec import args, openapi, source
+from mosec import args, dry_run, openapi, reload, source
+from mosec.daemons import Daemons, Process
 from mosec.log import internal_logger
 from mosec.runtime import Runtime
 from mosec.worker import Worker
@@ -14,6 +20,9 @@ from mosec.worker import Worker
 _RESERVED = ("/", "/metrics", "/openapi", "/openapi/metadata.json", "/openapi/swagger", "/openapi/swagger/")
 # Most times a request is given to a worker when workers die under it; `DEFAULT_ATTEMPTS` of crates/types/src/spec.rs.
 _ATTEMPTS = 3
+
+#: How often a registered daemon is looked at, in seconds.
+GUARD_CHECK_INTERVAL = 0.1
 
 # Who takes the specification in `run`'s place, if anyone: `mosec.inspect` sets it before it runs a script.
 intercept: Callable[[dict[str, Any]], None] | None = None
@@ -27,7 +36,12 @@ class Server:
     def __init__(self) -> None:
         self._options = args.parse()
         self._routes: dict[str, list[Runtime]] = {}
-        if intercept is None and not in_worker:
+        self._daemons = Daemons()
+        if intercept is not None or in_worker:
+            return
+        if self._options.reload:
+            reload.run_in_child()
+        if not self._options.dry_run:
             _check_port(self._options.address, self._options.port)
 
     def append_worker(
@@ -73,8 +87,17 @@ class Server:
                 raise ValueError(f"route {path!r}: expected one stage or more, each once")
         self._routes = {path: list(stages) for path, stages in routes.items()}
 
+    def register_daemon(self, name: str, proc: Process) -> None:
+        """Makes the service depend on a process that the caller has started, as a `subprocess.Popen` or a
+        `multiprocessing.Process`: when it ends, whatever its exit code, the server ends with a status.
+        """
+        self._daemons.register(name, proc)
+
     def run(self) -> None:
-        """Serves until SIGTERM or SIGINT, then answers what it has and returns; exits with a status if it cannot."""
+        """Serves until SIGTERM or SIGINT, then answers what it has and returns; exits with a status if it cannot.
+
+        With `--dry-run`, runs the examples through the stages instead.
+        """
         if not self._routes:
             raise AssertionError(
                 "no worker registered\nhelp: use `.append_worker(...)` to register at least one worker"
@@ -85,24 +108,41 @@ class Server:
         if intercept is not None:
             intercept(spec)
             return
-        self._serve(spec)
+        with _work_folder(self._options) as folder:
+            status = self._dry_run(spec, folder) if self._options.dry_run else self._serve(spec)
+        if status != 0:
+            sys.exit(status)
 
-    def _serve(self, spec: dict[str, Any]) -> None:
+    def _serve(self, spec: dict[str, Any]) -> int:
         from mosec import _native
 
         for stage in self._stages():
             if stage.start_method == "fork":
                 internal_logger().warning("%s: start_method 'fork' is taken as 'spawn'", stage.name)
+        stop, done = _native.Stop(), threading.Event()
+        self._daemons.watch(stop.fail, GUARD_CHECK_INTERVAL, done)
+        try:
+            return _native.serve(json.dumps({"spec": spec, "gateway": self._gateway()}), stop)
+        finally:
+            done.set()
+
+    def _dry_run(self, spec: dict[str, Any], folder: str) -> int:
+        try:
+            dry_run.run(spec, self._gateway(), folder)
+        except dry_run.DryRunError as error:
+            internal_logger().error("dry run failed: %s", error)
+            return 1
+        return 0
+
+    def _gateway(self) -> dict[str, Any]:
+        """What the native half needs to know beyond the specification."""
         options = self._options
-        gateway = {
+        return {
             "address": options.address,
             "port": options.port,
             "namespace": options.namespace,
             "log_level": options.log_level,
         }
-        status = _native.serve(json.dumps({"spec": spec, "gateway": gateway}))
-        if status != 0:
-            sys.exit(status)
 
     def _stages(self) -> list[Runtime]:
         """All stages, each once, in the order of the routes."""
@@ -135,8 +175,8 @@ class Server:
             "name": stage.name,
             "module": module,
             "class": name,
-            "replicas": stage.num,
-            "max_batch_size": stage.max_batch_size,
+            "replicas": int(stage.num),
+            "max_batch_size": int(stage.max_batch_size),
             "max_wait": stage.max_wait_time or self._options.wait,
             # Whole milliseconds; a limit of zero would mean none.
             "timeout": max(1, round(stage.timeout * 1000)) if stage.timeout else self._options.timeout,
@@ -146,6 +186,23 @@ class Server:
             "attempts": _ATTEMPTS,
             "mime": mime,
         }
+
+
+@contextlib.contextmanager
+def _work_folder(options: args.Options) -> Iterator[str]:
+    """The folder of `--path`, made and removed again; what was there before stays. One of its own for a dry run."""
+    if options.path is None:
+        folder = tempfile.TemporaryDirectory(prefix="mosec_") if options.dry_run else contextlib.nullcontext("")
+        with folder as path:
+            yield path
+        return
+    is_new = not os.path.isdir(options.path)
+    os.makedirs(options.path, exist_ok=True)
+    try:
+        yield options.path
+    finally:
+        if is_new:
+            shutil.rmtree(options.path, ignore_errors=True)
 
 
 def _at_least_zero(value: Any) -> Any:

@@ -1,0 +1,139 @@
+//! A node agent that runs all of a service's workers in this process, over a topology that never changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mosec_dispatch::{DispatchMetrics, Registry};
+use mosec_node_agent::Agent;
+use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
+use mosec_types::{
+    Incarnation, NodeId, PipelineSpec, ReplicaId, Revision, StageIndex, Topology, WorkerState, WorkerStatus,
+};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// The only revision there is.
+pub(super) const REVISION: Revision = Revision(1);
+
+/// The running agent. End it with [`LocalNode::end`]: dropping it leaves its workers to the end of the process.
+pub(super) struct LocalNode {
+    pub(super) registry: Registry,
+    pub(super) series: prometheus::Registry,
+    /// What the workers are doing, as it changes.
+    pub(super) workers: watch::Receiver<Vec<WorkerStatus>>,
+    stages: usize,
+    /// Kept open: the agent ends when nobody can send.
+    topology: watch::Sender<Arc<Topology>>,
+    stop: CancellationToken,
+    evict: CancellationToken,
+    agent: JoinHandle<()>,
+}
+
+/// How the workers are ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// They finish what they have.
+    Drain,
+    /// At once.
+    Evict,
+}
+
+impl LocalNode {
+    /// Starts the workers of a validated `spec`. Needs a tokio runtime.
+    pub(super) fn start(spec: PipelineSpec) -> anyhow::Result<Self> {
+        let series = prometheus::Registry::new();
+        let registry = Registry::new(DispatchMetrics::new(&series)?);
+        let node = NodeId::new("local")?;
+        let mut config = mosec_node_agent::Config::new(node.clone());
+        config.quiet = Duration::ZERO;
+        config.drain_timeout = spec.timeout;
+        let agent = Agent::build(config, registry.clone(), &series)?;
+        let stages = spec.stages.len();
+        let topology = watch::Sender::new(Arc::new(static_topology(spec, node)));
+        let (stop, evict) = (CancellationToken::new(), CancellationToken::new());
+        let workers = agent.workers();
+        let agent = tokio::spawn(agent.run(topology.subscribe(), None, stop.clone(), evict.clone()));
+        Ok(Self {
+            registry,
+            series,
+            workers,
+            stages,
+            topology,
+            stop,
+            evict,
+            agent,
+        })
+    }
+
+    pub(super) fn topology(&self) -> watch::Receiver<Arc<Topology>> {
+        self.topology.subscribe()
+    }
+
+    /// Waits until every stage has a ready worker. Cancel safe.
+    ///
+    /// Errors: a replica has failed to start `max_failed_starts` times in a row; with what its process said.
+    pub(super) async fn all_ready(&mut self, max_failed_starts: u32) -> anyhow::Result<()> {
+        loop {
+            {
+                let now = self.workers.borrow_and_update();
+                if let Some(failed) = now
+                    .iter()
+                    .find(|worker| worker.failed_starts >= max_failed_starts)
+                {
+                    let error = failed.last_error.as_deref().unwrap_or("no reason known");
+                    anyhow::bail!("stage {} cannot start: {error}", failed.stage.stage.0 + 1);
+                }
+                let is_ready = |stage: usize| {
+                    now.iter().any(|worker| {
+                        usize::from(worker.stage.stage.0) == stage && worker.state == WorkerState::Ready
+                    })
+                };
+                if (0..self.stages).all(is_ready) {
+                    return Ok(());
+                }
+            }
+            self.workers.changed().await.context("the node agent ended")?;
+        }
+    }
+
+    /// Ends all workers and waits until they are gone.
+    pub(super) async fn end(self, how: End) -> anyhow::Result<()> {
+        if how == End::Evict {
+            self.evict.cancel();
+        }
+        self.stop.cancel();
+        self.agent.await.context("the node agent failed")
+    }
+}
+
+/// A topology with everything on one node, serving from the start.
+fn static_topology(spec: PipelineSpec, node: NodeId) -> Topology {
+    let mut placements = Vec::new();
+    for (index, stage) in (0u16..).zip(&spec.stages) {
+        placements.extend((1..=stage.replicas).map(|replica| Placement {
+            stage: StageIndex(index),
+            replica: ReplicaId(replica),
+            node: node.clone(),
+        }));
+    }
+    let here = Node {
+        id: node,
+        incarnation: Incarnation(1),
+        address: String::new(),
+        health: NodeHealth::Up,
+        labels: Default::default(),
+    };
+    let deployment = Deployment {
+        revision: REVISION,
+        spec: Arc::new(spec),
+        phase: Phase::Serving,
+        placements,
+    };
+    Topology {
+        version: 1,
+        nodes: vec![here],
+        deployments: vec![deployment],
+    }
+}
