@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use mosec_telemetry::{Admin, LogFormat, init_logging, stop_on_signal};
+use mosec_telemetry::{Admin, run_daemon, stop_on_signal};
 use mosec_wire::tls::Identity;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
@@ -112,25 +112,15 @@ impl Args {
 
 /// Runs the command with these arguments, the program's name first; its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let args = match Args::try_parse_from(args) {
-        Ok(args) => args,
-        Err(error) => {
-            // Help and version go to standard output, mistakes to standard error, with clap's exit codes.
-            let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(2);
-        }
-    };
-    init_logging(&args.log_level, LogFormat::Json);
-    match run(&args) {
-        Ok(()) => 0,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "control-plane node failed");
-            1
-        }
-    }
+    run_daemon(
+        args,
+        |args: &Args| &args.log_level,
+        "control-plane node failed",
+        run,
+    )
 }
 
-fn run(args: &Args) -> anyhow::Result<()> {
+fn run(args: Args) -> anyhow::Result<()> {
     let config = args.config()?;
     if args.insecure {
         tracing::warn!("connections are neither encrypted nor checked");

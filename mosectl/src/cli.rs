@@ -34,13 +34,9 @@ enum Command {
 
 /// Runs the command with these arguments, the program's name first; its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let args = match Args::try_parse_from(args) {
+    let args: Args = match mosec_telemetry::parse_args(args) {
         Ok(args) => args,
-        Err(error) => {
-            // Help and version go to standard output, mistakes to standard error, with clap's exit codes.
-            let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(2);
-        }
+        Err(code) => return code,
     };
     match run(args.command) {
         Ok(()) => 0,

@@ -5,9 +5,8 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Parser;
-use mosec_telemetry::{LogFormat, init_logging, stop_on_signal};
+use mosec_telemetry::{run_daemon, stop_on_signal};
 use mosec_types::NodeId;
 use mosec_wire::tls::{Identity, Role};
 
@@ -62,34 +61,11 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command with these arguments, the program's name first; its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let args = match Args::try_parse_from(args) {
-        Ok(args) => args,
-        Err(error) => {
-            // Help and version go to standard output, mistakes to standard error, with clap's exit codes.
-            let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(2);
-        }
-    };
-    init_logging(&args.log_level, LogFormat::Json);
-    match run(args) {
-        Ok(()) => 0,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "node agent failed");
-            1
-        }
-    }
+    run_daemon(args, |args: &Args| &args.log_level, "node agent failed", run)
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    let identity = Identity::load(&args.identity)
-        .with_context(|| format!("cannot load the identity in {}", args.identity.display()))?;
-    anyhow::ensure!(
-        identity.role() == Role::Agent,
-        "the identity in {} is of role {}, expected {}",
-        args.identity.display(),
-        identity.role().name(),
-        Role::Agent.name()
-    );
+    let identity = Identity::load_as(&args.identity, Role::Agent)?;
     let mut config = Config::new(NodeId::new(identity.name())?);
     config.python = args.python;
     config.arena.max_bytes = args.arena_mib << 20;

@@ -42,6 +42,21 @@ impl Identity {
         Self::from_pem(&read(CA_FILE)?, &read(CERT_FILE)?, &read(KEY_FILE)?)
     }
 
+    /// Reads the identity in `dir` for a process of this role.
+    ///
+    /// Errors: there is none, or it is another role's.
+    pub fn load_as(dir: &Path, role: Role) -> Result<Self, TlsError> {
+        let identity = Self::load(dir)?;
+        if identity.role() == role {
+            return Ok(identity);
+        }
+        Err(TlsError::Role {
+            path: dir.to_owned(),
+            found: identity.role().name(),
+            expected: role.name(),
+        })
+    }
+
     /// Writes `ca.pem`, `cert.pem` and `key.pem` into `dir`, the key readable by its owner only. Replaces older ones.
     pub fn save(&self, dir: &Path) -> Result<(), TlsError> {
         files::create_dir(dir)?;

@@ -37,6 +37,12 @@ pub enum TlsError {
     NoPeer(String),
     #[error("{}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error("the identity in {} is of role {found}, expected {expected}", path.display())]
+    Role {
+        path: PathBuf,
+        found: &'static str,
+        expected: &'static str,
+    },
 }
 
 impl TlsError {

@@ -78,7 +78,9 @@ fn authority_and_identity_survive_the_disk() {
 
     let home = dir.path().join("agent");
     old.save(&home).unwrap();
-    assert_eq!(Identity::load(&home).unwrap(), old);
+    assert_eq!(Identity::load_as(&home, Role::Agent).unwrap(), old);
+    let error = Identity::load_as(&home, Role::Gateway).unwrap_err().to_string();
+    assert!(error.ends_with("is of role agent, expected gateway"), "{error}");
     for key in [dir.path().join("ca-key.pem"), home.join("key.pem")] {
         assert_eq!(
             std::fs::metadata(key).unwrap().permissions().mode() & 0o777,
