@@ -8,6 +8,7 @@ mod body;
 pub mod cli;
 mod config;
 mod connection;
+mod events;
 mod metrics;
 mod port;
 mod request;

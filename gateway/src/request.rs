@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::admission::Admission;
 use crate::body::{Limits, Memory, Reader, Room};
 use crate::config::Config;
+use crate::events::{self, EventStream};
 use crate::metrics::Metrics;
 use crate::respond::{self, HttpResponse, SERVER_TIMING};
 use crate::routes::{Route, Table};
@@ -89,8 +90,8 @@ fn page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
     let read = matches!(*http.method(), Method::GET | Method::HEAD);
     match http.uri().path() {
         "/" | "/metrics" if !read => respond::method_not_allowed("GET,HEAD"),
-        "/" if shared.admission.is_draining() => respond::error(ErrorCode::Draining, None),
-        "/" => respond::text(StatusCode::OK, "MOSEC service"),
+        "/" if shared.admission.is_draining() => respond::plain(respond::error(ErrorCode::Draining, None)),
+        "/" => respond::plain(respond::text(StatusCode::OK, "MOSEC service")),
         "/metrics" => {
             let used = shared.body_memory.used_bytes();
             shared
@@ -107,23 +108,28 @@ fn page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
 }
 
 /// An inference request: its answer, counted.
-async fn infer(shared: &Shared, route: Arc<Route>, http: HttpRequest<Incoming>) -> HttpResponse {
-    let started = Instant::now();
-    let response = match answer(shared, &route, http, started).await {
+async fn infer(shared: &Arc<Shared>, route: Arc<Route>, http: HttpRequest<Incoming>) -> HttpResponse {
+    let path = route.path.clone();
+    let streams = route.streams;
+    let response = match answer(shared, route, http).await {
         Ok(response) => response,
+        Err(code) if streams => respond::stream_refusal(code),
         Err(code) => respond::error(code, None),
     };
-    shared.metrics.answered(response.status().as_u16(), &route.path);
+    // A stream is counted at its end.
+    if !response.body().is_stream() {
+        shared.metrics.answered(response.status().as_u16(), &path);
+    }
     response
 }
 
 /// The steps of an inference request. Each may end it with an error.
 async fn answer(
-    shared: &Shared,
-    route: &Arc<Route>,
+    shared: &Arc<Shared>,
+    route: Arc<Route>,
     http: HttpRequest<Incoming>,
-    started: Instant,
 ) -> Result<HttpResponse, ErrorCode> {
+    let started = Instant::now();
     let traced = http.headers().contains_key(TRACE_HEADER);
     let mut room = Room::default();
     let (parts, mut incoming) = http.into_parts();
@@ -131,21 +137,54 @@ async fn answer(
         body: &mut incoming,
         memory: &shared.body_memory,
         room: &mut room,
-        limits: shared.body_limits(route),
+        limits: shared.body_limits(&route),
         expects_continue: parts.headers.contains_key(EXPECT),
         blocks_connection: parts.version <= Version::HTTP_11,
     };
     // Admission first: a draining gateway keeps no bodies.
-    let Some(_permit) = shared.admission.admit() else {
+    let Some(permit) = shared.admission.admit() else {
         reader.discard().await;
         return Err(ErrorCode::Draining);
     };
-    let body = reader.read(|| shared.refuse_early(route)).await?;
+    let body = reader.read(|| shared.refuse_early(&route)).await?;
     // MOSEC's clients rely on it: nothing in, a fixed text out, and no worker is called.
     if body.is_empty() {
-        return Ok(respond::text(StatusCode::OK, "no data provided"));
+        return Ok(respond::no_data(route.streams));
     }
-    let (route, outcome) = dispatch(shared, route.clone(), body, traced).await?;
+    let queued = enqueue(shared, route, body, traced)?;
+    match queued.answer {
+        Awaited::Whole(outcome) => {
+            let outcome = wait(queued.deadline, outcome).await?;
+            Ok(whole(shared, &queued.route, outcome, started, traced))
+        }
+        Awaited::Events(events) => {
+            let shared = shared.clone();
+            let events = events.on_end(move || {
+                // What the request holds is held as long as its stream, whoever ends it.
+                drop((permit, room));
+                shared
+                    .metrics
+                    .answered(StatusCode::OK.as_u16(), &queued.route.path);
+                shared.metrics.worked(started.elapsed());
+            });
+            Ok(respond::events(events))
+        }
+    }
+}
+
+/// Waits for what becomes of a request.
+///
+/// If the client leaves, this future is dropped, the receiver with it, and the dispatcher sees an unwanted request.
+async fn wait(deadline: Instant, outcome: oneshot::Receiver<Outcome>) -> Result<Outcome, ErrorCode> {
+    match tokio::time::timeout_at(deadline, outcome).await {
+        Ok(Ok(outcome)) => Ok(outcome),
+        Ok(Err(_)) => Err(ErrorCode::Internal),
+        Err(_) => Err(ErrorCode::DeadlineExceeded),
+    }
+}
+
+/// The answer to a request that is not a stream.
+fn whole(shared: &Shared, route: &Route, outcome: Outcome, started: Instant, traced: bool) -> HttpResponse {
     let took = started.elapsed();
     let mut response = match outcome.code {
         ErrorCode::Ok => {
@@ -157,24 +196,7 @@ async fn answer(
     if traced && let Ok(value) = trace::server_timing(&route.spec, &outcome.spans, took).parse() {
         response.headers_mut().insert(SERVER_TIMING, value);
     }
-    Ok(response)
-}
-
-/// Queues the request and waits for what becomes of it.
-///
-/// If the client leaves, this future is dropped, the receiver with it, and the dispatcher sees an unwanted request.
-async fn dispatch(
-    shared: &Shared,
-    route: Arc<Route>,
-    body: Bytes,
-    traced: bool,
-) -> Result<(Arc<Route>, Outcome), ErrorCode> {
-    let queued = enqueue(shared, route, body, traced)?;
-    match tokio::time::timeout_at(queued.deadline, queued.outcome).await {
-        Ok(Ok(outcome)) => Ok((queued.route, outcome)),
-        Ok(Err(_)) => Err(ErrorCode::Internal),
-        Err(_) => Err(ErrorCode::DeadlineExceeded),
-    }
+    response
 }
 
 /// A request in its first stage's queue.
@@ -182,7 +204,24 @@ struct Queued {
     /// The route it took.
     route: Arc<Route>,
     deadline: Instant,
-    outcome: oneshot::Receiver<Outcome>,
+    answer: Awaited,
+}
+
+enum Awaited {
+    Whole(oneshot::Receiver<Outcome>),
+    Events(EventStream),
+}
+
+impl Awaited {
+    fn new(route: &Route) -> (Reply, Self) {
+        if route.streams {
+            let (sink, events) = events::stream(route.spec.timeout);
+            (Reply::new(sink), Self::Events(events))
+        } else {
+            let (sender, outcome) = oneshot::channel();
+            (Reply::new(sender), Self::Whole(outcome))
+        }
+    }
 }
 
 /// Puts the request into its first stage's queue.
@@ -192,22 +231,22 @@ fn enqueue(shared: &Shared, mut route: Arc<Route>, body: Bytes, traced: bool) ->
     let mut payload = Payload::Bytes(body);
     let mut is_last_try = false;
     loop {
-        let (reply, outcome) = oneshot::channel();
+        let (reply, answer) = Awaited::new(&route);
         // The deadline counts from the body's end: a slow client does not use up its own time.
         let now = Instant::now();
+        let deadline = now + route.spec.timeout;
         let request = Request {
             id: shared.ids.next(),
             route: route.index,
-            deadline: now + route.spec.timeout,
+            deadline,
             arrived: now,
             payload,
             losses: 0,
             traced,
             spans: Vec::new(),
             stream: Stream::new(route.spec.timeout),
-            reply: Reply::new(reply),
+            reply,
         };
-        let deadline = request.deadline;
         let dispatcher = shared.dispatchers.dispatcher(route.first);
         let refused = match &dispatcher {
             None => Some((request, ErrorCode::NoReplica)),
@@ -217,7 +256,7 @@ fn enqueue(shared: &Shared, mut route: Arc<Route>, body: Bytes, traced: bool) ->
             return Ok(Queued {
                 route,
                 deadline,
-                outcome,
+                answer,
             });
         };
         payload = std::mem::replace(&mut refused.payload, Payload::Bytes(Bytes::new()));

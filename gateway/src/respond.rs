@@ -1,24 +1,89 @@
 //! Hot path. What clients are answered. The only place that turns an error into an HTTP answer.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Body as _;
-use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SERVER};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SERVER,
+};
 use hyper::{Response, StatusCode};
 use mosec_types::ErrorCode;
 
-pub(crate) type HttpResponse = Response<Full<Bytes>>;
+use crate::events::EventStream;
+
+pub(crate) type HttpResponse = Response<AnswerBody>;
 
 /// MOSEC's `server` header, with our version.
 const SERVER_VALUE: HeaderValue = HeaderValue::from_static(concat!("mosec/", env!("CARGO_PKG_VERSION")));
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub(crate) const MOSEC_REPLICA_WAIT_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
+/// The body of an answer.
+pub(crate) enum AnswerBody {
+    Whole(Full<Bytes>),
+    Events(EventStream),
+}
+
+impl AnswerBody {
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self, Self::Events(_))
+    }
+}
+
+impl From<Bytes> for AnswerBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(Full::new(bytes))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(context),
+            Self::Events(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Events(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Events(body) => body.size_hint(),
+        }
+    }
+}
+
 /// An answer with this body. No content type, as MOSEC's texts have none.
 pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> HttpResponse {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(body.into().into());
     *response.status_mut() = status;
     response.headers_mut().insert(SERVER, SERVER_VALUE);
+    response
+}
+
+/// The same answer, with the content type of plain text.
+pub(crate) fn plain(response: HttpResponse) -> HttpResponse {
+    with_type(response, HeaderValue::from_static("text/plain; charset=utf-8"))
+}
+
+fn with_type(mut response: HttpResponse, value: HeaderValue) -> HttpResponse {
+    response.headers_mut().insert(CONTENT_TYPE, value);
     response
 }
 
@@ -52,6 +117,36 @@ pub(crate) fn error(code: ErrorCode, detail: Option<Bytes>) -> HttpResponse {
     response
 }
 
+/// A stream of events, that begins now.
+pub(crate) fn events(events: EventStream) -> HttpResponse {
+    let mut response = Response::new(AnswerBody::Events(events));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// Why a stream does not begin. MOSEC's streams have a router of their own, which names no server.
+pub(crate) fn stream_refusal(code: ErrorCode) -> HttpResponse {
+    let response = error(code, None);
+    match code {
+        // These its streams share with the rest.
+        ErrorCode::BodyTooLarge | ErrorCode::BodyUnreadable | ErrorCode::UnknownRoute => response,
+        _ => of_bytes(response),
+    }
+}
+
+/// The answer to a request without a body.
+pub(crate) fn no_data(streams: bool) -> HttpResponse {
+    let response = text(StatusCode::OK, "no data provided");
+    if streams { of_bytes(response) } else { response }
+}
+
+fn of_bytes(mut response: HttpResponse) -> HttpResponse {
+    response.headers_mut().remove(SERVER);
+    with_type(response, HeaderValue::from_static("application/octet-stream"))
+}
+
 /// 405 with what is allowed.
 pub(crate) fn method_not_allowed(allow: &'static str) -> HttpResponse {
     let mut response = error(ErrorCode::MethodNotAllowed, None);
@@ -64,7 +159,7 @@ pub(crate) fn method_not_allowed(allow: &'static str) -> HttpResponse {
 /// The answer to HEAD, made of the one to GET. Hyper leaves the body out of HTTP/1.1 alone, and a client of HTTP/2 takes
 /// one for a broken protocol.
 pub(crate) fn head(mut response: HttpResponse) -> HttpResponse {
-    let body = std::mem::take(response.body_mut());
+    let body = std::mem::replace(response.body_mut(), Bytes::new().into());
     if let Some(length) = body.size_hint().exact() {
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }

@@ -16,6 +16,8 @@ pub(crate) struct Route {
     pub(crate) spec: Arc<PipelineSpec>,
     /// Content type of its answers: the last stage's.
     pub(crate) mime: String,
+    /// Whether its answers are streams of events: the last stage's are.
+    pub(crate) streams: bool,
 }
 
 /// All routes of a topology.
@@ -61,7 +63,7 @@ impl Table {
 fn routes_of(deployment: &Deployment) -> impl Iterator<Item = (String, Route)> + '_ {
     let spec = &deployment.spec;
     spec.routes.iter().enumerate().filter_map(move |(index, route)| {
-        let mime = spec.stage(route.last()?)?.mime.clone();
+        let last = spec.stage(route.last()?)?;
         let first = StageKey {
             revision: deployment.revision,
             stage: route.first()?,
@@ -74,7 +76,8 @@ fn routes_of(deployment: &Deployment) -> impl Iterator<Item = (String, Route)> +
                 first,
                 index,
                 spec: spec.clone(),
-                mime,
+                mime: last.mime.clone(),
+                streams: last.streaming,
             },
         ))
     })

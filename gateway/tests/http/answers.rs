@@ -103,7 +103,7 @@ async fn the_gateways_own_pages() {
     for version in BOTH {
         let mut client = bench.client(version).await;
         for (path, mime) in [
-            ("/", None),
+            ("/", Some("text/plain; charset=utf-8")),
             ("/metrics", Some("text/plain; version=0.0.4; charset=utf-8")),
         ] {
             let page = client.request("GET", path, body("")).await;

@@ -34,7 +34,8 @@ async fn a_drain_refuses_the_new_and_finishes_the_old() {
         .await;
         // Connections that were open and those that come now read the same.
         for mut client in [old, bench.client(version).await] {
-            for (method, path) in [("GET", "/"), ("POST", "/inference")] {
+            let plain = Some("text/plain; charset=utf-8");
+            for (method, path, mime) in [("GET", "/", plain), ("POST", "/inference", None)] {
                 let refused = client.request(method, path, body("{}")).await;
                 assert_eq!(
                     (refused.status.as_u16(), refused.text()),
@@ -42,7 +43,7 @@ async fn a_drain_refuses_the_new_and_finishes_the_old() {
                 );
                 assert_eq!(
                     (refused.header("retry-after"), refused.header("content-type")),
-                    (Some("1"), None)
+                    (Some("1"), mime)
                 );
             }
             let head = client.request("HEAD", "/", body("")).await;

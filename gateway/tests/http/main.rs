@@ -7,4 +7,6 @@ mod client;
 mod drain;
 mod limits;
 mod queue;
+mod raw;
 mod reports;
+mod streams;

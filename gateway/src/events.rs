@@ -1,0 +1,372 @@
+//! Hot path. A stream of server-sent events: from whoever has the request to one client, framed as MOSEC does.
+//!
+//! Nobody waits for a slow client: what it has not read is kept up to a bound, and beyond that its stream ends.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use hyper::StatusCode;
+use hyper::body::{Body, Frame};
+use mosec_dispatch::{Outcome, Payload, Respond};
+use mosec_types::ErrorCode;
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Silence after which the client is told that the stream goes on.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+const KEEP_ALIVE_TEXT: &[u8] = b":\n\n";
+
+/// Most bytes of events a client may not have read: some minutes of a language model's words. One event may be larger.
+const MAX_UNREAD_BYTES: usize = 1 << 20;
+const TOO_SLOW: &[u8] = b"the client reads too slowly";
+
+/// A stream to a client: where its events come in, and the body they leave by.
+///
+/// `idle`: the longest silence between events before the stream ends with an error.
+pub(crate) fn stream(idle: Duration) -> (EventSink, EventStream) {
+    let now = Instant::now();
+    let shared = Arc::new(Shared {
+        idle,
+        state: Mutex::new(State {
+            unread: BytesMut::new(),
+            deadline: now + idle,
+            is_open: true,
+            reader: None,
+        }),
+    });
+    let stream = EventStream {
+        shared: shared.clone(),
+        quiet_until: now + KEEP_ALIVE,
+        timer: Box::pin(sleep_until(now + KEEP_ALIVE)),
+        end: None,
+    };
+    (EventSink(shared), stream)
+}
+
+struct Shared {
+    idle: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Framed, for the client.
+    unread: BytesMut,
+    /// When the silence has been too long.
+    deadline: Instant,
+    /// Whether anything may still be added, and is wanted.
+    is_open: bool,
+    reader: Option<Waker>,
+}
+
+/// Where a stream's events come in.
+pub(crate) struct EventSink(Arc<Shared>);
+
+impl Respond for EventSink {
+    fn respond(self: Box<Self>, outcome: Outcome) {
+        let mut state = self.0.state.lock();
+        if state.is_open && outcome.code.is_ok() {
+            state.close();
+        } else if state.is_open {
+            state.fail(outcome.code, &outcome.payload.to_bytes());
+        }
+    }
+
+    fn event(&self, payload: Payload) {
+        let text = payload.to_bytes();
+        let mut state = self.0.state.lock();
+        if !state.is_open {
+            return;
+        }
+        if !state.unread.is_empty() && state.unread.len() + text.len() > MAX_UNREAD_BYTES {
+            return state.fail(ErrorCode::DeadlineExceeded, TOO_SLOW);
+        }
+        write_event(&mut state.unread, &text);
+        state.deadline = Instant::now() + self.0.idle;
+        state.wake();
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.0.state.lock().is_open
+    }
+}
+
+impl State {
+    /// Ends the stream with an error, which the client reads after what it has not read yet.
+    fn fail(&mut self, code: ErrorCode, text: &[u8]) {
+        write_error(&mut self.unread, code, text);
+        self.close();
+    }
+
+    fn close(&mut self) {
+        self.is_open = false;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+/// The body of an answer that is a stream of events. Dropping it tells the other side that nobody reads any more.
+pub(crate) struct EventStream {
+    shared: Arc<Shared>,
+    quiet_until: Instant,
+    timer: Pin<Box<Sleep>>,
+    end: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl EventStream {
+    /// Calls `end` when the client has read everything. It is dropped uncalled where the client leaves before.
+    pub(crate) fn on_end(mut self, end: impl FnOnce() + Send + 'static) -> Self {
+        self.end = Some(Box::new(end));
+        self
+    }
+}
+
+impl Body for EventStream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        loop {
+            let now = Instant::now();
+            let mut state = this.shared.state.lock();
+            if state.is_open && state.deadline <= now {
+                let code = ErrorCode::DeadlineExceeded;
+                state.fail(code, code.text().as_bytes());
+            }
+            let data = if !state.unread.is_empty() {
+                state.unread.split().freeze()
+            } else if !state.is_open {
+                drop(state);
+                if let Some(end) = this.end.take() {
+                    end();
+                }
+                return Poll::Ready(None);
+            } else if this.quiet_until <= now {
+                Bytes::from_static(KEEP_ALIVE_TEXT)
+            } else {
+                state.reader = Some(context.waker().clone());
+                let due = state.deadline.min(this.quiet_until);
+                drop(state);
+                if this.timer.deadline() != due {
+                    this.timer.as_mut().reset(due);
+                }
+                match this.timer.as_mut().poll(context) {
+                    Poll::Ready(()) => continue,
+                    Poll::Pending => return Poll::Pending,
+                }
+            };
+            this.quiet_until = now + KEEP_ALIVE;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.shared.state.lock().is_open = false;
+    }
+}
+
+/// One event. Every line is data; a carriage return ends a line, too, and stays as it is. No text is no data.
+fn write_event(out: &mut BytesMut, text: &[u8]) {
+    const FIELD: &[u8] = b"data: ";
+    if !text.is_empty() {
+        out.put_slice(FIELD);
+        for piece in text.split_inclusive(|&byte| byte == b'\n' || byte == b'\r') {
+            out.put_slice(piece);
+            if piece.ends_with(b"\n") || piece.ends_with(b"\r") {
+                out.put_slice(FIELD);
+            }
+        }
+        out.put_u8(b'\n');
+    }
+    out.put_u8(b'\n');
+}
+
+/// The event that tells an error.
+fn write_error(out: &mut BytesMut, code: ErrorCode, text: &[u8]) {
+    let status = code.http_status();
+    let reason = match StatusCode::from_u16(status) {
+        // RFC 9110's name; the library has the older one.
+        Ok(StatusCode::UNPROCESSABLE_ENTITY) => "Unprocessable Content",
+        Ok(status) => status.canonical_reason().unwrap_or("Error"),
+        Err(_) => "Error",
+    };
+    out.put_slice(b"event: error\n");
+    let mut message = format!("SSE inference error: {status}: {reason}: ").into_bytes();
+    message.extend_from_slice(text);
+    write_event(out, &message);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use mosec_dispatch::Reply;
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(10);
+
+    fn event(text: &str) -> Payload {
+        Payload::Bytes(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn outcome(code: ErrorCode, text: &str) -> Outcome {
+        Outcome {
+            code,
+            payload: event(text),
+            spans: Vec::new(),
+            lost: None,
+        }
+    }
+
+    async fn next(stream: &mut EventStream) -> Option<String> {
+        let frame = poll_fn(|context| Pin::new(&mut *stream).poll_frame(context)).await?;
+        let data = frame.unwrap().into_data().unwrap();
+        Some(String::from_utf8(data.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn events_have_mosecs_bytes() {
+        for (text, expected) in [
+            ("a", "data: a\n\n"),
+            ("", "\n"),
+            ("b\nc", "data: b\ndata: c\n\n"),
+            ("d\re", "data: d\rdata: e\n\n"),
+            ("f\r\ng", "data: f\rdata: \ndata: g\n\n"),
+            ("a\n", "data: a\ndata: \n\n"),
+            ("\n", "data: \ndata: \n\n"),
+            ("\r", "data: \rdata: \n\n"),
+            ("é", "data: é\n\n"),
+        ] {
+            let mut out = BytesMut::new();
+            write_event(&mut out, text.as_bytes());
+            assert_eq!(out, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn errors_have_mosecs_texts() {
+        for (code, text, expected) in [
+            (
+                ErrorCode::Validation,
+                "request validation error: text is required",
+                "422: Unprocessable Content: request validation error: text is required",
+            ),
+            (
+                ErrorCode::BadRequest,
+                "decoding error: decoding error",
+                "400: Bad Request: decoding error: decoding error",
+            ),
+            (
+                ErrorCode::DeadlineExceeded,
+                "inference timeout",
+                "408: Request Timeout: inference timeout",
+            ),
+            (
+                ErrorCode::Inference,
+                "inference internal error",
+                "500: Internal Server Error: inference internal error",
+            ),
+        ] {
+            let mut out = BytesMut::new();
+            write_error(&mut out, code, text.as_bytes());
+            assert_eq!(
+                out,
+                format!("event: error\ndata: SSE inference error: {expected}\n\n")
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_after_its_last_event() {
+        let (sink, mut stream) = stream(IDLE);
+        sink.event(event("a"));
+        sink.event(event("b"));
+        assert_eq!(next(&mut stream).await.unwrap(), "data: a\n\ndata: b\n\n");
+        sink.event(event("c"));
+        Box::new(sink).respond(outcome(ErrorCode::Ok, "not sent"));
+        assert_eq!(next(&mut stream).await.unwrap(), "data: c\n\n");
+        assert_eq!(next(&mut stream).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_filled_and_too_much_of_it_is_an_error() {
+        let (sink, mut stream) = stream(IDLE);
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        for seconds in [3, 6] {
+            assert_eq!(next(&mut stream).await.unwrap(), ":\n\n");
+            assert_eq!(Instant::now(), at(seconds));
+        }
+        tokio::time::sleep_until(at(8)).await;
+        sink.event(event("a"));
+        assert_eq!(next(&mut stream).await.unwrap(), "data: a\n\n");
+        for seconds in [11, 14, 17] {
+            assert_eq!(next(&mut stream).await.unwrap(), ":\n\n");
+            assert_eq!(Instant::now(), at(seconds));
+        }
+        assert!(sink.is_wanted());
+        let error = next(&mut stream).await.unwrap();
+        assert_eq!(
+            error,
+            "event: error\ndata: SSE inference error: 408: Request Timeout: inference timeout\n\n"
+        );
+        assert_eq!(Instant::now(), at(18));
+        assert!(!sink.is_wanted());
+        assert_eq!(next(&mut stream).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_loses_its_stream_and_nothing_more() {
+        let (sink, mut stream) = stream(IDLE);
+        let huge = "x".repeat(MAX_UNREAD_BYTES * 2);
+        // One event alone may be of any size.
+        sink.event(event(&huge));
+        assert!(sink.is_wanted());
+        sink.event(event("more"));
+        assert!(!sink.is_wanted());
+        sink.event(event("dropped"));
+        let read = next(&mut stream).await.unwrap();
+        let rest = read.strip_prefix(&format!("data: {huge}\n\n")).unwrap();
+        assert_eq!(
+            rest,
+            "event: error\ndata: SSE inference error: 408: Request Timeout: the client reads too slowly\n\n"
+        );
+        assert_eq!(next(&mut stream).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_left_wants_nothing() {
+        let (sink, stream) = stream(IDLE);
+        let reply = Reply::new(sink);
+        assert!(reply.is_wanted());
+        drop(stream);
+        assert!(!reply.is_wanted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_is_told_once_everything_is_read() {
+        let (told, mut end) = tokio::sync::oneshot::channel();
+        let (sink, stream) = stream(IDLE);
+        let mut stream = stream.on_end(|| told.send(()).unwrap());
+        Box::new(sink).respond(outcome(ErrorCode::Validation, "x"));
+        next(&mut stream).await.unwrap();
+        assert!(end.try_recv().is_err());
+        assert_eq!(next(&mut stream).await, None);
+        end.try_recv().unwrap();
+    }
+}
