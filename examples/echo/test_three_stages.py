@@ -1,5 +1,8 @@
 """`three_stages.py`, alone and on a cluster."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -44,3 +47,11 @@ def test_a_bad_request_is_refused_by_the_first_stage(
 def test_a_stage_is_warmed_up_before_it_takes_requests(serve: Callable[..., Any]) -> None:
     with serve(SCRIPT, "alone") as running:
         assert "warmup successfully" in running.output()
+
+
+def test_a_dry_run_sends_the_example_through_all_stages() -> None:
+    done = subprocess.run([sys.executable, SCRIPT, "--dry-run"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line)["fields"]["message"] for line in done.stderr.splitlines() if line.startswith("{")]
+    (result,) = [text for text in said if text.startswith("dry run result: ")]
+    assert "warm up" in result and "warmup_duration" in result

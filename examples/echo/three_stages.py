@@ -8,6 +8,9 @@ from mosec import Server, ValidationError, Worker
 class Check(Worker):
     """Takes {"text": ...} apart. What it refuses is answered with 422 and never reaches the next stage."""
 
+    # Run before the stage takes requests, as are the next one's. `--dry-run` sends it through all stages.
+    example = {"text": "warm up"}
+
     def forward(self, data: Any) -> str:
         text = data.get("text") if isinstance(data, dict) else None
         if not isinstance(text, str):
