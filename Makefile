@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# MOSEC as released, which tests/compat runs beside this project.
+REFERENCE := target/compat-venv
 CARGO ?= cargo
 # nextest shows slow and leaky tests; plain cargo runs the same ones.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
@@ -12,7 +14,7 @@ EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-loom test-python test-cluster check fix wheel wheel-dev bench clean
+.PHONY: help demo test test-rust test-loom test-python test-compat test-cluster check fix wheel wheel-dev bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,7 +25,7 @@ demo: ## build, start a cluster in one process, and read a picture with the OCR 
 	@$(BIN)/pip install --quiet --force-reinstall --no-deps dist/*.whl
 	@exec $(BIN)/python examples/ocr/demo.py $(DEMO_ARGS)
 
-test: test-rust test-loom test-python test-cluster ## run every test
+test: test-rust test-loom test-python test-compat test-cluster ## run every test
 
 test-rust: ## unit, property and conformance tests
 	$(TEST) --workspace --exclude mosec-tests
@@ -34,6 +36,9 @@ test-loom: ## model-check the shared-memory ring
 test-python: wheel-dev ## the Python package and the examples, through the built wheel
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q -rs python-worker/tests examples
+
+test-compat: wheel-dev $(VENV)/.compat $(REFERENCE)/.installed ## the same services on MOSEC from PyPI and on this, compared
+	$(BIN)/python -m pytest -q tests/compat
 
 test-cluster: wheel-dev ## real processes on loopback, killed and restarted under load
 	$(CARGO) build --workspace --bins
@@ -79,6 +84,17 @@ $(VENV)/.test: $(VENV)/.demo python-worker/requirements-test.txt $(EXAMPLES) $(E
 	@echo "== installing what the tests need"
 	@$(BIN)/pip install --quiet -r python-worker/requirements-test.txt $(addprefix -r ,$(EXAMPLES))
 	@$(BIN)/pip install --quiet --no-deps $(addprefix -r ,$(EXAMPLES_NO_DEPS))
+	@touch $@
+
+$(VENV)/.compat: $(VENV)/.test $(wildcard tests/compat/requirements-*.txt)
+	@echo "== installing what the comparison with MOSEC needs"
+	@$(BIN)/pip install --quiet -r tests/compat/requirements-client.txt
+	@touch $@
+
+$(REFERENCE)/.installed: $(wildcard tests/compat/requirements-*.txt)
+	@echo "== installing MOSEC from PyPI in $(REFERENCE)"
+	@$(PYTHON) -m venv $(REFERENCE)
+	@$(REFERENCE)/bin/pip install --quiet -r tests/compat/requirements-reference.txt
 	@touch $@
 
 clean: ## remove what was built

@@ -1,0 +1,54 @@
+"""Runs each case on both sides at once, and several cases side by side: most of their time is spent waiting."""
+
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from harness.case import Case  # noqa: E402
+from harness.run import Run, perform  # noqa: E402
+from harness.sides import both  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--jobs", type=int, default=4, help="cases that run at the same time")
+    parser.addoption("--side", choices=("both", "reference"), default="both", help="check the reference alone")
+
+
+class Outcomes:
+    """The runs under way, and what came of them."""
+
+    def __init__(self, jobs: int, cases: list[Case], alone: bool) -> None:
+        self._sides = both()[:1] if alone else both()
+        self._cases = ThreadPoolExecutor(jobs)
+        self._runs = ThreadPoolExecutor(jobs * 2)
+        self._results = {id(case): self._cases.submit(self._perform, case) for case in cases}
+
+    def _perform(self, case: Case) -> list[Run]:
+        runs: list[Future[Run]] = [self._runs.submit(perform, case, side) for side in self._sides]
+        return [run.result() for run in runs]
+
+    def check(self, case: Case) -> None:
+        reference, *ours = self._results[id(case)].result()
+        problems = list(reference.broken)
+        if ours:
+            problems += case.problems(reference.seen, ours[0].seen)
+        if problems:
+            pytest.fail("\n".join(problems), pytrace=False)
+        if case.gaps and ours:
+            pytest.xfail("; ".join(gap.what for gap in case.gaps))
+
+    def close(self) -> None:
+        self._cases.shutdown(cancel_futures=True)
+        self._runs.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="session")
+def outcomes(request: pytest.FixtureRequest):
+    cases = [item.function.case for item in request.session.items if hasattr(getattr(item, "function", None), "case")]
+    made = Outcomes(request.config.getoption("--jobs"), cases, request.config.getoption("--side") == "reference")
+    yield made
+    made.close()

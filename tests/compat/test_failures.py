@@ -1,0 +1,153 @@
+"""Time limits, full queues, clients that leave, and processes that die."""
+
+import json
+import re
+from typing import Any
+
+from harness import ANY, Difference, Gap, Run, case
+from harness.service import Service
+from harness.wire import request
+
+
+def act(**what: Any) -> bytes:
+    return json.dumps({key.replace("_", " "): value for key, value in what.items()}).encode()
+
+
+LEAK = re.compile(r"mosec timeout error: \[14\]`forward` timeout after 0\.3s: <frame at 0x.*")
+
+
+@case(
+    differs=[
+        Difference("worker's limit / body", LEAK, "mosec timeout error: forward timeout after 0.3s", "D15: no path"),
+        Difference("worker's limit / header content-length", ANY, "47", "D15: no path"),
+    ],
+    gaps=[Gap("what was started", "a request in the worker's ring starts after its deadline (P4)")],
+)
+def test_time_limits(run: Run) -> None:
+    """408, by the worker's limit or the service's."""
+    with run.serve("actor.py", "--limit", "0.3", "--timeout", "2000") as service:
+        run.see("worker's limit", service.post(act(sleep=5)), spec={"status": 408})
+        run.see("worker goes on", service.post(b"1"), spec="200 1")
+    with run.serve("actor.py", "--limit", "5", "--timeout", "500") as service:
+        first = service.later(service.post, act(wait_for="go", note="a"))
+        service.notes("started", 1)
+        second = service.later(service.post, act(note="b"))
+        run.see("service's limit", first.result(), spec="408 inference timeout")
+        run.see("in the queue", second.result().short(), spec="408 inference timeout")
+        service.release("go")
+        service.until(lambda: service.post(b"1").status == 200)
+        run.see("what was started", service.note("started").split(), spec=["a"])
+        run.see("in progress", service.in_progress(0), spec=True)
+    with run.serve("actor.py", "--limit", "0.4", "--batch", "4", "--window", "300") as service:
+        answers = service.together([act(sleep=2), b"1", b"2", b"3"])
+        run.see("whole batch", [answer.status for answer in answers], spec=[408] * 4)
+
+
+@case(differs=[Difference("accepted of twelve", 3, 4, "announced: one batch waits at the worker, beyond the queue")])
+def test_full_queue(run: Run) -> None:
+    """`--capacity` counts what waits, not what runs."""
+    with run.serve("actor.py", "--capacity", "2", "--timeout", "15000") as service:
+        first = service.later(service.post, act(wait_for="go", note="x"))
+        service.notes("started", 1)
+        calls = [service.later(service.post, b"1") for _ in range(11)]
+        service.until(lambda: sum(call.done() for call in calls) >= 8)
+        run.see("GET / meanwhile", service.get("/").status, spec=200)
+        run.see("one more", service.post(b"1"), spec="429 too many request: task queue is full")
+        run.see("one more, empty", service.post(b""), spec="200 no data provided")
+        service.release("go")
+        answers = [call.result() for call in (first, *calls)]
+        run.see("accepted of twelve", sum(answer.status == 200 for answer in answers), spec=3)
+        run.see(
+            "others",
+            {answer.short() for answer in answers if answer.status != 200},
+            spec={"429 too many request: task queue is full"},
+        )
+        run.see("afterwards", service.post(b"1").status, spec=200)
+
+
+LEAKS = "D10: what a client that has left asked for is cleaned up"
+
+
+@case(
+    differs=[
+        Difference("in progress", False, True, LEAKS, sometimes=True),
+        Difference("in progress after half a body", False, True, LEAKS, sometimes=True),
+    ]
+)
+def test_client_leaves(run: Run) -> None:
+    """A client that leaves does no harm; the gauge goes back to zero."""
+    with run.serve("actor.py", "--timeout", "5000") as service:
+        with service.connect() as connection:
+            connection.send(request("POST", "/inference", act(wait_for="go", note="running")))
+            service.notes("started", 1)
+        service.release("go")
+        run.see("next", service.post(b"1").short(), spec="200 1")
+        run.see("in progress", service.in_progress(0))
+        with service.connect() as connection:
+            connection.send(request("POST", "/inference", b"1" * 10)[:-5])
+        run.see("next after half a body", service.post(b"1").short(), spec="200 1")
+        run.see("in progress after half a body", service.in_progress(0))
+
+
+DIED = "500 the worker process died while handling this request"
+HANGS = "408 inference timeout"
+
+
+@case(differs=[Difference("the one that killed", HANGS, DIED, "D1: the client is told at once")])
+def test_one_of_two_dies(run: Run) -> None:
+    """A worker that dies is replaced, with the same id, and nobody else notices."""
+    with run.serve("actor.py", "--workers", "2", "--timeout", "6000") as service:
+        run.see("the one that killed", service.post(act(exit=3)).short(), spec=HANGS)
+        ids: set[int] = set()
+        service.until(lambda: ids.update(ids_of_two(service)) or len(ids) == 2)
+        run.see("ids", sorted(ids), spec=[1, 2])
+        run.see("GET /", service.get("/").status, spec=200)
+        run.see("exit code", service.stop(), spec=0)
+
+
+def ids_of_two(service: Service) -> list[int]:
+    """Ids of the workers that took two requests at the same time."""
+    answers = service.together([act(about=1, sleep=0.2)] * 2)
+    return [json.loads(answer.body)["worker_id"] for answer in answers if answer.status == 200]
+
+
+@case(
+    differs=[
+        Difference("the one that killed", HANGS, DIED, "D1: the client is told at once"),
+        Difference("next", "503 gracefully shutting down", "200 1", "D3: the worker is started again"),
+        Difference("ends by itself", True, False, "D3: the worker is started again"),
+    ]
+)
+def test_only_one_dies(run: Run) -> None:
+    """The only worker of a stage dies."""
+    with run.serve("actor.py", "--timeout", "6000") as service:
+        run.see("the one that killed", service.post(act(exit=3)).short(), spec=HANGS)
+        run.see("next", service.post(b"1").short(), spec="503 gracefully shutting down")
+        ends = run.side.is_reference and service.exit_code() != "still running"
+        run.see("ends by itself", ends or service.process.poll() is not None, spec=True)
+        run.see("exit code", service.stop(), spec=0)
+
+
+UNSENDABLE = {"str": "str", "none": "NoneType", "number": "int"}
+
+
+@case(
+    differs=[
+        Difference(kind, [HANGS] * 2, [f"500 encoding error: serialize returned {name}, expected bytes", "200 1"], "D8")
+        for kind, name in UNSENDABLE.items()
+    ]
+)
+def test_wrong_bytes(run: Run) -> None:
+    """`serialize` gives what cannot be sent: that item alone fails, and no process dies."""
+    for kind in UNSENDABLE:
+        with run.serve("actor.py", "--workers", "2", "--batch", "2", "--window", "400", "--timeout", "1500") as service:
+            bodies = [json.dumps({"as": kind, "text": "x"}).encode(), b"1"]
+            run.see(kind, [answer.short() for answer in service.together(bodies)], spec=[HANGS] * 2)
+
+
+@case(differs=[Difference("SystemExit", HANGS, DIED, "D1: the client is told at once")])
+def test_leaving_forward(run: Run) -> None:
+    """SystemExit in `forward`."""
+    with run.serve("actor.py", "--workers", "2", "--timeout", "6000") as service:
+        run.see("SystemExit", service.post(act(forward=["SystemExit", 0])).short(), spec=HANGS)
+        run.see("next", service.post(b"1").short(), spec="200 1")

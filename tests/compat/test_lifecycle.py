@@ -1,0 +1,213 @@
+"""Start, readiness, shutdown, and what becomes of processes, ports and folders."""
+
+import json
+import os
+import signal
+import socket
+import tempfile
+
+from harness import ABSENT, Difference, Gap, Run, case
+from harness.service import Service
+
+
+def port_is_free(service: Service) -> bool:
+    """Waits until somebody else could listen on the port."""
+
+    def can_bind() -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", service.port))
+            except OSError:
+                return False
+            return True
+
+    return service.until(can_bind)
+
+
+@case()
+def test_readiness(run: Run) -> None:
+    """The port opens when every stage has warmed up, not before."""
+    with run.serve("lifecycle.py", wait=False) as service:
+        run.see("init", service.notes("init", 1), spec=["0"])
+        run.see("while loading", service.get("/").status, spec="refused")
+        service.release("may load")
+        run.see("warm-up", service.notes("warm", 1), spec=["Slow_1 1"])
+        run.see("while warming up", service.get("/").status, spec="refused")
+        service.release("may warm up")
+        service.ready()
+        run.see("ready", service.post(b"1").short(), spec="200 1")
+
+
+@case()
+def test_examples(run: Run) -> None:
+    """Which examples are run before readiness."""
+    with run.serve("lifecycle.py", "--what", "examples") as service:
+        run.see("at readiness", sorted(service.note("examples").splitlines()))
+        run.see("goes on", service.post(b"1").short(), spec="200 1")
+
+
+@case(gaps=[Gap("*", "register_daemon")])
+def test_clean_end(run: Run) -> None:
+    """SIGTERM and SIGINT: exit code 0, nothing left behind."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with run.serve("actor.py") as service:
+            run.see(f"{number.name} / ready", service.post(b"1").status, spec=200)
+            service.signal(number)
+            run.see(f"{number.name} / port", port_is_free(service), spec=True)
+            run.see(f"{number.name} / exit code", service.exit_code(), spec=0)
+            run.see(f"{number.name} / processes", service.until(lambda s=service: not s.family()), spec=True)
+    with run.serve("lifecycle.py", "--what", "process") as service:
+        service.stop()
+        run.see("run() returns", service.out.splitlines(), spec=["run() has returned"])
+
+
+BACK_SOON = "announced: a refusal that will pass says when to try again"
+
+
+@case(
+    differs=[
+        Difference("GET / / header retry-after", ABSENT, "1", BACK_SOON),
+        Difference("POST / header retry-after", ABSENT, "1", BACK_SOON),
+    ],
+    gaps=[Gap("GET / / header content-type", "content-type of `GET /`")],
+)
+def test_drain(run: Run) -> None:
+    """What was accepted is answered; what comes later is refused; a second signal changes nothing."""
+    with run.serve("actor.py", "--timeout", "9000") as service:
+        running = service.later(service.post, b'{"wait for": "go", "note": "x", "value": 1}')
+        service.notes("started", 1)
+        service.signal()
+        service.until(lambda: service.get("/").status != 200)
+        run.see("GET /", service.get("/"), spec="503 gracefully shutting down")
+        run.see("POST", service.post(b"1"), spec="503 gracefully shutting down")
+        run.see("POST, empty", service.post(b"").short(), spec="503 gracefully shutting down")
+        run.see("unknown path", service.post(b"1", "/other").status, spec=404)
+        run.see("GET", service.get("/inference").status, spec=405)
+        run.see("metrics", service.get("/metrics").status, spec=200)
+        service.signal()
+        service.signal(signal.SIGINT)
+        run.see("GET / after more signals", service.get("/").status, spec=503)
+        service.release("go")
+        run.see("accepted one", running.result(), spec={"status": 200})
+        run.see("exit code", service.exit_code(), spec=0)
+        run.see("port", port_is_free(service), spec=True)
+
+
+@case()
+def test_drain_limit(run: Run) -> None:
+    """The drain lasts no longer than `--timeout`."""
+    with run.serve("actor.py", "--timeout", "1000") as service:
+        running = service.later(service.post, b'{"wait for": "never", "note": "x"}')
+        service.notes("started", 1)
+        service.signal()
+        run.see("answer", running.result().status)
+        run.see("exit code", service.exit_code(), spec=0)
+        run.see("processes", service.until(lambda: not service.family()), spec=True)
+
+
+@case()
+def test_group_signal(run: Run) -> None:
+    """A ^C at the terminal reaches all processes."""
+    with run.serve("actor.py", "--workers", "2") as service:
+        running = service.later(service.post, b'{"wait for": "go", "note": "x"}')
+        service.notes("started", 1)
+        os.killpg(service.process.pid, signal.SIGINT)
+        service.until(lambda: service.get("/").status != 200)
+        service.release("go")
+        run.see("accepted one", running.result().status, spec=200)
+        run.see("exit code", service.exit_code(), spec=0)
+
+
+@case(differs=[Difference("left over", True, False, "D11: workers end with the process that started them")])
+def test_killed(run: Run) -> None:
+    """SIGKILL of the main process."""
+    with run.serve("actor.py") as service:
+        service.signal(signal.SIGKILL)
+        run.see("exit code", service.exit_code(), spec=-9)
+        run.see("left over", not service.until(lambda: not service.family(), patience=4), spec=True)
+
+
+@case(
+    differs=[
+        Difference("refuses / exit code", 0, 1, "D2: not zero where the service could not start"),
+        Difference("leaves / exit code", 0, 1, "D2: not zero where the service could not start"),
+    ]
+)
+def test_cannot_start(run: Run) -> None:
+    """A worker whose constructor fails."""
+    for what in ("refuses", "leaves"):
+        with run.serve("lifecycle.py", "--what", what, wait=False) as service:
+            run.see(f"{what} / exit code", service.exit_code(), spec=0)
+            run.see(f"{what} / port", service.get("/").status, spec="refused")
+
+
+@case()
+def test_signal_before_readiness(run: Run) -> None:
+    """SIGTERM while a worker still loads its model."""
+    with run.serve("lifecycle.py", wait=False) as service:
+        service.notes("init", 1)
+        service.signal()
+        run.see("exit code", service.exit_code(), spec=0)
+        run.see("processes", service.until(lambda: not service.family()), spec=True)
+
+
+@case(
+    differs=[
+        Difference(f"{what} / exit code", 0, 1, "D2: a service that ends because a daemon did says so")
+        for what in ("process", "popen")
+    ],
+    gaps=[Gap("*", "register_daemon")],
+)
+def test_daemons(run: Run) -> None:
+    """A registered daemon that ends takes the service with it."""
+    for what in ("process", "popen"):
+        with run.serve("lifecycle.py", "--what", what) as service:
+            run.see(f"{what} / ready", service.get("/").status, spec=200)
+            service.release("daemon may end")
+            run.see(f"{what} / exit code", service.exit_code(), spec=0)
+            run.see(f"{what} / processes", service.until(lambda service=service: not service.family()), spec=True)
+
+
+LEAK = "D9: what a stage's environment sets does not stay for the stages after it"
+
+
+@case(
+    differs=[
+        Difference(
+            method,
+            ['[1, "a", "a", ""]', '[2, "b", "b", ""]'],
+            ['[1, "a", "a", null]', '[2, "b", "b", null]'],
+            LEAK,
+        )
+        for method in ("spawn", "fork")
+    ]
+)
+def test_env(run: Run) -> None:
+    """`env[i]` is that of worker i + 1, and of nobody else."""
+    for options in ((), ("--fork",)):
+        key = "fork" if options else "spawn"
+        with run.serve("lifecycle.py", "--what", "env", *options) as service:
+            answers: set[str] = set()
+            service.until(lambda answers=answers, service=service: found(service, answers) == 2)
+            run.see(key, sorted(answers))
+
+
+def found(service: Service, answers: set[str]) -> int:
+    """Adds what two workers see of their environment, and the stage after them."""
+    answers.update(json.dumps(json.loads(answer.body)) for answer in service.together([b"1"] * 2))
+    return len(answers)
+
+
+@case(gaps=[Gap("exists", "`--path`"), Gap("by the environment", "`--path`")])
+def test_work_folder(run: Run) -> None:
+    """`--path` is made at the start and gone at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "work")
+        with run.serve("actor.py", "--path", path) as service:
+            run.see("ready", service.post(b"1").status, spec=200)
+            run.see("exists", os.path.isdir(path), spec=True)
+            run.see("exit code", service.stop(), spec=0)
+            run.see("exists afterwards", os.path.exists(path), spec=False)
+        with run.serve("actor.py", env={"MOSEC_PATH": path}) as service:
+            run.see("by the environment", os.path.isdir(path), spec=True)
