@@ -1,7 +1,9 @@
 """Runs each case on both sides at once, and several cases side by side: most of their time is spent waiting."""
 
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,16 @@ from harness.sides import both  # noqa: E402
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--jobs", type=int, default=4, help="cases that run at the same time")
+    parser.addoption("--gaps", action="store_true", help="show what is missing instead of expecting it")
     parser.addoption("--side", choices=("both", "reference"), default="both", help="check the reference alone")
 
 
 class Outcomes:
     """The runs under way, and what came of them."""
 
-    def __init__(self, jobs: int, cases: list[Case], alone: bool) -> None:
+    def __init__(self, cases: list[Case], jobs: int, alone: bool, show_gaps: bool) -> None:
         self._sides = both()[:1] if alone else both()
+        self._show_gaps = show_gaps
         self._cases = ThreadPoolExecutor(jobs)
         self._runs = ThreadPoolExecutor(jobs * 2)
         self._results = {id(case): self._cases.submit(self._perform, case) for case in cases}
@@ -34,6 +38,8 @@ class Outcomes:
     def check(self, case: Case) -> None:
         reference, *ours = self._results[id(case)].result()
         problems = list(reference.broken)
+        if ours and self._show_gaps:
+            case = replace(case, gaps=[])
         if ours:
             problems += case.problems(reference.seen, ours[0].seen)
         if problems:
@@ -47,8 +53,9 @@ class Outcomes:
 
 
 @pytest.fixture(scope="session")
-def outcomes(request: pytest.FixtureRequest):
+def outcomes(request: pytest.FixtureRequest) -> Iterator[Outcomes]:
     cases = [item.function.case for item in request.session.items if hasattr(getattr(item, "function", None), "case")]
-    made = Outcomes(request.config.getoption("--jobs"), cases, request.config.getoption("--side") == "reference")
+    option = request.config.getoption
+    made = Outcomes(cases, option("--jobs"), option("--side") == "reference", option("--gaps"))
     yield made
     made.close()

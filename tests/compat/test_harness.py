@@ -42,6 +42,10 @@ def test_what_is_listed_must_be_as_listed(known: Difference) -> None:
     assert len(problems(*DIFFERENT, known)) == 1
 
 
+def test_a_gap_is_no_more_where_differences_explain_everything() -> None:
+    assert problems(*DIFFERENT, Difference("b", 2, 3, "D0"), Gap("*", "not yet")) != []
+
+
 def test_texts_match_as_a_whole() -> None:
     known = Difference("a", re.compile("x+"), ANY, "D0")
     assert problems({"a": "xx"}, {"a": ""}, known) == []

@@ -47,7 +47,7 @@ def test_examples(run: Run) -> None:
         run.see("goes on", service.post(b"1").short(), spec="200 1")
 
 
-@case(gaps=[Gap("*", "register_daemon")])
+@case()
 def test_clean_end(run: Run) -> None:
     """SIGTERM and SIGINT: exit code 0, nothing left behind."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -157,7 +157,6 @@ def test_signal_before_readiness(run: Run) -> None:
         Difference(f"{what} / exit code", 0, 1, "D2: a service that ends because a daemon did says so")
         for what in ("process", "popen")
     ],
-    gaps=[Gap("*", "register_daemon")],
 )
 def test_daemons(run: Run) -> None:
     """A registered daemon that ends takes the service with it."""
@@ -199,7 +198,7 @@ def found(service: Service, answers: set[str]) -> int:
     return len(answers)
 
 
-@case(gaps=[Gap("exists", "`--path`"), Gap("by the environment", "`--path`")])
+@case()
 def test_work_folder(run: Run) -> None:
     """`--path` is made at the start and gone at the end."""
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 
 import json
 
-from harness import Difference, Gap, Run, case, logs
+from harness import ABSENT, ANY, Difference, Run, case, logs
 
 # Lines that people search for.
 KNOWN = ("http service is running", "warmup successfully", "mosec service halted normally [0]")
@@ -10,7 +10,6 @@ KNOWN = ("http service is running", "warmup successfully", "mosec service halted
 
 @case(
     differs=[Difference("trace / one line", False, True, "announced: a trace is folded wherever it stands")],
-    gaps=[Gap("mosec service halted normally [[]0]", "a line that is searched for")],
 )
 def test_lines(run: Run) -> None:
     """JSON lines: the user's, and those of the service that are searched for."""
@@ -60,7 +59,7 @@ def test_levels(run: Run) -> None:
             run.see(level, said, spec=["WARNING", "ERROR"][level == "error" :])
 
 
-@case(gaps=[Gap("no JSON", "debug format")])
+@case()
 def test_debug(run: Run) -> None:
     """`--debug` writes for people."""
     with run.serve("staged.py", "--debug") as service:
@@ -77,7 +76,21 @@ GOOD = ("one", "two", "many", "none", "instance")
 BAD = ("fails", "second fails", "no start", "opaque")
 
 
-@case(gaps=[Gap("*", "dry run")])
+REAL = "D21: the example of the worker itself, and stages linked as in service"
+
+
+@case(
+    differs=[
+        Difference("instance / told", False, "INFO", REAL),
+        Difference("opaque / told", False, "INFO", REAL),
+        Difference("opaque / exit code", 1, 0, REAL),
+        *(
+            Difference(f"{what} / {key}", ABSENT, ANY, REAL)
+            for what in ("instance", "opaque")
+            for key in ("keys", "request / n", "size", "stages", "stage keys")
+        ),
+    ]
+)
 def test_dry_run(run: Run) -> None:
     """`--dry-run`: one request through the stages, told by a log line."""
     for what in (*GOOD, *BAD):

@@ -68,13 +68,15 @@ class Case:
             unequal = {key: pair for key, pair in unequal.items() if key == FAILED or ABSENT not in pair}
         found, used = [], set()
         for key, pair in unequal.items():
-            known = [entry for entry in (*self.differs, *self.gaps) if fnmatch.fnmatchcase(key, entry.key)]
-            used.update(id(entry) for entry in known)
-            differences = [entry for entry in known if isinstance(entry, Difference)]
-            if not known:
-                found.append(f"{key}: reference {_brief(pair[0])}, ours {_brief(pair[1])}")
-            elif len(differences) == len(known) and not any(entry.allows(*pair) for entry in differences):
-                found.append(f"{key}: not as listed: reference {_brief(pair[0])}, ours {_brief(pair[1])}")
+            differences = [entry for entry in self.differs if fnmatch.fnmatchcase(key, entry.key)]
+            gaps = [entry for entry in self.gaps if fnmatch.fnmatchcase(key, entry.key)]
+            used.update(id(entry) for entry in differences)
+            if any(entry.allows(*pair) for entry in differences):
+                continue
+            used.update(id(entry) for entry in gaps)
+            if not gaps:
+                listed = "not as listed: " if differences else ""
+                found.append(f"{key}: {listed}reference {_brief(pair[0])}, ours {_brief(pair[1])}")
         unfinished = FAILED in unequal and any(fnmatch.fnmatchcase(FAILED, gap.key) for gap in self.gaps)
         for entry in self.gaps if unfinished else (*self.differs, *self.gaps):
             if id(entry) not in used and not getattr(entry, "sometimes", False):
