@@ -42,6 +42,8 @@ pub struct StageConfig {
     /// How long the stage may be without a ready replica before requests are refused: a worker's restart and a broken
     /// link's detection take less, and clients need not see them.
     pub grace: Duration,
+    /// Longest time from a request's arrival to its answer, all stages together.
+    pub timeout: Duration,
 }
 
 impl StageConfig {
@@ -59,6 +61,7 @@ impl StageConfig {
             capacity: spec.capacity as usize,
             rules: Rules::of(spec, key.stage)?,
             grace,
+            timeout: spec.timeout,
         })
     }
 }

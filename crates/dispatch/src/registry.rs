@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::{DispatchMetrics, Dispatcher, StageConfig, Target, TargetId};
 
-/// How long a dispatcher that is no longer wanted may take to finish what it has. Requests have deadlines, far shorter
-/// as a rule.
-const RETIRE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a dispatcher that is no longer wanted gets beyond its pipeline's timeout, within which everything it has is answered:
+/// for answers that are on their way.
+const RETIRE_MARGIN: Duration = Duration::from_secs(5);
 const RETIRE_LOOK: Duration = Duration::from_millis(100);
 
 /// Dispatchers and targets, matched by stage. Clones share it.
@@ -29,6 +29,10 @@ pub struct Registry {
 struct Inner {
     dispatchers: HashMap<StageKey, Dispatcher>,
     windows: HashMap<StageKey, HashMap<TargetId, Announced>>,
+    /// Dispatchers that are no longer wanted, each with the number of the task that waits for its end.
+    retiring: HashMap<StageKey, u64>,
+    /// Number of the last such task.
+    waiters: u64,
 }
 
 #[derive(Clone)]
@@ -49,10 +53,11 @@ impl Registry {
         self.inner.read().dispatchers.get(&stage).cloned()
     }
 
-    /// The stage's dispatcher, made if there is none.
+    /// The stage's dispatcher, made if there is none. One that was about to retire stays.
     pub fn ensure(&self, config: StageConfig) -> Dispatcher {
         let mut inner = self.inner.write();
         let key = config.key;
+        inner.retiring.remove(&key);
         if let Some(dispatcher) = inner.dispatchers.get(&key) {
             return dispatcher.clone();
         }
@@ -64,32 +69,46 @@ impl Registry {
         dispatcher
     }
 
-    /// Lets go of the dispatchers that `keep` does not name, each as soon as it has nothing left to do.
+    /// Lets go of the dispatchers that `keep` does not name, each as soon as it has nothing left to do. One that is named
+    /// again before that stays.
     pub fn retire(&self, keep: impl Fn(StageKey) -> bool) {
-        let gone: Vec<_> = self
-            .inner
-            .read()
-            .dispatchers
-            .keys()
-            .copied()
-            .filter(|&key| !keep(key))
-            .collect();
-        for key in gone {
+        let mut inner = self.inner.write();
+        inner.retiring.retain(|&key, _| !keep(key));
+        let gone = inner.dispatchers.keys().copied().filter(|&key| !keep(key));
+        for key in gone.collect::<Vec<_>>() {
+            if inner.retiring.contains_key(&key) {
+                continue;
+            }
+            inner.waiters += 1;
+            let number = inner.waiters;
+            inner.retiring.insert(key, number);
             let registry = self.clone();
-            // Ends within RETIRE_TIMEOUT.
-            tokio::spawn(async move { registry.retire_one(key).await });
+            // Ends with the dispatcher, which its pipeline's timeout bounds.
+            tokio::spawn(async move { registry.retire_one(key, number).await });
         }
     }
 
-    async fn retire_one(&self, key: StageKey) {
+    async fn retire_one(&self, key: StageKey, number: u64) {
         let Some(dispatcher) = self.dispatcher(key) else {
             return;
         };
-        let end = Instant::now() + RETIRE_TIMEOUT;
-        while Instant::now() < end && (dispatcher.queued() > 0 || dispatcher.outstanding() > 0) {
+        let end = Instant::now() + dispatcher.config().timeout + RETIRE_MARGIN;
+        loop {
+            let busy = dispatcher.queued() > 0 || dispatcher.outstanding() > 0;
+            if !busy || Instant::now() >= end {
+                break;
+            }
             tokio::time::sleep(RETIRE_LOOK).await;
         }
-        self.inner.write().dispatchers.remove(&key);
+        {
+            let mut inner = self.inner.write();
+            // It may be wanted again, and even have been let go of again since.
+            if inner.retiring.get(&key) != Some(&number) {
+                return;
+            }
+            inner.retiring.remove(&key);
+            inner.dispatchers.remove(&key);
+        }
         dispatcher.close(ErrorCode::Draining);
     }
 
@@ -147,6 +166,132 @@ impl Registry {
         let dispatchers: Vec<_> = self.inner.read().dispatchers.values().cloned().collect();
         for dispatcher in dispatchers {
             dispatcher.remove_target(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use tokio::runtime::Handle;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::tests::{DEADLINE, GRACE, request, spec};
+    use crate::{Dispatched, Outcome, Request};
+
+    /// Keeps the batches it is sent.
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<Dispatched>>);
+
+    impl Target for Kept {
+        fn send(&self, batch: Dispatched) {
+            self.0.lock().push(batch);
+        }
+    }
+
+    struct Bench {
+        registry: Registry,
+        config: StageConfig,
+        kept: Arc<Kept>,
+        outcome: Option<oneshot::Receiver<Outcome>>,
+    }
+
+    impl Bench {
+        /// A registry with one dispatcher, which has one batch out.
+        fn busy(timeout: Duration) -> Self {
+            let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+            let key = StageKey {
+                revision: Default::default(),
+                stage: Default::default(),
+            };
+            let mut config = StageConfig::of(&spec(1, &[], &[&[0]]), key, GRACE).unwrap();
+            config.timeout = timeout;
+            let mut bench = Self {
+                registry: Registry::new(metrics),
+                config,
+                kept: Arc::default(),
+                outcome: None,
+            };
+            let dispatcher = bench.registry.ensure(bench.config.clone());
+            let target: Arc<dyn Target> = bench.kept.clone();
+            let window = Window {
+                replicas: 1,
+                limit: 1,
+            };
+            bench
+                .registry
+                .set_window(bench.config.key, &TargetId("a".into()), &target, window);
+            let (reply, outcome) = oneshot::channel();
+            bench.outcome = Some(outcome);
+            dispatcher.submit(Request {
+                deadline: Instant::now() + timeout,
+                ..request(1, reply)
+            });
+            bench
+        }
+
+        fn is_there(&self) -> bool {
+            self.registry.dispatcher(self.config.key).is_some()
+        }
+
+        fn answer(&self) {
+            for batch in std::mem::take(&mut *self.kept.0.lock()) {
+                batch
+                    .requests
+                    .into_iter()
+                    .for_each(|request| request.fail(ErrorCode::Ok));
+            }
+        }
+    }
+
+    async fn moment() {
+        tokio::time::sleep(RETIRE_LOOK * 2).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_task_waits_for_a_dispatcher_however_often_it_is_let_go() {
+        let bench = Bench::busy(DEADLINE);
+        let before = Handle::current().metrics().num_alive_tasks();
+        for _ in 0..10 {
+            bench.registry.retire(|_| false);
+        }
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), before + 1);
+        moment().await;
+        assert!(bench.is_there(), "a batch is out");
+        bench.answer();
+        moment().await;
+        assert!(!bench.is_there());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dispatcher_may_finish_what_its_pipeline_gives_it_time_for() {
+        let timeout = Duration::from_secs(600);
+        let bench = Bench::busy(timeout);
+        bench.registry.retire(|_| false);
+        tokio::time::sleep(timeout - Duration::from_secs(1)).await;
+        assert!(bench.is_there());
+        // Whatever becomes of it.
+        tokio::time::sleep(Duration::from_secs(1) + RETIRE_MARGIN + RETIRE_LOOK).await;
+        assert!(!bench.is_there());
+        bench.answer();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dispatcher_that_is_wanted_again_stays() {
+        for again in [
+            (|bench: &Bench| bench.registry.retire(|_| true)) as fn(&Bench),
+            |bench| drop(bench.registry.ensure(bench.config.clone())),
+        ] {
+            let bench = Bench::busy(DEADLINE);
+            bench.registry.retire(|_| false);
+            again(&bench);
+            bench.answer();
+            moment().await;
+            assert!(bench.is_there());
+            bench.registry.retire(|_| false);
+            moment().await;
+            assert!(!bench.is_there());
         }
     }
 }

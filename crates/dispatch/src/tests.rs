@@ -64,6 +64,7 @@ impl Bench {
             capacity,
             rules: rules(delivery, &[]),
             grace: GRACE,
+            timeout: DEADLINE,
         };
         let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
         Self {
