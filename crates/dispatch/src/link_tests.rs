@@ -3,13 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_types::{ErrorCode, Incarnation, NodeId, RouteIndex, StageIndex, StageKey};
+use bytes::Bytes;
+use mosec_types::topology::{Node, NodeHealth};
+use mosec_types::{ErrorCode, Incarnation, NodeId, Revision, RouteIndex, StageIndex, StageKey};
+use mosec_wire::link::BoxFuture;
 use mosec_wire::memory::{MemoryLink, MemoryServer, pair};
-use mosec_wire::{Incoming, Link, LinkServer as _};
+use mosec_wire::{Answer, Custody, Incoming, Link, LinkError, LinkEvent, LinkServer as _};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::tests::{DEADLINE, GRACE, request, spec};
 use crate::*;
+
+const KEY: StageKey = StageKey {
+    revision: Revision(0),
+    stage: StageIndex(0),
+};
 
 /// A dispatcher of stage 0 with links to agents that the test plays.
 struct Bench {
@@ -21,12 +31,8 @@ impl Bench {
     /// Route 0 is stage 0 alone, route 1 goes on to a stage that must not run twice.
     fn new(links: usize) -> Self {
         let spec = spec(2, &[1], &[&[0], &[0, 1]]);
-        let key = StageKey {
-            revision: Default::default(),
-            stage: StageIndex(0),
-        };
         let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
-        let dispatcher = Dispatcher::new(StageConfig::of(&spec, key, GRACE).unwrap(), &metrics);
+        let dispatcher = Dispatcher::new(StageConfig::of(&spec, KEY, GRACE).unwrap(), &metrics);
         let mut bench = Self {
             dispatcher,
             ends: Vec::new(),
@@ -100,4 +106,100 @@ async fn what_a_broken_link_did_not_take_is_sent_elsewhere_uncharged() {
     bench.connect();
     let again = bench.accept(0).await;
     assert_eq!(again.batch.items[0].losses, 0);
+}
+
+/// Hands out one link, made before.
+struct Ready(Mutex<Option<MemoryLink>>);
+
+impl Connect for Ready {
+    fn connect(&self, _: Node) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>> {
+        let link = self.0.lock().take();
+        let link = link.ok_or_else(|| LinkError::Lost("no second link".into()));
+        Box::pin(async move { Ok(Arc::new(link?) as Arc<dyn Link>) })
+    }
+}
+
+/// A link that is no longer wanted, with one batch out on it.
+struct Lingering {
+    end: MemoryServer,
+    incoming: Incoming,
+    outcome: oneshot::Receiver<Outcome>,
+    _links: Links,
+}
+
+async fn lingering() -> Lingering {
+    let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+    let registry = Registry::new(metrics);
+    let config = StageConfig::of(&spec(1, &[], &[&[0]]), KEY, GRACE).unwrap();
+    let dispatcher = registry.ensure(config);
+    let id = NodeId::new("far").unwrap();
+    let (link, end) = pair(id.clone(), Incarnation(1));
+    let mut links = Links::new(Arc::new(Ready(Mutex::new(Some(link)))), registry);
+    links.set_nodes([Node {
+        id,
+        incarnation: Incarnation(1),
+        address: "far:1".into(),
+        health: NodeHealth::Up,
+        labels: Default::default(),
+    }]);
+    let window = Window {
+        replicas: 1,
+        limit: 1,
+    };
+    end.tell(LinkEvent::Window { stage: KEY, window });
+    let (reply, outcome) = oneshot::channel();
+    dispatcher.submit(Request {
+        // As a stream's, which each event puts off.
+        deadline: Instant::now() + DEADLINE * 1000,
+        ..request(1, reply)
+    });
+    let incoming = end.accept().await.unwrap();
+    links.set_nodes([]);
+    Lingering {
+        end,
+        incoming,
+        outcome,
+        _links: links,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_not_wanted_stays_for_what_is_out_on_it() {
+    let mut lingering = lingering().await;
+    tokio::time::sleep(DEADLINE).await;
+    let answer = Answer {
+        item: 0,
+        code: ErrorCode::Ok,
+        custody: Custody::Done,
+        last: true,
+        payload: Bytes::new(),
+        spans: Vec::new(),
+    };
+    lingering.incoming.answers.send(vec![answer]).await.unwrap();
+    lingering.incoming.answers.finish().await.unwrap();
+    assert_eq!(code(lingering.outcome).await, ErrorCode::Ok);
+    assert!(matches!(lingering.end.accept().await, Err(LinkError::Lost(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_not_wanted_ends_in_time_whatever_it_still_says() {
+    let lingering = lingering().await;
+    let start = Instant::now();
+    let talk = async {
+        for limit in 2.. {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let window = Window { replicas: 1, limit };
+            lingering.end.tell(LinkEvent::Window { stage: KEY, window });
+        }
+    };
+    let end = tokio::select! {
+        end = lingering.end.accept() => end.map(drop),
+        () = tokio::time::sleep(DEADLINE * 10) => panic!("the link is still there"),
+        () = talk => unreachable!("it talks for ever"),
+    };
+    assert!(matches!(end, Err(LinkError::Lost(_))));
+    assert!(
+        start.elapsed() > DEADLINE,
+        "it was given the time that a request has"
+    );
 }

@@ -35,8 +35,8 @@ impl Connect for QuicConnector {
     }
 }
 
-/// Longest time a link that is no longer wanted stays for what is out on it.
-const LINGER: Duration = Duration::from_secs(60);
+/// How long a link that is no longer wanted stays for what is out on it, beyond the longest timeout of the pipelines.
+const LINGER: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How a link is told to end.
@@ -117,8 +117,7 @@ impl Stop {
     }
 }
 
-/// Completes when a link that is to end has nothing out any more, or has lingered for long enough. Cancel safe: what
-/// is asked again is answered again.
+/// Completes when a link that is to end has nothing out any more, or has lingered for long enough.
 async fn idle(stop: &Stop, registry: &Registry, id: &TargetId, flights: &LinkTarget) {
     stop.idle.cancelled().await;
     let quiet = async {
@@ -126,7 +125,7 @@ async fn idle(stop: &Stop, registry: &Registry, id: &TargetId, flights: &LinkTar
             tokio::time::sleep(LOOK).await;
         }
     };
-    let _ = tokio::time::timeout(LINGER, quiet).await;
+    let _ = tokio::time::timeout(registry.longest_timeout() + LINGER, quiet).await;
 }
 
 fn is_same_place(a: &Node, b: &Node) -> bool {
@@ -177,11 +176,14 @@ async fn follow(
     let flights = LinkTarget::new(shared.clone());
     let target: Arc<dyn Target> = Arc::new(flights.clone());
     let mut draining = false;
+    // One for all events: how long it lingers counts from the stop, whatever the link still says.
+    let idle = idle(stop, registry, &id, &flights);
+    tokio::pin!(idle);
     let error = loop {
         let event = tokio::select! {
             event = link.event() => event,
             () = stop.now.cancelled() => break LinkError::Closed,
-            () = idle(stop, registry, &id, &flights) => break LinkError::Closed,
+            () = &mut idle => break LinkError::Closed,
         };
         match event {
             // After its drain a node grants nothing more, whatever is still on the way.

@@ -135,6 +135,16 @@ impl Registry {
         }
     }
 
+    /// Longest time from a request's arrival to its answer, of all stages here.
+    pub(crate) fn longest_timeout(&self) -> Duration {
+        let inner = self.inner.read();
+        let timeouts = inner
+            .dispatchers
+            .values()
+            .map(|dispatcher| dispatcher.config().timeout);
+        timeouts.max().unwrap_or_default()
+    }
+
     /// Whether a dispatcher that may use the target has anything to do: requests that may go there, or batches that
     /// are there.
     pub(crate) fn is_busy(&self, id: &TargetId) -> bool {
