@@ -6,14 +6,17 @@ use std::time::Duration;
 use mosec_types::{ErrorCode, Span, SpanKind, StageIndex, StageKey};
 use mosec_wire::frame::FrameError;
 use mosec_wire::{Answer, Answers, Batch, Custody, Item, Link, LinkError, Returned};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval};
 use tokio_util::task::TaskTracker;
 
 use crate::custody::Loss;
-use crate::{Credit, Dispatched, Payload, Request, Target};
+use crate::{Credit, Dispatched, Home, Payload, Request, Target};
 
 /// How often a batch that is out is looked at, to cancel it when nobody waits for it any more.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long the end of a stream may take to arrive after the last answer: it is on its way.
+const END: Duration = Duration::from_secs(1);
 
 /// Sends batches over a link, one task for each while it is out.
 #[derive(Debug, Clone)]
@@ -44,23 +47,11 @@ impl Target for LinkTarget {
 }
 
 async fn run(link: Arc<dyn Link>, batch: Dispatched) {
-    let Dispatched {
-        stage,
-        requests,
-        home,
-        credit,
-    } = batch;
-    let frame = to_wire(stage, &requests, Instant::now());
-    let mut flight = Flight {
-        requests: requests.into_iter().map(Some).collect(),
-        refused: Vec::new(),
-        crashed: Vec::new(),
-        credit: Some(credit),
-        sent: Instant::now(),
-    };
+    let frame = to_wire(batch.stage, &batch.requests, Instant::now());
+    let mut flight = Flight::new(batch);
     let mut loss = Loss::Link;
     let result = match flight.while_wanted(link.send(frame)).await {
-        Some(Ok(mut answers)) => flight.collect(&mut *answers).await,
+        Some(Ok(answers)) => flight.collect(answers).await,
         Some(Err(error)) => {
             if is_down(&error) {
                 // It has not arrived whole, so nothing of it can have started.
@@ -68,27 +59,22 @@ async fn run(link: Arc<dyn Link>, batch: Dispatched) {
             }
             Err(error)
         }
-        None => Ok(()),
+        None => Ok(None),
     };
     if let Err(error) = &result {
-        tracing::debug!(%stage, %error, "batch was lost on its link");
+        tracing::debug!(stage = %flight.stage, %error, "batch was lost on its link");
     }
-    let rest: Vec<_> = flight.requests.into_iter().flatten().collect();
-    if let Err(LinkError::Protocol(FrameError::TooLarge { .. })) = result {
-        // Not a loss: a request that no frame carries is refused wherever it is sent.
-        return rest
-            .into_iter()
-            .for_each(|request| request.fail(ErrorCode::BodyTooLarge));
+    let too_large = matches!(result, Err(LinkError::Protocol(FrameError::TooLarge { .. })));
+    flight.end(loss, too_large);
+    if let Ok(Some(answers)) = result {
+        read_end(answers).await;
     }
-    for (requests, loss) in [
-        (flight.refused, Loss::Refused),
-        (flight.crashed, Loss::Worker),
-        (rest, loss),
-    ] {
-        if !requests.is_empty() {
-            home.lost(requests, loss);
-        }
-    }
+}
+
+/// Reads on to the end of a stream whose answers are all there. To leave it would tell the agent that they are not wanted.
+async fn read_end(mut answers: Box<dyn Answers>) {
+    let end = async { while let Ok(Some(_)) = answers.next().await {} };
+    let _ = tokio::time::timeout(END, end).await;
 }
 
 /// Whether the link itself is the reason, which is about to be known to the dispatchers too. What is wrong with one batch is
@@ -102,58 +88,114 @@ fn is_down(error: &LinkError) -> bool {
 
 /// A batch that is out.
 struct Flight {
+    stage: StageKey,
     /// By position, what has not been answered.
     requests: Vec<Option<Request>>,
-    /// What the far side turned away.
-    refused: Vec<Request>,
-    /// What the far side lost a worker under.
-    crashed: Vec<Request>,
+    /// How many those are.
+    open: usize,
+    home: Arc<dyn Home>,
     credit: Option<Credit>,
     sent: Instant,
+    /// When to look whether anybody waits. One for the whole flight: answers must not put it off.
+    look: Interval,
 }
 
 impl Flight {
-    /// Takes answers until all are there or the stream ends.
-    async fn collect(&mut self, answers: &mut dyn Answers) -> Result<(), LinkError> {
-        while self.requests.iter().any(Option::is_some) {
+    fn new(batch: Dispatched) -> Self {
+        let Dispatched {
+            stage,
+            requests,
+            home,
+            credit,
+        } = batch;
+        let now = Instant::now();
+        Self {
+            stage,
+            open: requests.len(),
+            requests: requests.into_iter().map(Some).collect(),
+            home,
+            credit: Some(credit),
+            sent: now,
+            look: tokio::time::interval_at(now + LOOK, LOOK),
+        }
+    }
+
+    /// Takes answers until all are there or the stream ends. The stream comes back where it has more to say than answers;
+    /// `None` where nobody waits for them any more.
+    async fn collect(
+        &mut self,
+        mut answers: Box<dyn Answers>,
+    ) -> Result<Option<Box<dyn Answers>>, LinkError> {
+        while self.open > 0 {
             match self.while_wanted(answers.next()).await {
-                None => return Ok(()),
-                Some(Ok(Some(Returned::Answers(group)))) => {
-                    group.into_iter().for_each(|answer| self.answer(answer))
-                }
+                None => return Ok(None),
+                Some(Ok(Some(Returned::Answers(group)))) => self.take(group),
                 Some(Ok(Some(Returned::Credit))) => self.credit = None,
                 // Finished without an answer for each: the peer's fault, and as good as a reset.
                 Some(Ok(None)) => return Err(LinkError::Reset),
                 Some(Err(error)) => return Err(error),
             }
         }
-        Ok(())
+        Ok(Some(answers))
     }
 
-    fn answer(&mut self, answer: Answer) {
-        if !answer.last {
-            return self.event(answer);
-        }
-        let Some(request) = self.requests.get_mut(answer.item as usize).and_then(Option::take) else {
-            tracing::warn!(item = answer.item, "an answer names no open item of its batch");
-            return;
-        };
-        let mut request = request;
-        match answer.custody {
-            Custody::Lost { losses } => {
-                request.note_losses(losses);
-                return self.crashed.push(request);
+    /// Passes answers on, and gives back at once what goes back: the rest of the batch may take long.
+    fn take(&mut self, group: Vec<Answer>) {
+        let (mut refused, mut crashed) = (Vec::new(), Vec::new());
+        for answer in group {
+            if !answer.last {
+                self.event(answer);
+                continue;
             }
-            Custody::Refused { losses } => {
-                request.note_losses(losses);
-                return self.refused.push(request);
+            let Some(mut request) = self.close(answer.item) else {
+                tracing::warn!(item = answer.item, "an answer names no open item of its batch");
+                continue;
+            };
+            match answer.custody {
+                Custody::Lost { losses } => {
+                    request.note_losses(losses);
+                    crashed.push(request);
+                }
+                Custody::Refused { losses } => {
+                    request.note_losses(losses);
+                    refused.push(request);
+                }
+                Custody::Done => self.answer(request, answer),
             }
-            Custody::Done => {}
         }
+        self.give_back(refused, Loss::Refused);
+        self.give_back(crashed, Loss::Worker);
+    }
+
+    fn close(&mut self, item: u32) -> Option<Request> {
+        let request = self.requests.get_mut(item as usize)?.take()?;
+        self.open -= 1;
+        Some(request)
+    }
+
+    fn answer(&self, mut request: Request, answer: Answer) {
         if request.traced {
             add_spans(&mut request, &answer.spans, self.sent);
         }
         request.respond(answer.code, Payload::Bytes(answer.payload));
+    }
+
+    fn give_back(&self, requests: Vec<Request>, loss: Loss) {
+        if !requests.is_empty() {
+            self.home.lost(requests, loss);
+        }
+    }
+
+    /// Ends what is not answered. The credit goes last: by then the dispatcher knows what became of the batch.
+    fn end(mut self, loss: Loss, too_large: bool) {
+        let rest: Vec<_> = self.requests.drain(..).flatten().collect();
+        if too_large {
+            // Not a loss: a request that no frame carries is refused wherever it is sent.
+            rest.into_iter()
+                .for_each(|request| request.fail(ErrorCode::BodyTooLarge));
+        } else {
+            self.give_back(rest, loss);
+        }
     }
 
     fn event(&mut self, event: Answer) {
@@ -166,15 +208,14 @@ impl Flight {
     }
 
     /// Awaits `future` while anybody waits for the batch; `None` when nobody does any more.
-    async fn while_wanted<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    async fn while_wanted<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(future);
         loop {
             tokio::select! {
                 // An answer that is there comes first.
                 biased;
                 done = &mut future => return Some(done),
-                () = tokio::time::sleep(LOOK) => {
-                    let now = Instant::now();
+                now = self.look.tick() => {
                     if !self.requests.iter().flatten().any(|request| request.is_live(now)) {
                         return None;
                     }

@@ -30,7 +30,14 @@ struct Bench {
 impl Bench {
     /// Route 0 is stage 0 alone, route 1 goes on to a stage that must not run twice.
     fn new(links: usize) -> Self {
-        let spec = spec(2, &[1], &[&[0], &[0, 1]]);
+        Self::of(1, links)
+    }
+
+    fn of(max_batch_size: u32, links: usize) -> Self {
+        let mut spec = spec(2, &[1], &[&[0], &[0, 1]]);
+        spec.stages[0].max_batch_size = max_batch_size;
+        // Full batches only.
+        spec.stages[0].max_wait = DEADLINE;
         let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
         let dispatcher = Dispatcher::new(StageConfig::of(&spec, KEY, GRACE).unwrap(), &metrics);
         let mut bench = Self {
@@ -73,6 +80,17 @@ impl Bench {
     }
 }
 
+fn answer(item: u32) -> Answer {
+    Answer {
+        item,
+        code: ErrorCode::Ok,
+        custody: Custody::Done,
+        last: true,
+        payload: Bytes::new(),
+        spans: Vec::new(),
+    }
+}
+
 async fn code(outcome: oneshot::Receiver<Outcome>) -> ErrorCode {
     outcome.await.expect("answered").code
 }
@@ -106,6 +124,77 @@ async fn what_a_broken_link_did_not_take_is_sent_elsewhere_uncharged() {
     bench.connect();
     let again = bench.accept(0).await;
     assert_eq!(again.batch.items[0].losses, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_read_to_its_end() {
+    let bench = Bench::new(1);
+    let outcome = bench.submit(0);
+    let mut incoming = bench.accept(0).await;
+    incoming.answers.send(vec![answer(0)]).await.unwrap();
+    assert_eq!(code(outcome).await, ErrorCode::Ok);
+    // An agent that is interrupted between the two is not told that its answers were not wanted.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(incoming.answers.finish().await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_stream_is_not_waited_for() {
+    let bench = Bench::new(1);
+    let outcome = bench.submit(0);
+    let mut incoming = bench.accept(0).await;
+    incoming.answers.send(vec![answer(0)]).await.unwrap();
+    let start = Instant::now();
+    assert_eq!(code(outcome).await, ErrorCode::Ok);
+    // The credit is back, too: the next request goes out.
+    let _next = bench.submit(0);
+    bench.accept(0).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    // Nor for ever.
+    let cancelled = tokio::time::timeout(DEADLINE, incoming.answers.cancelled());
+    assert!(cancelled.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_gives_back_does_not_wait_for_its_neighbours() {
+    let mut bench = Bench::of(2, 1);
+    let _slow = bench.submit(0);
+    let _lost = bench.submit(0);
+    let mut incoming = bench.accept(0).await;
+    assert_eq!(incoming.batch.items.len(), 2);
+    bench.connect();
+    let given_back = Answer {
+        custody: Custody::Lost { losses: 1 },
+        ..answer(1)
+    };
+    incoming.answers.send(vec![given_back]).await.unwrap();
+    let again = bench.accept(1).await;
+    assert_eq!(
+        again
+            .batch
+            .items
+            .iter()
+            .map(|item| item.losses)
+            .collect::<Vec<_>>(),
+        [2]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_do_not_keep_a_batch_that_nobody_waits_for() {
+    let bench = Bench::new(1);
+    let outcome = bench.submit(0);
+    let mut incoming = bench.accept(0).await;
+    drop(outcome);
+    let start = Instant::now();
+    let event = Answer {
+        last: false,
+        ..answer(0)
+    };
+    while incoming.answers.send(vec![event.clone()]).await.is_ok() {
+        assert!(start.elapsed() < DEADLINE, "the agent goes on for nobody");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
 }
 
 /// Hands out one link, made before.
@@ -167,15 +256,7 @@ async fn lingering() -> Lingering {
 async fn a_link_that_is_not_wanted_stays_for_what_is_out_on_it() {
     let mut lingering = lingering().await;
     tokio::time::sleep(DEADLINE).await;
-    let answer = Answer {
-        item: 0,
-        code: ErrorCode::Ok,
-        custody: Custody::Done,
-        last: true,
-        payload: Bytes::new(),
-        spans: Vec::new(),
-    };
-    lingering.incoming.answers.send(vec![answer]).await.unwrap();
+    lingering.incoming.answers.send(vec![answer(0)]).await.unwrap();
     lingering.incoming.answers.finish().await.unwrap();
     assert_eq!(code(lingering.outcome).await, ErrorCode::Ok);
     assert!(matches!(lingering.end.accept().await, Err(LinkError::Lost(_))));
