@@ -79,14 +79,23 @@ def test_the_variables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert vars(env.get_env_namespace("OTHER_")) == {"path": "/x"}
 
 
+@pytest.mark.filterwarnings("ignore:`--debug`:DeprecationWarning")
 @pytest.mark.parametrize(("value", "level"), [("true", "debug"), ("1", "debug"), ("false", "info"), ("0", "info")])
 def test_debug_by_environment_is_a_boolean(monkeypatch: pytest.MonkeyPatch, value: str, level: str) -> None:
     monkeypatch.setenv("MOSEC_DEBUG", value)
     assert args.parse([]).log_level == level
 
 
+@pytest.mark.filterwarnings("ignore:`--debug`:DeprecationWarning")
 def test_debug_wins_over_the_level() -> None:
     assert args.parse(["--debug", "--log-level", "error"]).log_level == "debug"
+
+
+@pytest.mark.parametrize(("argv", "value"), [(["--debug"], ""), ([], "true")])
+def test_the_old_debug_option_warns(monkeypatch: pytest.MonkeyPatch, argv: list[str], value: str) -> None:
+    monkeypatch.setenv("MOSEC_DEBUG", value)
+    with pytest.warns(DeprecationWarning, match="--log-level debug"):
+        assert args.parse(argv).log_level == "debug"
 
 
 def test_the_old_wait_option_warns() -> None:

@@ -35,6 +35,8 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     values = parse_arguments(argv)
     if values.wait != _DEFAULT_WAIT:
         warnings.warn("`--wait` is deprecated, use `max_wait_time` of the worker", DeprecationWarning, stacklevel=3)
+    if values.debug:
+        warnings.warn("`--debug` is deprecated, use `--log-level debug`", DeprecationWarning, stacklevel=3)
     return Options(
         address=values.address,
         port=values.port,

@@ -1,14 +1,20 @@
-"""Codecs other than JSON: put a mixin before `Worker` in the bases.
+"""Codecs other than JSON and pickle: put a mixin before `Worker` in the bases.
 
-Each needs a package of its own, which is imported when the mixin is.
+Each needs a package of its own, and says so where it is missing: `pip install mosec-cluster[msgpack]` brings it.
 """
 
 import importlib
 from typing import Any
 
-_MODULES = {"MsgpackMixin": "msgpack_worker", "TypedMsgPackMixin": "typed_worker"}
+_MODULES = {
+    "MsgpackMixin": "msgpack_worker",
+    "NumBinIPCMixin": "numbin_worker",
+    "PlasmaShmIPCMixin": "plasma_worker",
+    "RedisShmIPCMixin": "redis_worker",
+    "TypedMsgPackMixin": "typed_worker",
+}
 
-__all__ = ["MsgpackMixin", "TypedMsgPackMixin"]
+__all__ = ["MsgpackMixin", "NumBinIPCMixin", "PlasmaShmIPCMixin", "RedisShmIPCMixin", "TypedMsgPackMixin"]
 
 
 def __getattr__(name: str) -> Any:
