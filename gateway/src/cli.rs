@@ -29,6 +29,9 @@ struct Args {
     /// down. None where absent.
     #[arg(long, env = "MOSEC_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// Takes and gives bodies compressed with gzip or zstd.
+    #[arg(long, env = "MOSEC_COMPRESSION")]
+    compression: bool,
     /// Prefix of the service's metrics.
     #[arg(long, env = "MOSEC_NAMESPACE", default_value = "mosec_service")]
     namespace: String,
@@ -49,6 +52,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         port: args.port,
         state_dir: args.state_dir,
         namespace: args.namespace,
+        compression: args.compression,
         ..Default::default()
     };
     let runtime = tokio::runtime::Runtime::new()?;

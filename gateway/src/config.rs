@@ -14,6 +14,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Prefix of MOSEC's metrics.
     pub namespace: String,
+    /// Whether bodies may be compressed, in both directions.
+    pub compression: bool,
     /// Most connections at once; whoever comes beyond them is answered 503 and closed. A connection costs at most about
     /// 200 KiB of buffers where it is HTTP/1, so all of them stay below 2 GiB. Fewer where the process may not open as many files.
     pub max_connections: usize,
@@ -51,6 +53,7 @@ impl Default for Config {
             port: 8000,
             state_dir: None,
             namespace: "mosec_service".into(),
+            compression: false,
             max_connections: 8192,
             max_body_bytes: 1 << 30,
             body_memory_wait: Duration::from_secs(1),

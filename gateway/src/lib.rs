@@ -6,6 +6,7 @@
 mod admission;
 mod body;
 pub mod cli;
+mod coding;
 mod config;
 mod connection;
 mod events;

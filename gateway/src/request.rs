@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::admission::Admission;
 use crate::body::{Limits, Memory, Reader, Room};
+use crate::coding::{Coding, Codings};
 use crate::config::Config;
 use crate::events::{self, EventStream};
 use crate::metrics::Metrics;
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) series: prometheus::Registry,
     pub(crate) ids: Ids,
     pub(crate) body_memory: Memory,
+    /// Absent where bodies are passed as they are.
+    pub(crate) codings: Option<Codings>,
     pub(crate) config: Config,
 }
 
@@ -69,10 +72,24 @@ impl Ids {
 
 /// Answers one HTTP request.
 pub(crate) async fn handle(shared: Arc<Shared>, http: HttpRequest<Incoming>) -> HttpResponse {
+    let Some(codings) = &shared.codings else {
+        return page_or_answer(&shared, http).await;
+    };
+    let accepted = Coding::accepted(http.headers());
+    let is_head = http.method() == Method::HEAD;
+    let answer = page_or_answer(&shared, http).await;
+    if is_head {
+        answer
+    } else {
+        codings.encode(answer, accepted).await
+    }
+}
+
+async fn page_or_answer(shared: &Arc<Shared>, http: HttpRequest<Incoming>) -> HttpResponse {
     match shared.route(http.uri().path()) {
-        Some(route) if http.method() == Method::POST => infer(&shared, route, http).await,
+        Some(route) if http.method() == Method::POST => infer(shared, route, http).await,
         Some(_) => respond::method_not_allowed("POST"),
-        None => own_page(&shared, &http),
+        None => own_page(shared, &http),
     }
 }
 
@@ -133,20 +150,41 @@ async fn answer(
     let traced = http.headers().contains_key(TRACE_HEADER);
     let mut room = Room::default();
     let (parts, mut incoming) = http.into_parts();
+    let coding = match &shared.codings {
+        Some(codings) => Coding::of_request(&parts.headers).map(|coding| Some((codings, coding?))),
+        None => Ok(None),
+    };
+    let mut limits = shared.body_limits(&route);
+    let limit = limits.bytes;
+    if !matches!(coding, Ok(None)) {
+        // The limit is for what comes out; a body that does not shrink is this much larger at most.
+        limits.bytes = limit.saturating_add(limit / 1024 + 1024);
+    }
     let reader = Reader {
         body: &mut incoming,
         memory: &shared.body_memory,
         room: &mut room,
-        limits: shared.body_limits(&route),
+        limits,
         expects_continue: parts.headers.contains_key(EXPECT),
         blocks_connection: parts.version <= Version::HTTP_11,
+    };
+    let coding = match coding {
+        Ok(coding) => coding,
+        Err(code) => {
+            reader.discard().await;
+            return Err(code);
+        }
     };
     // Admission first: a draining gateway keeps no bodies.
     let Some(permit) = shared.admission.admit() else {
         reader.discard().await;
         return Err(ErrorCode::Draining);
     };
-    let body = reader.read(|| shared.refuse_early(&route)).await?;
+    let mut body = reader.read(|| shared.refuse_early(&route)).await?;
+    if let Some((codings, coding)) = coding {
+        body = codings.decode(coding, body, limit).await?;
+        shared.body_memory.grow(&mut room, body.len()).await?;
+    }
     // MOSEC's clients rely on it: nothing in, a fixed text out, and no worker is called.
     if body.is_empty() {
         return Ok(respond::no_data(route.streams));

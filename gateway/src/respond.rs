@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SERVER,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+    RETRY_AFTER, SERVER,
 };
 use hyper::{Response, StatusCode};
 use mosec_types::ErrorCode;
@@ -106,6 +107,11 @@ pub(crate) fn error(code: ErrorCode, detail: Option<Bytes>) -> HttpResponse {
         ErrorCode::UnknownRoute | ErrorCode::MethodNotAllowed => {
             response.headers_mut().remove(SERVER);
         }
+        ErrorCode::UnsupportedCoding => {
+            response.headers_mut().remove(SERVER);
+            let known = HeaderValue::from_static("zstd,gzip");
+            response.headers_mut().insert(ACCEPT_ENCODING, known);
+        }
         _ if code.is_retryable() => {
             // A restarted worker is back within about a second.
             response
@@ -131,7 +137,10 @@ pub(crate) fn stream_refusal(code: ErrorCode) -> HttpResponse {
     let response = error(code, None);
     match code {
         // These its streams share with the rest.
-        ErrorCode::BodyTooLarge | ErrorCode::BodyUnreadable | ErrorCode::UnknownRoute => response,
+        ErrorCode::BodyTooLarge
+        | ErrorCode::BodyUnreadable
+        | ErrorCode::UnknownRoute
+        | ErrorCode::UnsupportedCoding => response,
         _ => of_bytes(response),
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::body::Memory;
+use crate::coding::Codings;
 use crate::config::Config;
 use crate::connection::accept;
 use crate::metrics::Metrics;
@@ -67,6 +68,7 @@ impl Gateway {
             series,
             ids: Ids::new(),
             body_memory: Memory::new(&config),
+            codings: config.compression.then(Codings::new),
             config: config.clone(),
         });
         Ok(Self {

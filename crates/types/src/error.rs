@@ -52,6 +52,8 @@ pub enum ErrorCode {
     ArenaFull = 19,
     /// The gateway has no memory left for request bodies.
     BodyMemory = 20,
+    /// The body's content coding is not known to the gateway.
+    UnsupportedCoding = 21,
 }
 
 /// One row of the table.
@@ -102,6 +104,7 @@ table! {
     UnknownStage,     "unknown_stage",      503, true,  "the stage is not known on this node";
     ArenaFull,        "arena_full",         503, true,  "the node's shared memory is full";
     BodyMemory,       "body_memory",        503, true,  "too many request bodies in memory";
+    UnsupportedCoding, "unsupported_coding", 415, false, "";
 }
 
 impl ErrorCode {

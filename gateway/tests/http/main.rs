@@ -4,6 +4,7 @@
 mod answers;
 mod bench;
 mod client;
+mod compression;
 mod drain;
 mod limits;
 mod queue;

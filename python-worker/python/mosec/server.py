@@ -142,6 +142,7 @@ class Server:
             "port": options.port,
             "namespace": options.namespace,
             "log_level": options.log_level,
+            "compression": options.compression,
         }
 
     def _stages(self) -> list[Runtime]:

@@ -37,6 +37,8 @@ struct GatewayOptions {
     port: u16,
     namespace: String,
     log_level: String,
+    #[serde(default)]
+    compression: bool,
 }
 
 /// Ends a running server for a reason of Python's.
@@ -173,6 +175,7 @@ fn gateway_config(config: &ServeConfig) -> mosec_gateway::Config {
         address: config.gateway.address.clone(),
         port: config.gateway.port,
         namespace: config.gateway.namespace.clone(),
+        compression: config.gateway.compression,
         // MOSEC's: the service's timeout is also the drain's limit.
         drain_timeout: config.spec.timeout,
         ..Default::default()
