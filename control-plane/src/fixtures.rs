@@ -46,6 +46,7 @@ pub(crate) fn stage(name: &str, replicas: u32) -> StageSpec {
         replicas,
         max_batch_size: 1,
         max_wait: spec::DEFAULT_WAIT,
+        batching: Default::default(),
         timeout: spec::DEFAULT_TIMEOUT,
         env: Vec::new(),
         node_labels: BTreeMap::new(),

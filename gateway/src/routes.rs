@@ -105,6 +105,7 @@ mod tests {
             replicas: 1,
             max_batch_size: 1,
             max_wait: Duration::ZERO,
+            batching: Default::default(),
             timeout: Duration::from_secs(3),
             env: Vec::new(),
             node_labels: Default::default(),

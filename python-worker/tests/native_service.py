@@ -69,6 +69,7 @@ def main():
             "/echo": [Runtime(Echo)],
             # The window is far longer than a test takes: a batch leaves when it is full.
             "/batch": [Runtime(Batch, max_batch_size=8, max_wait_time=20_000)],
+            "/adaptive": [Runtime(Batch, max_batch_size=8, max_wait_time=20_000, batching="adaptive")],
             "/pack": [Runtime(Pack)],
             "/slow": [Runtime(Slow, timeout=0.2)],
             "/place": [Runtime(Place, num=2, env=[{"PLACE": "here"}, {"PLACE": "there"}])],

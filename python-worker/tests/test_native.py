@@ -34,7 +34,7 @@ def report(request: pytest.FixtureRequest, line: str) -> None:
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Service(tmp_path_factory.mktemp("service"), SERVICE, "--max-request-size", "100000") as running:
         workers = len(running.events("worker is ready"))
-        report(request, f" [{workers} of 9 workers, ready to serve after {running.start_seconds:.2f} s]")
+        report(request, f" [{workers} of 10 workers, ready to serve after {running.start_seconds:.2f} s]")
         yield running
 
 
@@ -117,6 +117,12 @@ def test_a_malformed_item_fails_alone(service: Service) -> None:
         assert (status, json.loads(answer)) == (200, {"value": value, "batch": 7})
 
 
+def test_an_adaptive_batch_leaves_at_once(service: Service) -> None:
+    # Its window is longer than the service's timeout.
+    status, _, answer = service.post("/adaptive", b'{"value": 1}')
+    assert (status, json.loads(answer)) == (200, {"value": 1, "batch": 1})
+
+
 def test_a_forward_that_fails_shows_nothing(service: Service) -> None:
     status, _, answer = service.post("/broken", b"{}")
     assert (status, answer) == (500, b"inference internal error")
@@ -146,7 +152,7 @@ def test_a_forward_over_its_limit_is_ended_and_the_worker_goes_on(service: Servi
 
 
 def test_each_replica_has_its_number_and_its_variables(service: Service) -> None:
-    service.wait_for_events("worker is ready", 9)
+    service.wait_for_events("worker is ready", 10)
     seen: dict[int, set[tuple[str, int]]] = {}
 
     def both_seen() -> bool:

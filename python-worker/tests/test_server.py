@@ -83,6 +83,7 @@ def append(*arguments: Any, **named: Any) -> Callable[[], Any]:
         (append(First, route=[]), ValueError, "at least one route"),
         (append(First, route=["/a", "/a"]), ValueError, "each route once"),
         (lambda: Runtime(First, timeout=-1), AssertionError, "forward timeout must be no less than 0"),
+        (append(First, batching="eager"), AssertionError, "batching must be one of"),
         (lambda: Runtime(First, max_wait_time=-1), AssertionError, "maximum wait time must be no less than 0"),
         (lambda: Server().register_runtime({"/": [Runtime(First)]}), ValueError, "'/' is reserved"),
         (lambda: Server().register_runtime({"/a": []}), ValueError, "one stage or more"),
@@ -117,7 +118,7 @@ def test_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
     server.intercept = print
     service = Server()
     service.append_worker(First, num=2, env=[{"A": "1"}, {"A": "2"}], route=["/a", "/b"])
-    service.append_worker(Last, max_batch_size=8, max_wait_time=3, timeout=0.25, route="/b")
+    service.append_worker(Last, max_batch_size=8, max_wait_time=3, timeout=0.25, route="/b", batching="adaptive")
     spec = spec_of(service)
     first, last = spec["stages"]
     assert first == {
@@ -127,6 +128,7 @@ def test_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
         "replicas": 2,
         "max_batch_size": 1,
         "max_wait": 10,
+        "batching": "window",
         "timeout": 5000,
         "env": [{"A": "1"}, {"A": "2"}],
         "node_labels": {},
@@ -135,6 +137,7 @@ def test_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
         "mime": "application/json",
     }
     assert (last["max_batch_size"], last["max_wait"], last["timeout"], last["mime"]) == (8, 3, 250, "text/plain")
+    assert last["batching"] == "adaptive"
     assert spec["routes"] == [{"path": "/a", "stages": [0]}, {"path": "/b", "stages": [0, 1]}]
     assert (spec["name"], spec["timeout"], spec["capacity"]) == ("local", 5000, 7)
     assert spec["max_request_bytes"] == 10 * 1024 * 1024

@@ -255,6 +255,7 @@ pub fn pipeline(name: &str, replicas: u32) -> PipelineSpec {
         replicas,
         max_batch_size: 1,
         max_wait: spec::DEFAULT_WAIT,
+        batching: Default::default(),
         timeout: spec::DEFAULT_TIMEOUT,
         env: Vec::new(),
         node_labels: BTreeMap::new(),

@@ -36,6 +36,11 @@ pub fn share(window: Window, upstreams: usize) -> Window {
     }
 }
 
+/// How long one batch took, of one that came back `elapsed` after it was sent behind `ahead` others to `replicas`.
+pub fn time_of_one(elapsed: Duration, ahead: u32, replicas: u32) -> Duration {
+    elapsed / (ahead / replicas.max(1)).saturating_add(1)
+}
+
 /// Running mean of a replica's batch time, weighted to the newest eight or so.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BatchTime(Option<Duration>);
@@ -91,6 +96,22 @@ mod tests {
             (window(1, 2), 9, window(1, 1)),
         ] {
             assert_eq!(share(all, upstreams), each, "{all:?} among {upstreams}");
+        }
+    }
+
+    #[test]
+    fn time_of_one_table() {
+        let ms = Duration::from_millis;
+        for (elapsed, ahead, replicas, expected) in [
+            (ms(12), 0, 1, ms(12)),
+            (ms(12), 0, 0, ms(12)),
+            (ms(12), 1, 1, ms(6)),
+            (ms(12), 1, 2, ms(12)),
+            (ms(12), 5, 2, ms(4)),
+            (Duration::ZERO, u32::MAX, 0, Duration::ZERO),
+        ] {
+            let found = time_of_one(elapsed, ahead, replicas);
+            assert_eq!(found, expected, "{elapsed:?} behind {ahead} for {replicas}");
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::batch::{self, Decision, Limits, Supply};
+use crate::credit::{self, BatchTime};
 use crate::custody::{self, Loss, Rules};
 use crate::metrics::StageMetrics;
 use crate::pick::{self, Load};
@@ -57,6 +58,7 @@ impl StageConfig {
                 max_requests: stage.max_batch_size as usize,
                 max_bytes: batch::DEFAULT_MAX_BYTES,
                 max_wait: stage.max_wait,
+                batching: stage.batching,
             },
             capacity: spec.capacity as usize,
             rules: Rules::of(spec, key.stage)?,
@@ -129,6 +131,8 @@ struct State {
     targets: Vec<Slot>,
     /// Room for what the pick sees of them, kept between rounds.
     loads: Vec<Load>,
+    /// How long batches take, as seen from here.
+    batch_time: BatchTime,
     /// Last time a replica was ready.
     last_ready: Option<Instant>,
     /// When the timer will look next.
@@ -192,6 +196,7 @@ impl Dispatcher {
                 retry: VecDeque::new(),
                 targets: Vec::new(),
                 loads: Vec::new(),
+                batch_time: BatchTime::default(),
                 // Who asks for a stage has heard that it serves; its targets are about to announce themselves.
                 last_ready: Some(Instant::now()),
                 timer_due: None,
@@ -405,8 +410,10 @@ impl Inner {
         while !state.is_idle() {
             let supply = pick::best_supply(&loads);
             let batch = if state.retry.is_empty() {
-                match batch::decide(state.queue.view(), self.config.limits, supply, now) {
-                    Decision::Close(_) => state.queue.take_batch(self.config.limits, &mut outbox.released),
+                let limits = self.config.limits;
+                let view = state.queue.view(limits, state.batch_time.mean());
+                match batch::decide(view, limits, supply, now) {
+                    Decision::Close(_) => state.queue.take_batch(limits, &mut outbox.released),
                     Decision::WaitUntil(at) => {
                         due = Some(at);
                         break;
@@ -428,12 +435,15 @@ impl Inner {
                 break;
             };
             let slot = &mut state.targets[index];
-            slot.outstanding += 1;
-            loads[index] = slot.load(now);
             let home = Arc::new(Custody {
                 dispatcher: self.this.clone(),
                 target: slot.id.clone(),
+                sent: now,
+                ahead: slot.outstanding,
+                replicas: slot.window.replicas,
             });
+            slot.outstanding += 1;
+            loads[index] = slot.load(now);
             let credit = home.credit();
             self.metrics.batches.inc();
             self.metrics.batch_size.observe(requests.len() as f64);
@@ -503,9 +513,12 @@ impl Inner {
     }
 
     /// Counts one batch less at a target. One that was removed meanwhile has nothing to count.
-    fn take_credit(&self, target: &TargetId) {
-        self.update(|state, _, _| {
-            if let Some(slot) = state.targets.iter_mut().find(|slot| &slot.id == target) {
+    fn take_credit(&self, batch: &Custody) {
+        self.update(|state, _, now| {
+            let elapsed = now.saturating_duration_since(batch.sent);
+            let took = credit::time_of_one(elapsed, batch.ahead, batch.replicas);
+            state.batch_time.observe(took);
+            if let Some(slot) = state.targets.iter_mut().find(|slot| slot.id == batch.target) {
                 debug_assert!(slot.outstanding > 0, "a credit was returned twice");
                 slot.outstanding = slot.outstanding.saturating_sub(1);
             }
@@ -607,6 +620,10 @@ async fn run_timer(dispatcher: Weak<Inner>) {
 struct Custody {
     dispatcher: Weak<Inner>,
     target: TargetId,
+    sent: Instant,
+    /// Batches that were at the target before, and its ready replicas then.
+    ahead: u32,
+    replicas: u32,
 }
 
 impl Custody {
@@ -614,7 +631,7 @@ impl Custody {
         let custody = self.clone();
         Credit::new(move || {
             if let Some(inner) = custody.dispatcher.upgrade() {
-                inner.take_credit(&custody.target);
+                inner.take_credit(&custody);
             }
         })
     }

@@ -6,7 +6,9 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
+use mosec_types::spec::Batching;
 use tokio::time::Instant;
 
 use crate::Request;
@@ -47,10 +49,16 @@ impl Queue {
         self.len() >= self.capacity
     }
 
-    pub(crate) fn view(&self) -> QueueView {
+    /// What the policy sees. `batch_time`: how long the stage's batches take.
+    pub(crate) fn view(&self, limits: Limits, batch_time: Option<Duration>) -> QueueView {
+        // A full batch leaves anyway, so no more than a batch is searched.
+        let looks = limits.batching == Batching::Adaptive && self.len() < limits.max_requests;
+        let nearest = || self.waiting.iter().map(|waiting| waiting.request.deadline).min();
         QueueView {
             requests: self.len(),
             oldest_arrival: self.waiting.front().map(|waiting| waiting.request.arrived),
+            nearest_deadline: looks.then(nearest).flatten(),
+            batch_time,
         }
     }
 

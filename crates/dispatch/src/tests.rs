@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mosec_types::spec::Delivery;
+use mosec_types::spec::{Batching, Delivery};
 use mosec_types::{
     ErrorCode, PipelineName, PipelineSpec, RequestId, RouteIndex, RouteSpec, StageIndex, StageKey, StageSpec,
 };
@@ -50,6 +50,10 @@ struct Bench {
 
 impl Bench {
     fn new(max_requests: usize, capacity: usize, delivery: Delivery) -> Self {
+        Self::with(max_requests, capacity, delivery, Batching::Window)
+    }
+
+    fn with(max_requests: usize, capacity: usize, delivery: Delivery, batching: Batching) -> Self {
         let config = StageConfig {
             key: StageKey {
                 revision: Default::default(),
@@ -60,6 +64,7 @@ impl Bench {
                 max_requests,
                 max_bytes: DEFAULT_MAX_BYTES,
                 max_wait: WAIT,
+                batching,
             },
             capacity,
             rules: rules(delivery, &[]),
@@ -131,6 +136,7 @@ pub(crate) fn spec(stages: u16, once: &[u16], routes: &[&[u16]]) -> PipelineSpec
         replicas: 1,
         max_batch_size: 1,
         max_wait: Duration::ZERO,
+        batching: Default::default(),
         timeout: DEADLINE,
         env: Vec::new(),
         node_labels: Default::default(),
@@ -216,6 +222,46 @@ async fn batches_grow_while_the_replica_is_busy() {
         assert_eq!(code(outcome).await, ErrorCode::Ok);
     }
     assert_eq!(bench.dispatcher.outstanding(), 0, "every credit is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adaptive_batch_has_no_window_and_waits_a_while_for_a_busy_replica() {
+    let mut bench = Bench::with(4, 16, Delivery::Retry, Batching::Adaptive);
+    bench.window(1, 3);
+    let mut outcomes = vec![bench.submit()];
+    assert_eq!(bench.target.sizes(), [1], "at once");
+    // How long batches take is not known yet.
+    outcomes.extend([bench.submit(), bench.submit()]);
+    assert_eq!(bench.target.sizes(), [1]);
+    let waited = until_sent(&bench, 2).await;
+    assert!((WAIT..WAIT * 4 / 3).contains(&waited), "{waited:?}");
+    assert_eq!(bench.target.sizes(), [1, 2]);
+    bench.target.take().into_iter().for_each(echo);
+
+    // The replica needs a few milliseconds each time, and less than the batch of two took behind the other.
+    for _ in 0..30 {
+        outcomes.push(bench.submit());
+        tokio::time::sleep(WAIT / 5).await;
+        bench.target.take().into_iter().for_each(echo);
+    }
+    outcomes.extend([bench.submit(), bench.submit()]);
+    assert_eq!(bench.target.sizes(), [1]);
+    let waited = until_sent(&bench, 2).await;
+    assert!((WAIT / 5..WAIT / 2).contains(&waited), "{waited:?}");
+    bench.target.take().into_iter().for_each(echo);
+    for outcome in outcomes {
+        assert_eq!(code(outcome).await, ErrorCode::Ok);
+    }
+}
+
+/// Time until the target has so many batches.
+async fn until_sent(bench: &Bench, batches: usize) -> Duration {
+    let start = Instant::now();
+    while bench.target.sizes().len() < batches {
+        assert!(start.elapsed() < DEADLINE, "{:?}", bench.target.sizes());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    start.elapsed()
 }
 
 #[tokio::test(start_paused = true)]

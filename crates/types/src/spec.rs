@@ -93,6 +93,8 @@ pub struct StageSpec {
     /// Longest time a batch waits for more requests.
     #[serde(with = "millis")]
     pub max_wait: Duration,
+    #[serde(default)]
+    pub batching: Batching,
     /// Longest time of one `forward` call.
     #[serde(with = "millis")]
     pub timeout: Duration,
@@ -111,6 +113,18 @@ pub struct StageSpec {
     /// Whether its class is an `SSEWorker`: where this is a route's last stage, answers are streams of events.
     #[serde(default)]
     pub streaming: bool,
+}
+
+/// When a batch that is not full leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Batching {
+    /// After `max_wait`, to a replica that has nothing to do. MOSEC's way.
+    #[default]
+    Window,
+    /// At once where a replica has nothing to do. Otherwise it waits for one, but no longer than `max_wait`, than a batch
+    /// takes, and than its first deadline allows.
+    Adaptive,
 }
 
 /// What may be done with a request whose replica was lost before it answered.
@@ -340,6 +354,7 @@ mod tests {
             replicas: 2,
             max_batch_size: 1,
             max_wait: DEFAULT_WAIT,
+            batching: Batching::Window,
             timeout: DEFAULT_TIMEOUT,
             env: Vec::new(),
             node_labels: BTreeMap::new(),

@@ -54,6 +54,7 @@ pub(crate) fn spec() -> PipelineSpec {
         replicas: 1,
         max_batch_size: 1,
         max_wait: Duration::ZERO,
+        batching: Default::default(),
         timeout: BOUND,
         env: Vec::new(),
         node_labels: Default::default(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mosec_types::spec::{
-    DEFAULT_ATTEMPTS, DEFAULT_CAPACITY, DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MIME, DEFAULT_TIMEOUT,
+    Batching, DEFAULT_ATTEMPTS, DEFAULT_CAPACITY, DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MIME, DEFAULT_TIMEOUT,
     DEFAULT_WAIT, Delivery, MAX_REPLICAS, PythonSource, RouteSpec,
 };
 use mosec_types::{PipelineName, PipelineSpec, StageIndex, StageSpec};
@@ -30,6 +30,7 @@ const STAGE_KEYS: &[&str] = &[
     "replicas",
     "max_batch_size",
     "max_wait",
+    "batching",
     "timeout",
     "env",
     "labels",
@@ -58,6 +59,7 @@ struct Stage {
     replicas: Option<u32>,
     max_batch_size: Option<u32>,
     max_wait: Option<Duration>,
+    batching: Option<Batching>,
     timeout: Option<Duration>,
     env: Option<Env>,
     labels: Option<BTreeMap<String, String>>,
@@ -114,6 +116,7 @@ impl FromNode for Stage {
         let replicas = reader.optional(&fields, "replicas");
         let max_batch_size = reader.optional(&fields, "max_batch_size");
         let max_wait = reader.optional(&fields, "max_wait");
+        let batching = reader.optional(&fields, "batching");
         let timeout = reader.optional(&fields, "timeout");
         let env = reader.optional(&fields, "env");
         let labels = reader.optional(&fields, "labels");
@@ -126,6 +129,7 @@ impl FromNode for Stage {
             replicas,
             max_batch_size,
             max_wait,
+            batching,
             timeout,
             env,
             labels,
@@ -250,6 +254,7 @@ impl Stage {
             replicas,
             max_batch_size: self.max_batch_size.unwrap_or(1),
             max_wait: self.max_wait.unwrap_or(DEFAULT_WAIT),
+            batching: self.batching.unwrap_or_default(),
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             env: match self.env {
                 None => Vec::new(),

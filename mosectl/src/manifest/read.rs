@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mosec_types::PipelineName;
-use mosec_types::spec::Delivery;
+use mosec_types::spec::{Batching, Delivery};
 
 use super::problem::Problem;
 use super::units;
@@ -217,6 +217,16 @@ impl FromNode for Delivery {
             Value::Scalar(scalar) if scalar.text == "retry" => Some(Self::Retry),
             Value::Scalar(scalar) if scalar.text == "at_most_once" => Some(Self::AtMostOnce),
             _ => reader.refuse(path, node, "retry or at_most_once"),
+        }
+    }
+}
+
+impl FromNode for Batching {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        match &node.value {
+            Value::Scalar(scalar) if scalar.text == "window" => Some(Self::Window),
+            Value::Scalar(scalar) if scalar.text == "adaptive" => Some(Self::Adaptive),
+            _ => reader.refuse(path, node, "window or adaptive"),
         }
     }
 }

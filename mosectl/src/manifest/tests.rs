@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use mosec_types::spec::{Delivery, PythonSource, RouteSpec};
+use mosec_types::spec::{Batching, Delivery, PythonSource, RouteSpec};
 use mosec_types::{PipelineName, StageIndex, StageSpec};
 use proptest::prelude::*;
 
@@ -35,6 +35,7 @@ fn defaults_are_mosecs() {
         replicas: 1,
         max_batch_size: 1,
         max_wait: Duration::from_millis(10),
+        batching: Default::default(),
         timeout: Duration::from_secs(3),
         env: Vec::new(),
         node_labels: BTreeMap::new(),
@@ -78,6 +79,7 @@ stages:
     replicas: 2
     max_batch_size: 8
     max_wait: 0ms
+    batching: adaptive
     timeout: 1.5s
     env: {THREADS: 04, FAST: true, EMPTY: "", NAME: yes}
     labels: {gpu: h200, zone: 1}
@@ -130,6 +132,10 @@ routes:
     assert_eq!(decode.env, [env.clone(), env]);
     assert_eq!(decode.node_labels, map(&[("gpu", "h200"), ("zone", "1")]));
     assert_eq!(decode.delivery, Delivery::AtMostOnce);
+    assert_eq!(
+        (decode.batching, find.batching),
+        (Batching::Adaptive, Batching::Window)
+    );
     assert_eq!(
         find.env,
         [
@@ -202,6 +208,10 @@ fn each_mistake_is_named_with_its_place() {
         (
             "    delivery: once\n",
             "p.yaml:5:15: stages[0].delivery: expected retry or at_most_once, found \"once\"",
+        ),
+        (
+            "    batching: Adaptive\n",
+            "p.yaml:5:15: stages[0].batching: expected window or adaptive, found \"Adaptive\"",
         ),
         (
             "    env: A=1\n",

@@ -13,6 +13,7 @@ fn spec(name: &str) -> PipelineSpec {
         replicas,
         max_batch_size: 1,
         max_wait: Default::default(),
+        batching: Default::default(),
         timeout: std::time::Duration::from_secs(3),
         env: Vec::new(),
         node_labels: BTreeMap::new(),

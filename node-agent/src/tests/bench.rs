@@ -54,6 +54,7 @@ pub(crate) fn topology(revision: u64, capacity: u32) -> Topology {
         replicas: 1,
         max_batch_size: 8,
         max_wait: Duration::ZERO,
+        batching: Default::default(),
         timeout: BOUND,
         env: Vec::new(),
         node_labels: Default::default(),

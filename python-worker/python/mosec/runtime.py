@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mosec.worker import Worker
 
 _START_METHODS = ("fork", "spawn")
+_BATCHING = ("window", "adaptive")
 # One counter for the whole process: names of stages are unique across routes.
 _numbers = itertools.count(1)
 
@@ -22,11 +23,13 @@ class Runtime:
         timeout: float = 0.0,
         start_method: str = "spawn",
         env: Sequence[dict[str, str]] | None = None,
+        batching: str = "window",
     ) -> None:
         """`max_wait_time`: batch window in ms, 0 for the server's `--wait`.
 
         `timeout`: longest `forward` in s, 0 for the server's `--timeout`. `env`: variables for each of the `num`
         processes. `start_method`: kept for MOSEC's sake; processes are always started afresh, as by "spawn".
+        `batching`: "window", or "adaptive" for batches that leave at once where a process has nothing to do.
         """
         _require(isinstance(worker, type) and issubclass(worker, Worker), "worker must be inherited from mosec.Worker")
         _require_number("worker number", num, 1)
@@ -39,6 +42,7 @@ class Runtime:
         _require(timeout >= 0, "forward timeout must be no less than 0")
         _require(start_method in _START_METHODS, f"start method must be one of {set(_START_METHODS)}")
         _require_env(env, num)
+        _require(batching in _BATCHING, f"batching must be one of {_BATCHING} but you give {batching!r}")
         self.worker = worker
         self.num = num
         self.max_batch_size = max_batch_size
@@ -46,6 +50,7 @@ class Runtime:
         self.timeout = timeout
         self.start_method = start_method
         self.env = None if env is None else list(env)
+        self.batching = batching
         self.name = f"{worker.__name__}_{next(_numbers)}"
 
 

@@ -54,11 +54,13 @@ class Server:
         env: Sequence[dict[str, str]] | None = None,
         timeout: float = 0,
         route: str | list[str] = "/inference",
+        batching: str = "window",
     ) -> None:
         """Appends a stage to the pipeline of each route.
 
         `num`: processes. `max_wait_time`: batch window in ms, below 1 for `--wait`. `timeout`: longest `forward` in s,
-        0 or less for `--timeout`. `env`: variables for each of the `num` processes.
+        0 or less for `--timeout`. `env`: variables for each of the `num` processes. `batching`: "window", or "adaptive"
+        for batches that leave at once where a process has nothing to do.
         """
         routes = [route] if isinstance(route, str) else list(route)
         stage = Runtime(
@@ -69,6 +71,7 @@ class Server:
             timeout=_at_least_zero(timeout),
             start_method=start_method,
             env=env,
+            batching=batching,
         )
         _check_routes(routes)
         for path in routes:
@@ -179,6 +182,7 @@ class Server:
             "replicas": int(stage.num),
             "max_batch_size": int(stage.max_batch_size),
             "max_wait": stage.max_wait_time or self._options.wait,
+            "batching": stage.batching,
             # Whole milliseconds; a limit of zero would mean none.
             "timeout": max(1, round(stage.timeout * 1000)) if stage.timeout else self._options.timeout,
             "env": stage.env or [],

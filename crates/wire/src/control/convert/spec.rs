@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mosec_types::spec::{Delivery, PythonSource};
+use mosec_types::spec::{Batching, Delivery, PythonSource};
 use mosec_types::{PipelineSpec, RouteSpec, StageSpec};
 
 use super::{ConvertError, each, name, stage_index, to_millis};
@@ -83,6 +83,10 @@ impl From<&StageSpec> for proto::StageSpec {
             Delivery::Retry => proto::Delivery::Retry,
             Delivery::AtMostOnce => proto::Delivery::AtMostOnce,
         };
+        let batching = match stage.batching {
+            Batching::Window => proto::Batching::Window,
+            Batching::Adaptive => proto::Batching::Adaptive,
+        };
         let env = |variables: &std::collections::BTreeMap<_, _>| proto::Environment {
             variables: variables.clone(),
         };
@@ -100,6 +104,7 @@ impl From<&StageSpec> for proto::StageSpec {
             attempts: stage.attempts,
             mime: stage.mime.clone(),
             streaming: stage.streaming,
+            batching: batching.into(),
         }
     }
 }
@@ -113,6 +118,11 @@ impl TryFrom<proto::StageSpec> for StageSpec {
             Ok(proto::Delivery::AtMostOnce) => Delivery::AtMostOnce,
             Ok(proto::Delivery::Unspecified) => return Err(ConvertError::missing("delivery")),
             Err(_) => return Err(ConvertError::unknown("delivery", message.delivery)),
+        };
+        let batching = match proto::Batching::try_from(message.batching) {
+            Ok(proto::Batching::Window | proto::Batching::Unspecified) => Batching::Window,
+            Ok(proto::Batching::Adaptive) => Batching::Adaptive,
+            Err(_) => return Err(ConvertError::unknown("batching", message.batching)),
         };
         Ok(Self {
             name: message.name,
@@ -128,6 +138,7 @@ impl TryFrom<proto::StageSpec> for StageSpec {
             attempts: message.attempts,
             mime: message.mime,
             streaming: message.streaming,
+            batching,
         })
     }
 }

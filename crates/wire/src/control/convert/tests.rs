@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_types::spec::{Delivery, PythonSource};
+use mosec_types::spec::{Batching, Delivery, PythonSource};
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
 use mosec_types::{
     Incarnation, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision, RouteSpec, StageIndex, StageKey,
@@ -39,8 +39,9 @@ prop_compose! {
         node_labels in map(),
         delivery in prop_oneof![Just(Delivery::Retry), Just(Delivery::AtMostOnce)],
         streaming in any::<bool>(),
+        batching in prop_oneof![Just(Batching::Window), Just(Batching::Adaptive)],
     ) -> StageSpec {
-        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime, streaming }
+        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime, streaming, batching }
     }
 }
 
