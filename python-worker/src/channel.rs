@@ -1,14 +1,19 @@
 //! Hot path. A worker's channel as a Python object.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
-use mosec_shm_ring::{Answer, Batch, Next, Payload, Progress, Reply, Wake, WorkerChannel};
+use mosec_shm_ring::{
+    Answer, Batch, Next, Over, Payload, Progress, Reply, RespondError, Wake, WorkerChannel, now_nanos,
+};
+use mosec_types::ErrorCode;
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList};
 
+use crate::watch::Watch;
 use crate::watchdog::Watchdog;
 
 /// The worker's end of its channel to the node agent.
@@ -16,9 +21,12 @@ use crate::watchdog::Watchdog;
 pub(crate) struct Channel {
     inner: WorkerChannel,
     watchdog: Watchdog,
-    epoch: Instant,
-    /// When the batch in work was taken, in nanoseconds after `epoch`. Only the thread that takes and answers uses it.
+    /// When the batch in work was taken, in nanoseconds. Only the thread that takes and answers uses it.
     taken: AtomicU64,
+    /// What of the batch in work Python does not see.
+    over: Mutex<Over>,
+    /// Held while answers or events are sent: two that wait for room at the same doorbell would miss rings.
+    sending: Mutex<()>,
 }
 
 /// A batch as Python takes it: its id, and flags and payload of each item.
@@ -35,8 +43,9 @@ impl Channel {
             Self {
                 inner,
                 watchdog,
-                epoch: Instant::now(),
                 taken: AtomicU64::new(0),
+                over: Mutex::default(),
+                sending: Mutex::default(),
             },
             spec,
         ))
@@ -53,20 +62,25 @@ impl Channel {
     }
 
     /// Waits for the next batch; `None` when the worker is to stop.
+    ///
+    /// Items whose deadline has passed, or whose client has left, are not among its items: they are answered with it.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<PyBatch<'py>>> {
-        // A batch that is there already costs no release of the interpreter.
-        let mut found = self.inner.try_next().map_err(runtime_error)?;
-        while found.is_none() {
-            match py.detach(|| self.inner.next(None)).map_err(runtime_error)? {
-                Next::Batch(batch) => found = Some(batch),
-                Next::Stop => return Ok(None),
-                Next::Interrupted => py.check_signals()?,
-                Next::Timeout => {}
+        while let Some(batch) = self.take(py)? {
+            let now = now_nanos();
+            self.taken.store(now, Ordering::Relaxed);
+            let over = Over::of(&batch, now / 1000);
+            if over.is_empty() {
+                return to_python(py, &batch, |_| true).map(Some);
             }
+            if over.is_all_of(&batch) {
+                self.send(py, batch.id, over.answers())?;
+                continue;
+            }
+            let taken = to_python(py, &batch, |item| !over.has(item));
+            *self.over() = over;
+            return taken.map(Some);
         }
-        let Some(batch) = found else { return Ok(None) };
-        self.taken.store(self.now(), Ordering::Relaxed);
-        to_python(py, &batch).map(Some)
+        Ok(None)
     }
 
     /// Answers every item of a batch, in order: `ErrorCode` numbers, and results or errors as any kind of buffer.
@@ -89,12 +103,14 @@ impl Channel {
             .iter()
             .map(|source| move |target: &mut [u8]| source.copy_to(py, target))
             .collect();
-        let answers: Vec<_> = (0u32..)
+        // Left in place: a thread may be about to send an event.
+        let over = self.over().of_batch(batch);
+        let mut answers: Vec<_> = (0..)
             .zip(&codes)
             .zip(&sources)
             .zip(&fills)
-            .map(|(((item, &code), source), fill)| Answer {
-                item,
+            .map(|(((index, &code), source), fill)| Answer {
+                item: over.item(batch, index),
                 code,
                 last: true,
                 payload: match source {
@@ -106,14 +122,32 @@ impl Channel {
                 },
             })
             .collect();
-        let nanos = self.now().saturating_sub(self.taken.load(Ordering::Relaxed));
-        let mut reply = Reply::new(batch, &answers, nanos);
-        while self.inner.step(&mut reply).map_err(runtime_error)? == Progress::Wait {
-            if py.detach(|| self.inner.wait(None)).map_err(runtime_error)? == Wake::Interrupted {
-                py.check_signals()?;
-            }
+        answers.extend(over.answers());
+        self.send(py, batch, answers)
+    }
+
+    /// Sends an event of one item, which goes nowhere if nobody waits for the item any more.
+    fn send_event(&self, py: Python<'_>, batch: u64, index: u32, text: &str) -> PyResult<()> {
+        let item = self.over().item(batch, index);
+        if self.inner.is_over(batch, item) {
+            return Ok(());
         }
-        Ok(())
+        let event = Answer {
+            item,
+            code: ErrorCode::Ok.to_wire(),
+            last: false,
+            payload: Payload::Bytes(text.as_bytes()),
+        };
+        self.send(py, batch, vec![event])
+    }
+
+    /// Follows one item of a batch.
+    fn watch(&self, batch: u64, index: u32) -> PyResult<Watch> {
+        let item = self.over().item(batch, index);
+        let watch = self.inner.watch(batch, item);
+        let watch =
+            watch.ok_or_else(|| PyIndexError::new_err(format!("batch {batch} has no open item {index}")))?;
+        Ok(Watch::new(watch))
     }
 
     /// Starts the clock of the stage's time limit.
@@ -128,9 +162,62 @@ impl Channel {
 }
 
 impl Channel {
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn take(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
+        // A batch that is there already costs no release of the interpreter.
+        let mut found = self.inner.try_next().map_err(runtime_error)?;
+        while found.is_none() {
+            match py.detach(|| self.inner.next(None)).map_err(runtime_error)? {
+                Next::Batch(batch) => found = Some(batch),
+                Next::Stop => break,
+                Next::Interrupted => py.check_signals()?,
+                Next::Timeout => {}
+            }
+        }
+        Ok(found)
     }
+
+    /// Sends answers or events. What has been answered meanwhile, by the end of its stream, takes none.
+    fn send(&self, py: Python<'_>, batch: u64, answers: Vec<Answer<'_>>) -> PyResult<()> {
+        let _alone = self.alone(py);
+        let nanos = now_nanos().saturating_sub(self.taken.load(Ordering::Relaxed));
+        let mut reply = Reply::new(batch, &answers, nanos);
+        loop {
+            match self.inner.step(&mut reply) {
+                Ok(Progress::Sent) => return Ok(()),
+                Ok(Progress::Wait) => {}
+                Err(RespondError::UnknownBatch(_) | RespondError::NotAwaited { .. })
+                    if is_event(&answers) =>
+                {
+                    return Ok(());
+                }
+                Err(error) => return Err(runtime_error(error)),
+            }
+            if py.detach(|| self.inner.wait(None)).map_err(runtime_error)? == Wake::Interrupted {
+                py.check_signals()?;
+            }
+        }
+    }
+
+    /// Waits without the interpreter, as whoever sends may need it to go on.
+    fn alone(&self, py: Python<'_>) -> MutexGuard<'_, ()> {
+        loop {
+            match self.sending.try_lock() {
+                Ok(alone) => return alone,
+                Err(TryLockError::Poisoned(error)) => return error.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let sending = &self.sending;
+            py.detach(|| drop(sending.lock()));
+        }
+    }
+
+    fn over(&self) -> MutexGuard<'_, Over> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_event(answers: &[Answer<'_>]) -> bool {
+    answers.iter().all(|answer| !answer.last)
 }
 
 /// Bytes of a Python object.
@@ -160,8 +247,9 @@ impl<'py> Source<'py> {
 }
 
 /// MOSEC's workers get bytearrays: writable, and with all the methods that `json`, `pickle` and users call.
-fn to_python<'py>(py: Python<'py>, batch: &Batch) -> PyResult<PyBatch<'py>> {
-    let items = batch.items.iter().map(|item| {
+fn to_python<'py>(py: Python<'py>, batch: &Batch, takes: impl Fn(usize) -> bool) -> PyResult<PyBatch<'py>> {
+    let items = batch.items.iter().enumerate().filter(|(index, _)| takes(*index));
+    let items = items.map(|(_, item)| {
         let payload = PyByteArray::new_with(py, item.len(), |target| {
             item.copy_to(target).map_err(runtime_error)
         })?;
@@ -180,7 +268,7 @@ fn forward_limit(spec: &str) -> PyResult<Duration> {
     Ok(Duration::from_millis(millis.max(1)))
 }
 
-fn runtime_error(error: impl std::error::Error) -> PyErr {
+pub(crate) fn runtime_error(error: impl std::error::Error) -> PyErr {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

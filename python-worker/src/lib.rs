@@ -7,6 +7,7 @@ mod commands;
 mod embedded;
 mod json;
 mod json_text;
+mod watch;
 mod watchdog;
 
 use pyo3::prelude::*;
@@ -22,6 +23,8 @@ mod _native {
     use super::embedded::{DryRun, Stop};
     #[pymodule_export]
     use super::json::encode_json;
+    #[pymodule_export]
+    use super::watch::Watch;
 
     #[pymodule_init]
     fn init(module: &super::Bound<'_, super::PyModule>) -> super::PyResult<()> {

@@ -13,6 +13,8 @@ class FakeChannel:
         self._batches = enumerate(batches, start=1)
         self.answers: dict[int, list[tuple[int, bytes]]] = {}
         self.events: list[str] = []
+        self.sent: list[tuple[int, int, str]] = []
+        self.cancelled: set[int] = set()
 
     def next(self) -> tuple[int, list[tuple[int, bytearray]]] | None:
         for number, items in self._batches:
@@ -25,6 +27,13 @@ class FakeChannel:
         assert all(isinstance(code, int) for code in codes)
         self.answers[batch] = [(code, bytes(payload)) for code, payload in zip(codes, payloads, strict=True)]
 
+    def send_event(self, batch: int, index: int, text: str) -> None:
+        assert batch not in self.answers
+        self.sent.append((batch, index, text))
+
+    def watch(self, batch: int, index: int) -> "FakeWatch":
+        return FakeWatch(self, batch, index)
+
     def forward_started(self) -> None:
         self.events.append("started")
 
@@ -36,3 +45,19 @@ class FakeChannel:
 
     def failed(self, text: str) -> None:
         self.events.append(f"failed: {text}")
+
+
+class FakeWatch:
+    """Follows the item `index` of a batch: its number is its place, its deadline as many seconds from the start."""
+
+    def __init__(self, channel: FakeChannel, batch: int, index: int) -> None:
+        self._channel, self._batch, self._index = channel, batch, index
+
+    def request(self) -> int:
+        return self._batch << 32 | self._index
+
+    def deadline(self) -> float:
+        return float(self._index)
+
+    def cancelled(self) -> bool:
+        return self._batch in self._channel.answers or self._index in self._channel.cancelled

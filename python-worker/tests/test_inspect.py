@@ -181,7 +181,8 @@ def test_the_classes_of_a_manifest(tmp_path: Path, python_path: str) -> None:
 def test_good_classes_give_a_good_status(tmp_path: Path, python_path: str) -> None:
     (tmp_path / "workers.py").write_text(WORKERS)
     status, result, _ = inspect(tmp_path, python_path, "--check", "workers:Good")
-    assert (status, result) == (0, {"workers": [{"module": "workers", "class": "Good", "mime": "image/png"}]})
+    good = {"module": "workers", "class": "Good", "mime": "image/png", "streaming": False}
+    assert (status, result) == (0, {"workers": [good]})
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, python_path: str) -> None:

@@ -14,6 +14,7 @@ from fake_channel import BOTH, EGRESS, INGRESS, FakeChannel
 
 from mosec import ClientError, DecodingError, EncodingError, ServerError, ValidationError, Worker
 from mosec.errors import MosecError, MosecTimeoutError
+from mosec.forward import Forward
 from mosec.log import internal_logger
 from mosec.protocol import HTTPStatusCode
 from mosec.runner import Loop
@@ -29,15 +30,22 @@ def make(forward: Callable[[Any], Any], max_batch_size: int = 1, **overrides: An
 
 
 def serve(worker: Worker, *batches: list[tuple[int, bytes]], timeout: float = 60) -> list[list[tuple[int, bytes]]]:
-    channel = FakeChannel(batches)
-    loop = Loop(channel, worker, timeout)
+    return serve_on(FakeChannel(batches), worker, len(batches), timeout)
+
+
+def serve_on(
+    channel: FakeChannel, worker: Worker, batches: int = 1, timeout: float = 60
+) -> list[list[tuple[int, bytes]]]:
+    forward = Forward(worker)
+    loop = Loop(channel, worker, forward, timeout)
     before = signal.signal(signal.SIGALRM, loop.on_alarm)
     try:
         loop.run()
     finally:
         signal.signal(signal.SIGALRM, before)
+        forward.close()
     assert channel.events.count("started") == channel.events.count("ended")
-    assert sorted(channel.answers) == list(range(1, len(batches) + 1)), "every batch is answered"
+    assert sorted(channel.answers) == list(range(1, batches + 1)), "every batch is answered"
     return [channel.answers[number] for number in sorted(channel.answers)]
 
 
@@ -189,7 +197,8 @@ def test_details_of_a_foreign_error_are_in_the_log_only(lines: list[logging.LogR
 def test_an_exit_ends_the_process(error: BaseException, size: int) -> None:
     channel = FakeChannel([[(BOTH, b"1")]])
     with pytest.raises(type(error)):
-        Loop(channel, make(raiser(error), size), 60).run()
+        worker = make(raiser(error), size)
+        Loop(channel, worker, Forward(worker), 60).run()
     assert channel.answers == {}
 
 
@@ -272,7 +281,8 @@ def test_a_forward_over_its_limit_is_answered_without_places_in_the_code(size: i
 
 
 def test_the_limit_of_whole_seconds_reads_plainly() -> None:
-    loop = Loop(FakeChannel(), make(lambda data: data), 3.0)
+    worker = make(lambda data: data)
+    loop = Loop(FakeChannel(), worker, Forward(worker), 3.0)
     loop._forwarding = True
     with pytest.raises(MosecTimeoutError, match=r"^forward timeout after 3s$"):
         loop.on_alarm(signal.SIGALRM, None)

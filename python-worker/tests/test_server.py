@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import mosec
-from mosec import Runtime, Server, Worker, server
+from mosec import Runtime, Server, SSEWorker, Worker, server
 from mosec.source import SourceError
 
 
@@ -27,6 +27,11 @@ class Last(First):
 
 # Never started: only what it is counts.
 PROCESS = multiprocessing.Process()
+
+
+class Streaming(SSEWorker):
+    def forward(self, data: Any) -> Any:
+        return data
 
 
 @pytest.fixture
@@ -135,11 +140,16 @@ def test_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
         "delivery": "retry",
         "attempts": 3,
         "mime": "application/json",
+        "streaming": False,
     }
     assert (last["max_batch_size"], last["max_wait"], last["timeout"], last["mime"]) == (8, 3, 250, "text/plain")
     assert last["batching"] == "adaptive"
     assert spec["routes"] == [{"path": "/a", "stages": [0]}, {"path": "/b", "stages": [0, 1]}]
     assert (spec["name"], spec["timeout"], spec["capacity"]) == ("local", 5000, 7)
+    streaming = Server()
+    streaming.append_worker(Streaming)
+    (stage,) = spec_of(streaming)["stages"]
+    assert (stage["streaming"], stage["mime"]) == (True, "text/event-stream")
     assert spec["max_request_bytes"] == 10 * 1024 * 1024
     assert spec["source"]["argv"] == ["--timeout", "5000", "--capacity", "7", "--mine", "x"]
     assert spec["source"]["python"] == sys.executable

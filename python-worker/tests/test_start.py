@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mosec import runner
+from mosec.forward import Forward
 from mosec.worker import Worker
 
 # Stands in for the native extension, and prints what happened on the channel as the last line.
@@ -24,6 +25,7 @@ native.Channel = types.SimpleNamespace(attach=lambda: (channel, {spec!r}))
 sys.modules["mosec._native"] = mosec._native = native
 sys.path.remove({tests!r})
 from mosec import runner
+from mosec.forward import Forward
 status = runner.main()
 answers = [[code, payload.decode()] for items in channel.answers.values() for code, payload in items]
 print(json.dumps({{"status": status, "events": channel.events, "answers": answers}}))
@@ -182,10 +184,10 @@ def test_examples_are_run_as_they_are() -> None:
     array = NoTruth()
     for given, seen in [({"example": [1, 2]}, [[1, 2]]), ({"example": 0}, []), ({"example": array}, [array])]:
         worker = type("W", (Warmed,), given)()
-        runner.warm_up(worker)
+        runner.warm_up(worker, Forward(worker))
         assert worker.seen == seen
     worker = type("W", (Warmed,), {"example": 1, "multi_examples": [2, 3]})()
-    runner.warm_up(worker)
+    runner.warm_up(worker, Forward(worker))
     assert worker.seen == [2, 3]
 
 

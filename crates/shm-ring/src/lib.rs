@@ -47,8 +47,8 @@ pub use self::{
     readable::Readable,
     segment::{OutOfBounds, SegmentError, ShmBackend, ShmConfig, sweep_stale},
     worker::{
-        Answer, AttachError, Batch, BatchItem, Next, OnAgentLoss, Payload, Progress, Reply, RespondError,
-        Wake, Watch, WorkerChannel, WorkerError,
+        Answer, AttachError, Batch, BatchItem, Next, OnAgentLoss, Over, Payload, Progress, Reply,
+        RespondError, Wake, Watch, WorkerChannel, WorkerError,
     },
 };
 

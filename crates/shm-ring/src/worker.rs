@@ -3,6 +3,7 @@
 //! One thread takes batches and answers them. A second one, the watcher, sits on the control socket: it maps segments as
 //! the arena grows, and ends the process when the agent is gone, so no worker outlives its agent, however that died.
 
+mod over;
 mod reply;
 mod table;
 mod watcher;
@@ -30,6 +31,7 @@ use crate::layout::{SharedRing, channel_bytes};
 use crate::ring::{Bell, Consumer, CorruptRing, Producer};
 use crate::segment::{OutOfBounds, Segment, SegmentError};
 
+pub use over::Over;
 use reply::Running;
 pub use reply::{Answer, Payload, Progress, Reply, RespondError};
 use table::Table;

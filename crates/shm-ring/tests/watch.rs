@@ -5,10 +5,10 @@ use std::thread;
 
 use bytes::Bytes;
 use mosec_shm_ring::{
-    AgentChannel, Answer, Arena, ArenaConfig, ChannelConfig, ItemPayload, OnAgentLoss, Payload, Progress,
-    Reply, RequestItem, ShmBackend, ShmConfig, WorkerChannel, now_micros,
+    AgentChannel, Answer, Arena, ArenaConfig, ChannelConfig, ItemPayload, OnAgentLoss, Over, Payload,
+    Progress, Reply, RequestItem, ShmBackend, ShmConfig, WorkerChannel, now_micros,
 };
-use mosec_types::Generation;
+use mosec_types::{ErrorCode, Generation};
 
 fn pair(bytes: usize) -> (Arena, AgentChannel, WorkerChannel) {
     let shm = ShmConfig {
@@ -58,6 +58,7 @@ fn a_worker_sees_what_the_agent_says_of_each_item() {
     let cancelled = || [0, 1, 2, 3].map(|item| batch.is_cancelled(item));
     assert_eq!(cancelled(), [false, false, true, false]);
     let watches = [0, 1, 2].map(|item| worker.watch(1, item).unwrap());
+    assert_eq!(watches[0].request(), 5);
     // None of these is there.
     agent.cancel([(1, 3), (1, u32::MAX), (9, 0)]);
     agent.move_deadline(1, 7, 1);
@@ -165,6 +166,43 @@ fn a_stream_asks_for_memory_by_the_extent_and_for_less_where_there_is_less() {
     }
     assert!(asked < 20, "not each event waits for memory, but {asked} did");
     drop(taken);
+    agent.reclaim();
+}
+
+#[test]
+fn what_is_over_is_not_run_and_the_others_keep_their_places() {
+    let (_arena, agent, worker) = pair(1 << 18);
+    let payload = Bytes::from_static(b"payload");
+    // Without a deadline, one that has passed, one to come; item 4 is cancelled.
+    let items = [0, 50, 101, 100, 0, 101].map(|deadline_micros| RequestItem {
+        flags: 0,
+        deadline_micros,
+        request: 0,
+        payload: ItemPayload::Bytes(&payload),
+    });
+    agent.submit(7, agent.prepare(&items, 0).unwrap()).unwrap();
+    agent.cancel([(7, 4)]);
+    let batch = worker.try_next().unwrap().unwrap();
+    let over = Over::of(&batch, 100);
+    assert!(!over.is_empty() && !over.is_all_of(&batch));
+    assert_eq!(
+        [0, 1, 2, 3, 4, 5].map(|item| over.has(item)),
+        [false, true, false, true, true, false]
+    );
+    assert_eq!([0, 1, 2].map(|index| over.item(7, index)), [0, 2, 5]);
+    assert_eq!(over.item(8, 1), 1, "another batch is whole");
+    let answers: Vec<_> = over
+        .answers()
+        .iter()
+        .map(|answer| (answer.item, answer.code))
+        .collect();
+    let (late, left) = (
+        ErrorCode::DeadlineExceeded.to_wire(),
+        ErrorCode::Cancelled.to_wire(),
+    );
+    assert_eq!(answers, [(1, late), (3, late), (4, left)]);
+    assert!(over.of_batch(8).is_empty() && !over.of_batch(7).is_empty());
+    assert!(Over::of(&batch, 0).has(4) && Over::of(&batch, u64::MAX).answers().len() == 5);
     agent.reclaim();
 }
 

@@ -20,16 +20,35 @@ class Channel:
         """Says why the worker cannot start."""
 
     def next(self) -> tuple[int, list[tuple[int, bytearray]]] | None:
-        """Waits for the next batch; `None` when the worker is to stop."""
+        """Waits for the next batch; `None` when the worker is to stop. Without the items that nobody waits for."""
 
     def answer(self, batch: int, codes: list[int], payloads: list[Buffer]) -> None:
         """Answers every item of a batch, in order."""
+
+    def send_event(self, batch: int, index: int, text: str) -> None:
+        """Sends an event of one item, which goes nowhere if nobody waits for the item any more."""
+
+    def watch(self, batch: int, index: int) -> Watch:
+        """Follows one item of a batch."""
 
     def forward_started(self) -> None:
         """Starts the clock of the stage's time limit."""
 
     def forward_ended(self) -> None:
         """Stops the clock of the stage's time limit."""
+
+@final
+class Watch:
+    """Follows one item until its batch has been answered."""
+
+    def request(self) -> int:
+        """The request's number."""
+
+    def deadline(self) -> float:
+        """The deadline, as `time.monotonic` counts; infinite where there is none."""
+
+    def cancelled(self) -> bool:
+        """Whether the answer is of use to nobody any more."""
 
 @final
 class Stop:

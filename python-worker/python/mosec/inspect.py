@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from mosec import server, source
+from mosec.worker import SSEWorker
 
 _EXPECTED = "a script that calls Server.run() when it is run"
 
@@ -78,7 +79,7 @@ def check_worker(place: str) -> dict[str, Any]:
         return found | _failed_import(module, error)
     except BaseException as error:  # the module's own code may raise anything
         return found | _failed_import(module, error)
-    return found | {"mime": worker.resp_mime_type}
+    return found | {"mime": worker.resp_mime_type, "streaming": issubclass(worker, SSEWorker)}
 
 
 def _check(argv: Sequence[str]) -> dict[str, Any]:

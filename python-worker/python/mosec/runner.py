@@ -2,8 +2,10 @@
 
 Started by the node agent as `python -m mosec.runner`, with its end of the channel as standard input. `forward` runs in
 the main thread, one batch at a time. A native thread watches the time limit and sends SIGALRM to one that overruns.
+Requests that nobody waits for any more are answered by the channel and never seen here.
 """
 
+import inspect
 import json
 import signal
 import sys
@@ -13,9 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 from mosec import dry_run, errors, server, source
+from mosec.context import Context
 from mosec.errors import EncodingError, MosecError, MosecTimeoutError
+from mosec.forward import Forward
 from mosec.log import internal_logger, one_line
-from mosec.worker import Worker
+from mosec.worker import SSEWorker, Worker
 
 # What a request can fail by. Anything else (SystemExit, KeyboardInterrupt) ends the process.
 FAILURES = (Exception, MosecTimeoutError)
@@ -30,8 +34,8 @@ def main() -> int:
 
     channel, spec_text = _native.Channel.attach()
     try:
-        worker, timeout = start(json.loads(spec_text))
-        loop = Loop(channel, worker, timeout)
+        worker, forward, timeout = start(json.loads(spec_text))
+        loop = Loop(channel, worker, forward, timeout)
         _take_signals(loop)
     except BaseException:  # whatever ends the start, the node agent is told why
         channel.failed(traceback.format_exc())
@@ -39,10 +43,11 @@ def main() -> int:
     internal_logger().info("%s socket connected to the node agent", label(worker))
     channel.ready()
     loop.run()
+    close(worker, forward)
     return 0
 
 
-def start(spec: dict[str, Any]) -> tuple[Worker, float]:
+def start(spec: dict[str, Any]) -> tuple[Worker, Forward, float]:
     """Makes the worker of one replica and runs its examples. Gives back the time limit of `forward` in seconds too."""
     stage, code = spec["stage"], spec["source"]
     server.in_worker = True
@@ -53,27 +58,41 @@ def start(spec: dict[str, Any]) -> tuple[Worker, float]:
     worker.worker_id = spec["replica"]
     worker.stage = stage["name"]
     worker.max_batch_size = stage["max_batch_size"]
+    forward = Forward(worker)
     if dry_run.is_on():
         dry_run.prepare(worker)
     else:
-        warm_up(worker)
-    return worker, stage["timeout"] / 1000
+        warm_up(worker, forward)
+    return worker, forward, stage["timeout"] / 1000
 
 
-def warm_up(worker: Worker) -> None:
+def warm_up(worker: Worker, forward: Forward) -> None:
     """Calls `forward` on the examples. One that fails is reported and nothing more."""
     logger = internal_logger()
     try:
         if _is_given(worker.multi_examples):
             for example in worker.multi_examples:
-                worker.forward(example)
+                forward.warm_up(example)
         elif _is_given(worker.example):
-            worker.forward(worker.example)
+            forward.warm_up(worker.example)
         else:
             return
         logger.info("%s warmup successfully", label(worker))
     except FAILURES:
         logger.error("%s warmup failed: %s", label(worker), one_line(traceback.format_exc()))
+
+
+def close(worker: Worker, forward: Forward) -> None:
+    """Calls the worker's `close`, if it has one. What it raises is reported and nothing more."""
+    try:
+        method = getattr(worker, "close", None)
+        if callable(method):
+            left = method()
+            if inspect.iscoroutine(left):
+                forward.wait(left)
+        forward.close()
+    except FAILURES:
+        internal_logger().error("%s close failed: %s", label(worker), one_line(traceback.format_exc()))
 
 
 def label(worker: Worker) -> str:
@@ -94,14 +113,33 @@ def _take_signals(loop: "Loop") -> None:
     signal.signal(signal.SIGALRM, loop.on_alarm)
 
 
+class Stream:
+    """Where an `SSEWorker` puts its events, from whichever thread."""
+
+    def __init__(self, channel: Any) -> None:
+        self._send = channel.send_event
+        #: The batch in `forward`, and the place in it of each item that `forward` has; none in between.
+        self.batch: tuple[int, list[int]] | None = None
+
+    def send(self, text: str, index: int) -> None:
+        """Sends an event. Between batches there is nobody to have it."""
+        if self.batch is None:
+            return
+        batch, places = self.batch
+        if not 0 <= index < len(places):
+            raise IndexError(f"there is no item {index} in a batch of {len(places)}")
+        self._send(batch, places[index], text)
+
+
 class Loop:
     """Takes batches from the channel, runs them, and answers each of their items."""
 
-    def __init__(self, channel: Any, worker: Worker, timeout: float) -> None:
+    def __init__(self, channel: Any, worker: Worker, forward: Forward, timeout: float) -> None:
         self._channel = channel
         self._label = label(worker)
         self._batching = worker.max_batch_size > 1
-        self._forward = worker.forward
+        self._forward = forward
+        self._call = forward.call
         # Indexed by an item's flags.
         self._decoders: tuple[Callable[[bytearray], Any], ...] = (worker.deserialize_ipc, worker.deserialize)
         self._encoders: tuple[Callable[[Any], Any], ...] = (worker.serialize_ipc, worker.serialize)
@@ -110,6 +148,10 @@ class Loop:
         self._timeout = timeout
         self._started_at = 0.0
         self._forwarding = False
+        self._stream: Stream | None = None
+        if isinstance(worker, SSEWorker):
+            self._stream = Stream(channel)
+            worker._send_event = self._stream.send
 
     def run(self) -> None:
         """Serves until the channel says stop."""
@@ -117,13 +159,13 @@ class Loop:
         while (work := next_batch()) is not None:
             batch, items = work
             if batching:
-                codes, payloads = self._run_list(items)
+                codes, payloads = self._run_list(batch, items)
                 answer(batch, codes, payloads)
             elif len(items) == 1:
-                code, payload = self._run_one(*items[0])
+                code, payload = self._run_one(batch, 0, *items[0])
                 answer(batch, [code], [payload])
             else:
-                answers = [self._run_one(flags, data) for flags, data in items]
+                answers = [self._run_one(batch, place, flags, data) for place, (flags, data) in enumerate(items)]
                 answer(batch, [code for code, _ in answers], [payload for _, payload in answers])
 
     def on_alarm(self, _signum: int, _frame: Any) -> None:
@@ -132,14 +174,14 @@ class Loop:
             self._forwarding = False
             raise MosecTimeoutError(f"forward timeout after {self._timeout:g}s")
 
-    def _run_one(self, flags: int, data: bytearray) -> tuple[int, Any]:
+    def _run_one(self, batch: int, place: int, flags: int, data: bytearray) -> tuple[int, Any]:
         try:
-            result = self._timed_forward(self._decoders[flags & INGRESS](data))
+            result = self._timed_forward(self._decoders[flags & INGRESS](data), batch, [place])
             return self._encode(flags, result)
         except FAILURES as error:
             return self._failure(error)
 
-    def _run_list(self, items: list[tuple[int, bytearray]]) -> tuple[list[int], list[Any]]:
+    def _run_list(self, batch: int, items: list[tuple[int, bytearray]]) -> tuple[list[int], list[Any]]:
         """One `forward` for all items that can be decoded. What fails of one item alone, fails it alone."""
         codes: list[int] = [errors.OK] * len(items)
         payloads: list[Any] = [b""] * len(items)
@@ -154,7 +196,7 @@ class Loop:
         if not places:
             return codes, payloads
         try:
-            results = self._timed_forward(inputs)
+            results = self._timed_forward(inputs, batch, places)
             if len(results) != len(places):
                 raise ValueError(f"forward returned {len(results)} results for a batch of {len(places)}")
             results = list(results)
@@ -170,20 +212,33 @@ class Loop:
                 codes[place], payloads[place] = self._failure(error)
         return codes, payloads
 
-    def _timed_forward(self, data: Any) -> Any:
+    def _timed_forward(self, data: Any, batch: int, places: list[int]) -> Any:
+        """`places`: of each item of the data, where it is in the batch."""
+        options = self._options(batch, places) if self._forward.takes_context else {}
+        stream = self._stream
+        if stream is not None:
+            stream.batch = batch, places
         self._started_at = time.monotonic()
         self._forward_started()
         try:
             self._forwarding = True
-            return self._forward(data)
+            return self._call(data, **options)
         finally:
             self._forwarding = False  # first of all: from here on, a late alarm does nothing
             self._forward_ended()
+            if stream is not None:
+                stream.batch = None
+
+    def _options(self, batch: int, places: list[int]) -> dict[str, Any]:
+        watch = self._channel.watch
+        return {"ctx": self._forward.context([Context(watch(batch, place)) for place in places])}
 
     def _encode(self, flags: int, result: Any) -> tuple[int, Any]:
         if isinstance(result, FAILURES):
             raise result
         payload = self._encoders[(flags & EGRESS) >> 1](result)
+        if self._stream is not None and flags & EGRESS:
+            payload = b""  # its client has had the events; the result was of use as a check alone
         return errors.OK, payload if type(payload) is bytes else _as_buffer(payload)
 
     def _failure(self, error: BaseException) -> tuple[int, bytes]:

@@ -3,7 +3,7 @@
 import json
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mosec.errors import DecodingError, EncodingError
@@ -28,6 +28,7 @@ class Worker(ABC):
 
     A worker process makes one object of the class, without arguments, and calls its methods from the main thread, one
     at a time. Load the model in `__init__`. The class must be importable, so it cannot be defined inside a function.
+    Where the class has a method `close`, it is called once, when the worker is told to stop and has answered all.
     """
 
     #: Data that `forward` is called with once before the stage takes requests: a list where the stage batches.
@@ -50,6 +51,9 @@ class Worker(ABC):
         `data`: one decoded request; where the stage's `max_batch_size` is above 1, a list of 1 to `max_batch_size` of
         them. A list must be answered by as many results in the same order; an exception object in a result's place
         fails that request alone.
+
+        May be `async def`: it then runs on one event loop in the main thread, which rests between batches. With a
+        parameter named `ctx` it is given a `mosec.Context` for each request: one, or a list where the data is one.
         """
 
     def deserialize(self, data: bytes) -> Any:
@@ -102,6 +106,28 @@ class Worker(ABC):
     @max_batch_size.setter
     def max_batch_size(self, max_batch_size: int) -> None:
         self._max_batch_size = max_batch_size
+
+
+class SSEWorker(Worker):
+    """A worker that answers with a stream of server-sent events. Only as the last stage of a route.
+
+    What `forward` returns is not sent. It must be right all the same: as long as the batch, and fit for `serialize`;
+    otherwise the stream ends with an error.
+    """
+
+    resp_mime_type = "text/event-stream"
+
+    _send_event: Callable[[str, int], None] | None = None
+
+    def send_stream_event(self, text: str, index: int = 0) -> None:
+        """Sends an event to a client, from any thread while `forward` runs.
+
+        `index`: position in the data of the request it belongs to. Never waits for a client. Where nobody listens any
+        more, and after `forward` has returned, events are dropped.
+        """
+        if self._send_event is None:
+            raise RuntimeError("the worker is not initialised: events can be sent once it takes requests")
+        self._send_event(text, index)
 
 
 def _decode_json(data: bytes) -> Any:

@@ -177,7 +177,7 @@ impl Running {
             return None;
         }
         let live = self.live.get_or_insert_with(|| Live::new(self.table.clone()));
-        Some(Watch::new(Arc::clone(live), item))
+        Watch::new(Arc::clone(live), item).ok()
     }
 
     pub(super) fn is_over(&self, item: usize) -> bool {

@@ -77,12 +77,19 @@ impl Live {
 pub struct Watch {
     live: Arc<Live>,
     item: usize,
+    request: u64,
 }
 
 impl Watch {
     /// `item` is in the table.
-    pub(super) fn new(live: Arc<Live>, item: usize) -> Self {
-        Self { live, item }
+    pub(super) fn new(live: Arc<Live>, item: usize) -> Result<Self, OutOfBounds> {
+        let request = live.table.row(item)?.request;
+        Ok(Self { live, item, request })
+    }
+
+    /// The request's id.
+    pub fn request(&self) -> u64 {
+        self.request
     }
 
     /// Whether nobody waits for the item's answer any more. True once its batch has been answered.
