@@ -27,7 +27,6 @@ CLEAR = "announced: what is refused is refused with a text that says why"
         Gap("seen / bases / SSEWorker", "SSEWorker"),
         Gap("seen / parameters / SSEWorker*", "SSEWorker"),
         Gap("seen / mosec.worker.SSEWorker", "SSEWorker"),
-        Gap("seen / mosec.mixin.*", "mixins"),
     ],
 )
 def test_api(run: Run) -> None:
@@ -50,10 +49,6 @@ def told(run: Run, *options: str, env: dict[str, str] | None = None) -> Any:
         Difference("bad level in the environment / exit code", 1, ABSENT, "D17: as any value that cannot be read"),
         Difference("bad level in the environment / warnings", ABSENT, ["RuntimeWarning"], "D17"),
         Difference("bad level in the environment / level", ABSENT, 20, "D17"),
-    ],
-    gaps=[
-        Gap(f"{key} / warnings", "`--debug` is deprecated")
-        for key in ("debug", "debug over level", "debug by environment")
     ],
 )
 def test_levels(run: Run) -> None:
