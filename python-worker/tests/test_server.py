@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import socket
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -226,6 +227,18 @@ def test_numbers_are_numbers(served: list[dict[str, Any]]) -> None:
     service.run()
     stage = served[0]["spec"]["stages"][0]
     assert type(stage["replicas"]) is type(stage["max_batch_size"]) is int
+
+
+def test_a_service_that_is_only_looked_at_leaves_no_daemon() -> None:
+    server.intercept = print
+    service = Server()
+    service.append_worker(First)
+    never_started = multiprocessing.Process()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as helper:
+        service.register_daemon("helper", helper)
+        service.register_daemon("another", never_started)
+        service.run()
+        assert helper.wait(60) < 0
 
 
 @pytest.mark.parametrize("exists", [False, True])

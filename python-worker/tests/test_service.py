@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,22 @@ def test_a_level_leaves_the_lines_below_out(tmp_path: Path) -> None:
         wait_until(answers, "the service answers")
         assert service.end(signal.SIGINT) == 0
         assert service.lines() == [], service.output
+
+
+@pytest.mark.parametrize("address", ["localhost", "::1"])
+def test_names_and_ipv6(tmp_path: Path, address: str) -> None:
+    try:
+        socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)
+        socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET).close()
+    except OSError as error:
+        pytest.skip(f"this machine has no {address}: {error}")
+    with Program(tmp_path, script(tmp_path, TWO_STAGES), "--port", "0", "--address", address) as service:
+        port = port_of(service.wait_for_events("http service is running", 1)[0])
+        connection = HTTPConnection(address, port, timeout=BOUND)
+        connection.request("POST", "/second", b'"y"')
+        assert connection.getresponse().status == 200
+        connection.close()
+        assert service.end() == 0
 
 
 def test_the_port_is_free_at_once(tmp_path: Path) -> None:

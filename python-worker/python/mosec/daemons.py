@@ -9,7 +9,7 @@ Process = subprocess.Popen[bytes] | subprocess.Popen[str] | multiprocessing.proc
 
 
 class Daemons:
-    """The processes of `Server.register_daemon`, by name. They are the caller's: nothing here starts or ends one."""
+    """The processes of `Server.register_daemon`, by name. They are the caller's: a server that runs never ends one."""
 
     def __init__(self) -> None:
         self._processes: dict[str, Process] = {}
@@ -28,6 +28,13 @@ class Daemons:
             if code is not None:
                 return name, code
         return None
+
+    def end(self) -> list[str]:
+        """Ends them all, where the service is only looked at. Their names."""
+        for process in self._processes.values():
+            if isinstance(process, subprocess.Popen) or process.is_alive():
+                process.terminate()
+        return list(self._processes)
 
     def watch(self, fail: Callable[[str], None], interval: float, stop: threading.Event) -> None:
         """Looks at them every `interval` seconds, from a thread, until `stop`. `fail` is told of the first to end."""

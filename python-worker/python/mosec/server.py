@@ -109,6 +109,8 @@ class Server:
             raise RuntimeError("a worker process ran `Server.run()`: put it under `if __name__ == '__main__':`")
         spec = self._spec()
         if intercept is not None:
+            for name in self._daemons.end():
+                internal_logger().warning("daemon %s runs on no node of a cluster: start it there by other means", name)
             intercept(spec)
             return
         with _work_folder(self._options) as folder:
