@@ -208,6 +208,7 @@ def test_run_hands_over_and_returns(served: list[dict[str, Any]]) -> None:
         "port": 0,
         "namespace": "mosec_service",
         "log_level": "info",
+        "compression": False,
     }
     assert call["spec"]["stages"][0]["class"] == "First"
 
