@@ -4,14 +4,12 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use mosec_types::ErrorCode;
 use tokio::sync::Semaphore;
 
-use crate::respond::{AnswerBody, HttpResponse};
+use crate::respond::HttpResponse;
 
 /// Shorter answers become longer by a coding.
 const MIN_ANSWER_BYTES: usize = 32;
@@ -49,14 +47,9 @@ impl Codings {
 
     /// An answer as its client accepts it.
     pub(crate) async fn encode(&self, mut answer: HttpResponse, accepted: Option<Coding>) -> HttpResponse {
-        let AnswerBody::Whole(body) = answer.body_mut() else {
+        let Some(whole) = answer.body().whole().cloned() else {
             return answer;
         };
-        let Some(Some(Ok(frame))) = body.frame().now_or_never() else {
-            return answer;
-        };
-        let whole = frame.into_data().unwrap_or_default();
-        *answer.body_mut() = whole.clone().into();
         if whole.len() < MIN_ANSWER_BYTES || !is_compressible(answer.headers()) {
             return answer;
         }
@@ -145,6 +138,11 @@ impl Coding {
             return Ok(None);
         }
         Self::of(name).map(Some).ok_or(ErrorCode::UnsupportedCoding)
+    }
+
+    /// Whether a client takes this coding, be it its first choice or not.
+    pub(crate) fn is_accepted(self, headers: &HeaderMap) -> bool {
+        weight(headers, Some(self)) > 0
     }
 
     /// The coding that a client likes best; of two that it likes equally well, zstd, and any before none.

@@ -11,6 +11,8 @@ mod config;
 mod connection;
 mod events;
 mod metrics;
+mod openapi;
+mod pages;
 mod port;
 mod request;
 mod respond;

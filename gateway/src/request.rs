@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::header::EXPECT;
 use hyper::{Method, Request as HttpRequest, StatusCode, Version};
 use mosec_dispatch::{Outcome, Payload, Registry, Reply, Request, Stream};
 use mosec_types::{ErrorCode, RequestId};
@@ -19,6 +19,7 @@ use crate::coding::{Coding, Codings};
 use crate::config::Config;
 use crate::events::{self, EventStream};
 use crate::metrics::Metrics;
+use crate::pages;
 use crate::respond::{self, HttpResponse, SERVER_TIMING};
 use crate::routes::{Route, Table};
 use crate::trace::{self, TRACE_HEADER};
@@ -89,38 +90,7 @@ async fn page_or_answer(shared: &Arc<Shared>, http: HttpRequest<Incoming>) -> Ht
     match shared.route(http.uri().path()) {
         Some(route) if http.method() == Method::POST => infer(shared, route, http).await,
         Some(_) => respond::method_not_allowed("POST"),
-        None => own_page(shared, &http),
-    }
-}
-
-/// The pages the gateway answers itself.
-fn own_page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
-    let response = page(shared, http);
-    if http.method() == Method::HEAD {
-        respond::head(response)
-    } else {
-        response
-    }
-}
-
-fn page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
-    let read = matches!(*http.method(), Method::GET | Method::HEAD);
-    match http.uri().path() {
-        "/" | "/metrics" if !read => respond::method_not_allowed("GET,HEAD"),
-        "/" if shared.admission.is_draining() => respond::plain(respond::error(ErrorCode::Draining, None)),
-        "/" => respond::plain(respond::text(StatusCode::OK, "MOSEC service")),
-        "/metrics" => {
-            let used = shared.body_memory.used_bytes();
-            shared
-                .metrics
-                .body_bytes
-                .set(i64::try_from(used).unwrap_or(i64::MAX));
-            let mut response = respond::text(StatusCode::OK, mosec_telemetry::render(&shared.series));
-            let value = HeaderValue::from_static(mosec_telemetry::METRICS_TYPE);
-            response.headers_mut().insert(CONTENT_TYPE, value);
-            response
-        }
-        _ => respond::error(ErrorCode::UnknownRoute, None),
+        None => pages::answer(shared, &http).await,
     }
 }
 

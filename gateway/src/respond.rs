@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{
     ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
@@ -25,7 +24,8 @@ pub(crate) const MOSEC_REPLICA_WAIT_SECONDS: HeaderValue = HeaderValue::from_sta
 
 /// The body of an answer.
 pub(crate) enum AnswerBody {
-    Whole(Full<Bytes>),
+    /// Until it is taken, all at once.
+    Whole(Option<Bytes>),
     Events(EventStream),
 }
 
@@ -33,11 +33,19 @@ impl AnswerBody {
     pub(crate) fn is_stream(&self) -> bool {
         matches!(self, Self::Events(_))
     }
+
+    /// The bytes of one that is all there, and not read yet.
+    pub(crate) fn whole(&self) -> Option<&Bytes> {
+        match self {
+            Self::Whole(bytes) => bytes.as_ref(),
+            Self::Events(_) => None,
+        }
+    }
 }
 
 impl From<Bytes> for AnswerBody {
     fn from(bytes: Bytes) -> Self {
-        Self::Whole(Full::new(bytes))
+        Self::Whole((!bytes.is_empty()).then_some(bytes))
     }
 }
 
@@ -50,21 +58,21 @@ impl Body for AnswerBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Whole(body) => Pin::new(body).poll_frame(context),
+            Self::Whole(body) => Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Events(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_none(),
             Self::Events(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(body) => body.size_hint(),
+            Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Events(body) => body.size_hint(),
         }
     }
@@ -83,9 +91,18 @@ pub(crate) fn plain(response: HttpResponse) -> HttpResponse {
     with_type(response, HeaderValue::from_static("text/plain; charset=utf-8"))
 }
 
-fn with_type(mut response: HttpResponse, value: HeaderValue) -> HttpResponse {
+pub(crate) fn with_type(mut response: HttpResponse, value: HeaderValue) -> HttpResponse {
     response.headers_mut().insert(CONTENT_TYPE, value);
     response
+}
+
+/// A page that is no answer of the service: its headers say nothing of it. No type where `mime` is empty.
+pub(crate) fn document(body: impl Into<Bytes>, mime: &'static str) -> HttpResponse {
+    let response = Response::new(body.into().into());
+    match mime {
+        "" => response,
+        mime => with_type(response, HeaderValue::from_static(mime)),
+    }
 }
 
 /// A worker's result.

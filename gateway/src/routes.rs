@@ -24,6 +24,8 @@ pub(crate) struct Route {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Table {
     paths: HashMap<String, Arc<Route>>,
+    /// What serves, the oldest first.
+    pipelines: Vec<Arc<PipelineSpec>>,
 }
 
 impl Table {
@@ -36,12 +38,13 @@ impl Table {
             .collect();
         serving.sort_by_key(|deployment| deployment.revision);
         let mut paths = HashMap::new();
-        for deployment in serving {
+        for deployment in &serving {
             for (path, route) in routes_of(deployment) {
                 paths.entry(path).or_insert_with(|| Arc::new(route));
             }
         }
-        Self { paths }
+        let pipelines = serving.iter().map(|deployment| deployment.spec.clone()).collect();
+        Self { paths, pipelines }
     }
 
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
@@ -52,6 +55,11 @@ impl Table {
     pub(crate) fn first_stages(&self) -> HashMap<StageKey, &Route> {
         let routes = self.paths.values();
         routes.map(|route| (route.first, route.as_ref())).collect()
+    }
+
+    /// The pipelines that serve, the oldest first.
+    pub(crate) fn pipelines(&self) -> impl Iterator<Item = &PipelineSpec> {
+        self.pipelines.iter().map(Arc::as_ref)
     }
 
     /// The longest a request on any of the routes may take, `None` without routes.

@@ -7,6 +7,7 @@ mod client;
 mod compression;
 mod drain;
 mod limits;
+mod pages;
 mod queue;
 mod raw;
 mod reports;

@@ -1,0 +1,106 @@
+//! The pages the gateway answers itself: health, metrics, the service's description.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_ENCODING, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
+use hyper::{HeaderMap, Method, Request as HttpRequest, StatusCode};
+use mosec_types::ErrorCode;
+
+use crate::coding::{Coding, Codings};
+use crate::openapi;
+use crate::request::Shared;
+use crate::respond::{self, HttpResponse};
+
+/// Swagger UI, in one page; see assets/make_swagger_page.py.
+const SWAGGER: &[u8] = include_bytes!("../assets/swagger.html.gz");
+/// Bound on the page unpacked, about 1.9 MB.
+const SWAGGER_BYTES: usize = 4 << 20;
+
+/// Answers a request whose path is no route's.
+pub(crate) async fn answer(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
+    let response = page(shared, http).await;
+    match *http.method() {
+        Method::HEAD => respond::head(response),
+        _ => response,
+    }
+}
+
+async fn page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
+    let path = http.uri().path();
+    let is_read = matches!(*http.method(), Method::GET | Method::HEAD);
+    match path {
+        "/" | "/metrics" | "/openapi/metadata.json" | "/openapi/swagger" | "/openapi/swagger/"
+            if !is_read =>
+        {
+            respond::method_not_allowed("GET,HEAD")
+        }
+        "/" if shared.admission.is_draining() => respond::plain(respond::error(ErrorCode::Draining, None)),
+        "/" => respond::plain(respond::text(StatusCode::OK, "MOSEC service")),
+        "/metrics" => metrics(shared),
+        "/openapi/metadata.json" => {
+            let document = openapi::document(shared.routes.load().pipelines());
+            cached(http.headers(), respond::document(document, "application/json"))
+        }
+        "/openapi/swagger" => {
+            let mut response = respond::document("", "text/plain");
+            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+            let target = HeaderValue::from_static("/openapi/swagger/");
+            response.headers_mut().insert(LOCATION, target);
+            response
+        }
+        "/openapi/swagger/" => swagger(http.headers()).await,
+        _ => respond::error(ErrorCode::UnknownRoute, None),
+    }
+}
+
+fn metrics(shared: &Shared) -> HttpResponse {
+    let used = shared.body_memory.used_bytes();
+    let body_bytes = &shared.metrics.body_bytes;
+    body_bytes.set(i64::try_from(used).unwrap_or(i64::MAX));
+    let text = mosec_telemetry::render(&shared.series);
+    let kind = HeaderValue::from_static(mosec_telemetry::METRICS_TYPE);
+    respond::with_type(respond::text(StatusCode::OK, text), kind)
+}
+
+async fn swagger(headers: &HeaderMap) -> HttpResponse {
+    let packed = Bytes::from_static(SWAGGER);
+    let mut response = if Coding::Gzip.is_accepted(headers) {
+        let mut response = respond::document(packed, "text/html");
+        let coding = HeaderValue::from_static("gzip");
+        response.headers_mut().insert(CONTENT_ENCODING, coding);
+        response
+    } else {
+        match Codings::new().decode(Coding::Gzip, packed, SWAGGER_BYTES).await {
+            Ok(page) => respond::document(page, "text/html"),
+            Err(code) => return respond::error(code, None),
+        }
+    };
+    let vary = HeaderValue::from_static("accept-encoding");
+    response.headers_mut().insert(VARY, vary);
+    cached(headers, response)
+}
+
+/// The answer with a tag for its content, or only the tag where the client has that content.
+fn cached(headers: &HeaderMap, mut response: HttpResponse) -> HttpResponse {
+    let Some(whole) = response.body().whole() else {
+        return response;
+    };
+    let mut hasher = DefaultHasher::new();
+    whole.hash(&mut hasher);
+    let tag = format!("\"{:016x}\"", hasher.finish());
+    let known = headers.get_all(IF_NONE_MATCH).into_iter();
+    let is_known = known
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|known| known.trim().trim_start_matches("W/") == tag || known.trim() == "*");
+    if is_known {
+        response = respond::document("", "");
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
