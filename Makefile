@@ -35,6 +35,7 @@ test-loom: ## model-check the shared-memory ring
 
 test-python: wheel-dev ## the Python package and the examples, through the built wheel
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy --config-file python-worker/pyproject.toml && $(BIN)/stubtest mosec._native
 	$(BIN)/python -m pytest -q -rs python-worker/tests examples
 
 test-compat: wheel-dev $(VENV)/.compat $(REFERENCE)/.installed ## the same services on MOSEC from PyPI and on this, compared

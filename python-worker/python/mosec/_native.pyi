@@ -1,7 +1,19 @@
 """Native half of the package."""
 
-from collections.abc import Buffer
 from typing import Any, final
+
+from typing_extensions import Buffer  # in the standard library from 3.12 on; type checkers bring it
+
+__all__ = [
+    "Channel",
+    "DryRun",
+    "Stop",
+    "Watch",
+    "__version__",
+    "command",
+    "encode_json",
+    "serve",
+]
 
 __version__: str
 

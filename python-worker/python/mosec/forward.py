@@ -21,7 +21,9 @@ class Forward:
         self._batching = worker.max_batch_size > 1
         self.takes_context = _takes_context(worker.forward)
         #: Called with the data, and `ctx=` where `takes_context` says so.
-        self.call = self._call_async if inspect.iscoroutinefunction(worker.forward) else worker.forward
+        self.call: Callable[..., Any] = (
+            self._call_async if inspect.iscoroutinefunction(worker.forward) else worker.forward
+        )
 
     def warm_up(self, example: Any) -> None:
         """Calls it with an example, and with contexts of nobody."""

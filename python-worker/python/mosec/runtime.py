@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from mosec.worker import Worker
 
@@ -60,12 +61,12 @@ def _require(holds: bool, problem: str) -> None:
         raise AssertionError(problem)
 
 
-def _require_number(what: str, value: object, least: int) -> None:
+def _require_number(what: str, value: Any, least: int) -> None:
     _require(isinstance(value, int), f"{what} must be integer but you give {type(value)}")
     _require(value >= least, f"{what} must be no less than {least}")
 
 
-def _require_env(env: object, num: int) -> None:
+def _require_env(env: Any, num: int) -> None:
     if env is None:
         return
     problem = "env must be a list of string dictionary"

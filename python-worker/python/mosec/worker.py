@@ -19,7 +19,7 @@ except ModuleNotFoundError:  # the source tree alone, without the extension
 # `json.dumps(data, indent=2)` makes an encoder on each call; its bytes are part of the interface.
 _encode_any_json = json.JSONEncoder(indent=2).encode
 # What `json.loads` comes to in the end.
-_scan_json = json.JSONDecoder().scan_once
+_scan_json = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _JSON_SPACE = " \t\n\r"
 
 
