@@ -157,7 +157,7 @@ impl Api {
     fn deployment(&self, message: proto::DeployRequest) -> Result<Proposal, Status> {
         let spec = message.spec.ok_or_else(|| invalid("spec", "is missing"))?;
         let spec = PipelineSpec::try_from(spec).map_err(|error| invalid("spec", error))?;
-        spec.validate()
+        spec.validate_for_cluster()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let replicas: u64 = spec.stages.iter().map(|stage| u64::from(stage.replicas)).sum();
         if replicas > MAX_PIPELINE_REPLICAS {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use mosec_control_plane::{Config, ControlPlane};
+use mosec_types::spec::MAX_LINK_REQUEST_BYTES;
 use mosec_types::topology::Phase;
 use mosec_types::{PipelineName, Topology};
 use mosec_wire::control::ControlError;
@@ -62,6 +63,24 @@ async fn writes_survive_the_loss_of_the_leader_and_of_all() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_whose_requests_no_link_carries_is_refused() {
+    let cluster = Cluster::start(1).await;
+    let mut spec = pipeline("p", 1);
+    spec.max_request_bytes = MAX_LINK_REQUEST_BYTES + 1;
+    let refused = cluster
+        .service(cluster.leader().await, None)
+        .deploy(numbered(&spec, 1))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(
+        refused
+            .message()
+            .starts_with("max_request_bytes: expected at most 64 MiB")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

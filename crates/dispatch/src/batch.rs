@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mosec_types::spec::Batching;
+use mosec_types::spec::{Batching, MAX_LINK_REQUEST_BYTES};
 use tokio::time::Instant;
 
 /// What the policy sees of a stage's queue.
@@ -27,8 +27,8 @@ pub struct Limits {
     pub batching: Batching,
 }
 
-/// Default of [`Limits::max_bytes`]: what a link's frame carries, less its tables.
-pub const DEFAULT_MAX_BYTES: usize = 60 << 20;
+/// Default of [`Limits::max_bytes`]: what a link's frame carries.
+pub const DEFAULT_MAX_BYTES: usize = MAX_LINK_REQUEST_BYTES as usize;
 
 /// How many requests of these sizes, oldest first, make the next batch.
 pub fn fitting(sizes: impl IntoIterator<Item = usize>, limits: Limits) -> usize {

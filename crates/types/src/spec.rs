@@ -41,6 +41,10 @@ pub const DEFAULT_WAIT: Duration = Duration::from_millis(10);
 /// MOSEC's default `--max-request-size`.
 pub const DEFAULT_MAX_REQUEST_BYTES: u64 = 10 * 1024 * 1024;
 
+/// Largest request, or result of one stage for the next, that goes from one process to another: the limit of
+/// [`PipelineSpec::max_request_bytes`] on a cluster. What bounds it is the memory that an agent gives to one link.
+pub const MAX_LINK_REQUEST_BYTES: u64 = 64 * 1024 * 1024;
+
 /// What one revision of a pipeline consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -212,6 +216,20 @@ impl PipelineSpec {
             )?;
         }
         Ok(())
+    }
+}
+
+impl PipelineSpec {
+    /// Checks what [`validate`](Self::validate) does, and that requests may go over links.
+    pub fn validate_for_cluster(&self) -> Result<(), InvalidSpec> {
+        self.validate()?;
+        let bytes = self.max_request_bytes;
+        check(bytes <= MAX_LINK_REQUEST_BYTES, "max_request_bytes", || {
+            let limit = MAX_LINK_REQUEST_BYTES >> 20;
+            format!(
+                "expected at most {limit} MiB, which is what a link of the cluster carries, found {bytes} bytes"
+            )
+        })
     }
 }
 
@@ -423,6 +441,25 @@ mod tests {
             edit(&mut spec);
             assert_eq!(spec.validate().map_err(|e| e.place), Err((*place).to_owned()));
         }
+    }
+
+    #[test]
+    fn a_cluster_limits_requests_to_what_its_links_carry() {
+        let with = |bytes| PipelineSpec {
+            max_request_bytes: bytes,
+            ..spec()
+        };
+        assert_eq!(with(MAX_LINK_REQUEST_BYTES).validate_for_cluster(), Ok(()));
+        let beyond = with(MAX_LINK_REQUEST_BYTES + 1);
+        assert_eq!(beyond.validate(), Ok(()), "without links there is no such limit");
+        let error = beyond.validate_for_cluster().unwrap_err().to_string();
+        let expected = "max_request_bytes: expected at most 64 MiB, which is what a link of the cluster carries, found 67108865 bytes";
+        assert_eq!(error, expected);
+        let invalid = PipelineSpec {
+            capacity: 0,
+            ..spec()
+        };
+        assert_eq!(invalid.validate_for_cluster().unwrap_err().place, "capacity");
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod fields;
 mod tests;
 
 use bytes::Bytes;
+use mosec_types::spec::MAX_LINK_REQUEST_BYTES;
 use mosec_types::{Revision, StageIndex, StageKey};
 
 pub(crate) use answers::body_bytes_of;
@@ -41,8 +42,8 @@ use fields::{Chunks, Fields};
 pub const HEADER_BYTES: usize = 32;
 /// Most items of one frame: the count is 16 bits wide.
 pub const MAX_ITEMS: usize = u16::MAX as usize;
-/// Default limit of a body: 64 MiB of payloads and the tables that go with the most items.
-pub const DEFAULT_MAX_BODY_BYTES: usize = 64 * 1024 * 1024 + MAX_ITEMS * 32;
+/// Default limit of a body: the largest request, or as many bytes of smaller ones, and the tables that go with the most items.
+pub const DEFAULT_MAX_BODY_BYTES: usize = MAX_LINK_REQUEST_BYTES as usize + MAX_ITEMS * 32;
 
 const MAGIC: [u8; 4] = *b"msec";
 const VERSION: u8 = 1;

@@ -135,7 +135,7 @@ fn specification(args: &Args) -> Result<PipelineSpec> {
     if let Some(python) = &args.python {
         spec.source.python = Some(script::interpreter(python)?);
     }
-    spec.validate().context("the pipeline is not valid")?;
+    spec.validate_for_cluster().context("the pipeline is not valid")?;
     Ok(spec)
 }
 

@@ -53,7 +53,7 @@ impl Manifest {
                     file: file.to_owned(),
                     tree,
                 };
-                match manifest.spec.validate() {
+                match manifest.spec.validate_for_cluster() {
                     Ok(()) => Ok(manifest),
                     Err(invalid) => Err(manifest.refuse(&manifest_key(&invalid.place), invalid.problem)),
                 }

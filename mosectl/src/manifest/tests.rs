@@ -242,6 +242,11 @@ fn each_mistake_is_named_with_its_place() {
             "p.yaml:5:19: max_request_size: expected at least 1",
         ),
         (
+            "max_request_size: 65MiB\n",
+            "p.yaml:5:19: max_request_size: expected at most 64 MiB, which is what a link of the cluster carries, found \
+             68157440 bytes",
+        ),
+        (
             "routes:\n  - stages: [only]\n",
             "p.yaml:6:5: routes[0].path: missing, expected the path, as /inference",
         ),

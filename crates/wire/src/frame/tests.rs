@@ -298,6 +298,28 @@ fn what_does_not_fit_is_not_encoded() {
 }
 
 #[test]
+fn the_largest_request_fits_and_so_do_the_most_items() {
+    let item = |payload| Item {
+        id: RequestId(1),
+        route: RouteIndex(0),
+        remaining: Duration::MAX,
+        losses: 0,
+        traced: false,
+        payload,
+    };
+    let bytes = MAX_LINK_REQUEST_BYTES as usize;
+    let one = vec![item(Bytes::from(vec![0; bytes]))];
+    let part = Bytes::from(vec![0; bytes / MAX_ITEMS]);
+    for items in [one, vec![item(part); MAX_ITEMS]] {
+        let batch = Batch {
+            stage: NO_STAGE,
+            items,
+        };
+        assert!(encode_batch(&batch, DEFAULT_MAX_BODY_BYTES).is_ok());
+    }
+}
+
+#[test]
 fn large_payloads_are_not_copied() {
     let payload = Bytes::from(vec![7; 4096]);
     let answer = Answer {
