@@ -5,4 +5,5 @@ mod custody;
 mod embedded;
 mod spread;
 mod stability;
+mod streams;
 mod update;

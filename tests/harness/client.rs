@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
@@ -45,6 +46,22 @@ impl Client {
         self.send(Method::GET, path, &[], Bytes::new()).await
     }
 
+    /// Sends a request that is answered with a stream of events.
+    pub async fn stream(&self, path: &str, body: impl Into<Bytes>) -> anyhow::Result<EventReader> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}{path}", self.base));
+        let sent = self.inner.request(request.body(Full::new(body.into()))?);
+        let response = tokio::time::timeout(LIMIT, sent)
+            .await
+            .context("no answer within the limit")??;
+        anyhow::ensure!(response.status() == 200, "answered {}", response.status());
+        Ok(EventReader {
+            body: response.into_body(),
+            unread: Vec::new(),
+        })
+    }
+
     pub async fn send(
         &self,
         method: Method,
@@ -72,6 +89,36 @@ impl Client {
         tokio::time::timeout(LIMIT, exchange)
             .await
             .context("no answer within the limit")?
+    }
+}
+
+/// Reads a stream of events. Dropping it leaves.
+pub struct EventReader {
+    body: Incoming,
+    unread: Vec<u8>,
+}
+
+impl EventReader {
+    /// The next event's lines, without the empty one that ends it; `None` at the end of the stream.
+    pub async fn next(&mut self) -> anyhow::Result<Option<String>> {
+        loop {
+            let end = self.unread.windows(2).position(|bytes| bytes == b"\n\n");
+            if let Some(end) = end {
+                let event = String::from_utf8(self.unread.drain(..end + 2).collect())?;
+                // What comes in a pause only says that the stream goes on.
+                if event != ":\n\n" {
+                    return Ok(Some(event.trim_end().to_owned()));
+                }
+                continue;
+            }
+            let frame = tokio::time::timeout(LIMIT, self.body.frame()).await;
+            match frame.context("no event within the limit")? {
+                Some(frame) => self
+                    .unread
+                    .extend(frame?.into_data().ok().context("not a frame of data")?),
+                None => return Ok(None),
+            }
+        }
     }
 }
 

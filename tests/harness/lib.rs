@@ -8,7 +8,7 @@ mod load;
 mod process;
 mod status;
 
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, EventReader};
 pub use cluster::{Cluster, Options};
 pub use load::{Load, Report};
 pub use process::{Daemon, descendants, kill, process_exists, shared_memory_of};
