@@ -1,7 +1,8 @@
 """Runs each case on both sides at once, and several cases side by side: most of their time is spent waiting."""
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness.case import Case  # noqa: E402
 from harness.run import Run, perform  # noqa: E402
-from harness.sides import both  # noqa: E402
+from harness.sides import REFERENCE, side  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,14 +26,22 @@ class Outcomes:
     """The runs under way, and what came of them."""
 
     def __init__(self, cases: list[Case], jobs: int, alone: bool, show_gaps: bool) -> None:
-        self._sides = both()[:1] if alone else both()
+        self._alone = alone
         self._show_gaps = show_gaps
         self._cases = ThreadPoolExecutor(jobs)
         self._runs = ThreadPoolExecutor(jobs * 2)
+        # What the reference does is looked at once for a script, wherever this project's half runs.
+        self._reference: dict[Callable[[Run], None], Future[Run]] = {}
+        self._lock = threading.Lock()
         self._results = {id(case): self._cases.submit(self._perform, case) for case in cases}
 
     def _perform(self, case: Case) -> list[Run]:
-        runs: list[Future[Run]] = [self._runs.submit(perform, case, side) for side in self._sides]
+        with self._lock:
+            if case.script not in self._reference:
+                self._reference[case.script] = self._runs.submit(perform, case, side(REFERENCE))
+            runs = [self._reference[case.script]]
+        if not self._alone:
+            runs.append(self._runs.submit(perform, case, side(case.side)))
         return [run.result() for run in runs]
 
     def check(self, case: Case) -> None:

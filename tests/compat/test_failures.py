@@ -89,6 +89,33 @@ def test_client_leaves(run: Run) -> None:
         run.see("in progress after half a body", service.in_progress(0))
 
 
+@case(differs=[Difference("in progress", False, True, LEAKS)])
+def test_client_leaves_and_worker_dies(run: Run) -> None:
+    """The worker dies of what a client wanted that has left."""
+    with run.serve("actor.py", "--workers", "2", "--timeout", "3000") as service:
+        with service.connect() as connection:
+            connection.send(request("POST", "/inference", act(note="x", wait_for="go", exit=3)))
+            service.notes("started", 1)
+        service.release("go")
+        run.see("next", service.post(b"1").short(), spec="200 1")
+        run.see("in progress", service.in_progress(0), spec=False)
+
+
+@case(differs=[Difference("let in while the worker is busy", False, True, "D18: what has expired makes room")])
+def test_expired_requests(run: Run) -> None:
+    """Requests that have expired in the queue do not keep others out."""
+    with run.serve("actor.py", "--capacity", "2", "--timeout", "600", "--limit", "20") as service:
+        calls = [service.later(service.post, act(wait_for="go", note="x"))]
+        service.notes("started", 1)
+        calls += [service.later(service.post, b"1") for _ in range(4)]
+        statuses = {call.result().status for call in calls}
+        run.see("statuses", sorted(statuses), spec=[408, 429])
+        let_in = service.until(lambda: service.post(b"1").status != 429, patience=3)
+        run.see("let in while the worker is busy", let_in, spec=False)
+        service.release("go")
+        run.see("then", service.until(lambda: service.post(b"1").status == 200), spec=True)
+
+
 DIED = "500 the worker process died while handling this request"
 HANGS = "408 inference timeout"
 

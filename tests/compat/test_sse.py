@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any
 
-from harness import Gap, Run, case
+from harness import ANY, Difference, Gap, Run, case
 from harness.service import Service
 
 WHOLE = [Gap("*", "streams")]
@@ -151,6 +151,20 @@ def test_stream_limits(run: Run) -> None:
         stream = service.stream(steps(*[{"send": "1"}, {"sleep": 0.4}] * 4))
         end = stream.rest()
         run.see("events one by one, longer than the limit", [end, stream.response.body.decode()])
+
+
+@case(
+    differs=[
+        Difference("out of range / body", ANY, ANY, "D5: an index out of range is an error of the one who gave it"),
+        Difference("next one / *", ANY, ANY, "D5: streams go on after a bad index"),
+    ],
+    gaps=WHOLE,
+)
+def test_stream_index(run: Run) -> None:
+    """An index that no request of the batch has."""
+    with run.serve("sse.py", "--timeout", "1500") as service:
+        see_stream(run, "out of range", service, steps({"send": "1", "index": 7}, {"send": "2"}))
+        see_stream(run, "next one", service, steps({"send": "3"}))
 
 
 @case(gaps=WHOLE)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .sides import CLUSTER, OURS
+
 if TYPE_CHECKING:
     from .run import Run
 
@@ -60,6 +62,8 @@ class Case:
     script: Callable[["Run"], None]
     differs: list[Difference] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    # Where this project's half runs.
+    side: str = OURS
 
     def problems(self, reference: Seen, ours: Seen) -> list[str]:
         """What was seen and is not listed, and what is listed and was not seen."""
@@ -88,17 +92,22 @@ class Case:
 def case(differs: Iterable[Difference] = (), gaps: Iterable[Gap] = ()) -> Callable[[Callable[["Run"], None]], Any]:
     """Makes a test of a script; see conftest.py for how it is run."""
 
-    def wrap(script: Callable[["Run"], None]) -> Any:
-        made = Case(script, list(differs), list(gaps))
+    return lambda script: _test(Case(script, list(differs), list(gaps)))
 
-        def test(outcomes: Any) -> None:
-            outcomes.check(made)
 
-        test.__name__, test.__doc__, test.__module__ = script.__name__, script.__doc__, script.__module__
-        test.case = made  # type: ignore[attr-defined]
-        return test
+def on_cluster(test: Any, differs: Iterable[Difference] = (), gaps: Iterable[Gap] = ()) -> Any:
+    """Makes of a test the same one for the service deployed on a cluster, with what differs there beside."""
+    case = test.case
+    return _test(Case(case.script, [*case.differs, *differs], [*case.gaps, *gaps], CLUSTER))
 
-    return wrap
+
+def _test(made: Case) -> Any:
+    def test(outcomes: Any) -> None:
+        outcomes.check(made)
+
+    test.__name__, test.__doc__ = made.script.__name__, made.script.__doc__
+    test.case = made  # type: ignore[attr-defined]
+    return test
 
 
 def flatten(key: str, value: Any) -> Seen:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from .case import ABSENT, FAILED, Case, Seen, flatten
-from .service import START_LIMIT, Service, environment
-from .sides import SERVICES, Side
+from .service import START_LIMIT, Deployed, Service, environment
+from .sides import CLUSTER, SERVICES, Side
 from .wire import Response
 
 
@@ -48,7 +48,8 @@ class Run:
         self, file: str, *options: str, env: dict[str, str] | None = None, wait: bool = True
     ) -> Iterator[Service]:
         """Runs a service of the folder `services`, ready unless told not to wait."""
-        service = Service(self.side, file, options, env or {})
+        kind = Deployed if self.side.name == CLUSTER else Service
+        service = kind(self.side, file, options, env or {})
         try:
             yield service.ready() if wait else service
         except BaseException as error:

@@ -1,9 +1,11 @@
 """A service as a process of its own: start, wait, talk to it, stop it."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,15 +32,19 @@ class Service:
         self._folder = tempfile.TemporaryDirectory(prefix=f"compat-{side.name}-")
         self._out = open(Path(self._folder.name) / "out", "w+b")  # noqa: SIM115 closed in `end`
         self._err = open(Path(self._folder.name) / "err", "w+b")  # noqa: SIM115
+        self._environment = environment(env, self.folder)
         self.process = subprocess.Popen(
-            [side.python, file, "--port", str(self.port), *options],
+            self._command(side, file, options),
             cwd=SERVICES,
-            env=environment(env, self.folder),
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._err,
             start_new_session=True,
         )
+
+    def _command(self, side: Side, file: str, options: tuple[str, ...]) -> list[str]:
+        return [side.python, file, "--port", str(self.port), *options]
 
     @property
     def folder(self) -> str:
@@ -168,6 +174,33 @@ class Service:
     def family(self) -> list[int]:
         """Processes of the service that are alive, its own and those of its workers."""
         return [pid for pid in _pids() if _session_of(pid) == self.process.pid]
+
+
+class Deployed(Service):
+    """A cluster in one process, and the service deployed on its two agents."""
+
+    def _command(self, side: Side, file: str, options: tuple[str, ...]) -> list[str]:
+        self._mosectl = str(Path(sysconfig.get_path("scripts")) / "mosectl")
+        self._file, self._options = file, options
+        # By this folder `mosectl` finds this cluster and no other one.
+        self._environment["XDG_RUNTIME_DIR"] = self.folder
+        return [self._mosectl, "up", "--port", str(self.port), "--agents", "2", "--python", side.python]
+
+    def ready(self) -> "Service":
+        """Waits for the cluster, deploys, and waits until the gateway knows every route."""
+        self.until(lambda: self.process.poll() is not None or "ready on" in self.out, START_LIMIT)
+        self._run("deploy", self._file, "--name", "service", "--", *self._options)
+        status = json.loads(self._run("status", "--output", "json"))
+        for path in status["pipelines"][0]["routes"]:
+            self.until(lambda path=path: self.post(b"", path).status == 200)
+        return self
+
+    def _run(self, *arguments: str) -> str:
+        command = [self._mosectl, *arguments]
+        done = subprocess.run(command, cwd=SERVICES, env=self._environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise AssertionError(f"mosectl {arguments} exited with {done.returncode}:\n{done.stderr[-1500:]}")
+        return done.stdout
 
 
 def environment(extra: dict[str, str], folder: str) -> dict[str, str]:

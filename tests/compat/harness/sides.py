@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SERVICES = Path(__file__).resolve().parent.parent / "services"
 REFERENCE = "reference"
 OURS = "ours"
+# The same file, deployed on a cluster.
+CLUSTER = "cluster"
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,12 @@ class Side:
         return self.name == REFERENCE
 
 
-def both() -> tuple[Side, Side]:
-    reference = os.environ.get("MOSEC_COMPAT_REFERENCE", str(ROOT / "target" / "compat-venv" / "bin" / "python"))
-    return Side(REFERENCE, reference), Side(OURS, sys.executable)
+def side(name: str) -> Side:
+    """The side of this name: this project's Python is the one that runs the suite."""
+    if name != REFERENCE:
+        return Side(name, sys.executable)
+    python = os.environ.get("MOSEC_COMPAT_REFERENCE", str(ROOT / "target" / "compat-venv" / "bin" / "python"))
+    return Side(REFERENCE, python)
 
 
 # Below the range from which the system takes ports for outgoing connections, so that none of those can be in the way.

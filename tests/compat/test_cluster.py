@@ -1,0 +1,22 @@
+"""The same scripts with the services deployed on a cluster of two agents: what clients see does not change."""
+
+import test_batches
+import test_errors
+import test_http
+import test_http2
+import test_routes
+import test_sse
+from harness import on_cluster
+
+test_paths = on_cluster(test_http.test_routes)
+test_answers = on_cluster(test_http.test_answers)
+test_transport = on_cluster(test_http.test_transport)
+test_request_limit = on_cluster(test_http.test_request_limit)
+test_over_http2 = on_cluster(test_http2.test_http2)
+test_error_texts = on_cluster(test_errors.test_texts)
+test_about = on_cluster(test_errors.test_about)
+test_shared_stages = on_cluster(test_routes.test_shared_stages)
+test_one_bad_among_32 = on_cluster(test_batches.test_one_bad_among_32)
+test_results = on_cluster(test_batches.test_results)
+test_events = on_cluster(test_sse.test_events)
+test_stream_errors = on_cluster(test_sse.test_stream_errors)
