@@ -2,7 +2,8 @@
 
 import json
 
-from harness import ABSENT, Difference, Run, case
+from harness import ABSENT, Difference, Gap, Run, case
+from harness.acts import act
 from harness.service import Service
 
 BATCH = ("--batch", "32", "--window", "500", "--timeout", "3000")
@@ -141,6 +142,21 @@ def test_while_busy(run: Run) -> None:
         run.see("answers", [first.result().status, *(call.result().status for call in rest)], spec=[200] * 11)
         run.see("batches", service.note("batches").split(), spec=["1", "8", "2"])
         run.see("order", service.note("started").split(), spec=["first", *map(str, range(10))])
+
+
+@case(gaps=[Gap("the last one", "a request waits for a busy worker although another one is idle")])
+def test_idle_worker(run: Run) -> None:
+    """What waits goes to whichever worker is free first."""
+    with run.serve("actor.py", "--workers", "2", "--timeout", "15000") as service:
+        first, second = (service.later(service.post, act(wait_for=name, note=name)) for name in ("one", "two"))
+        service.notes("started", 2)
+        waiting = [service.later(service.post, b"1") for _ in range(2)]
+        service.in_progress(4)
+        service.release("one")
+        run.see("first", first.result().status, spec=200)
+        run.see("the last one", service.until(lambda: all(call.done() for call in waiting), patience=5), spec=True)
+        service.release("two")
+        run.see("answers", [call.result().status for call in (second, *waiting)], spec=[200] * 3)
 
 
 @case()

@@ -4,11 +4,7 @@ import json
 from typing import Any
 
 from harness import Run, case
-
-
-def act(**what: Any) -> bytes:
-    return json.dumps(what).encode()
-
+from harness.acts import act
 
 ERRORS: dict[str, tuple[list[Any], str | None]] = {
     "client": (["ClientError", "x"], "400 bad request: x"),

@@ -2,16 +2,11 @@
 
 import json
 import re
-from typing import Any
 
 from harness import ANY, Difference, Gap, Run, case
+from harness.acts import act
 from harness.service import Service
 from harness.wire import request
-
-
-def act(**what: Any) -> bytes:
-    return json.dumps({key.replace("_", " "): value for key, value in what.items()}).encode()
-
 
 LEAK = re.compile(r"mosec timeout error: \[14\]`forward` timeout after 0\.3s: <frame at 0x.*")
 

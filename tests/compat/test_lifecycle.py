@@ -6,7 +6,7 @@ import signal
 import socket
 import tempfile
 
-from harness import ABSENT, Difference, Gap, Run, case
+from harness import ABSENT, Difference, Run, case
 from harness.service import Service
 
 
@@ -70,7 +70,6 @@ BACK_SOON = "announced: a refusal that will pass says when to try again"
         Difference("GET / / header retry-after", ABSENT, "1", BACK_SOON),
         Difference("POST / header retry-after", ABSENT, "1", BACK_SOON),
     ],
-    gaps=[Gap("GET / / header content-type", "content-type of `GET /`")],
 )
 def test_drain(run: Run) -> None:
     """What was accepted is answered; what comes later is refused; a second signal changes nothing."""
