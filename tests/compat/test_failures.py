@@ -3,7 +3,7 @@
 import json
 import re
 
-from harness import ANY, Difference, Gap, Run, case
+from harness import ANY, Difference, Run, case
 from harness.acts import act
 from harness.service import Service
 from harness.wire import request
@@ -16,7 +16,6 @@ LEAK = re.compile(r"mosec timeout error: \[14\]`forward` timeout after 0\.3s: <f
         Difference("worker's limit / body", LEAK, "mosec timeout error: forward timeout after 0.3s", "D15: no path"),
         Difference("worker's limit / header content-length", ANY, "47", "D15: no path"),
     ],
-    gaps=[Gap("what was started", "a request in the worker's ring starts after its deadline (P4)")],
 )
 def test_time_limits(run: Run) -> None:
     """408, by the worker's limit or the service's."""

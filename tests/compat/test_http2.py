@@ -24,7 +24,7 @@ def test_http2(run: Run) -> None:
         run.see("overtaken", client.answers(slow)[slow].status, spec=200)
 
 
-@case(gaps=[Gap("*", "streams")])
+@case()
 def test_http2_stream(run: Run) -> None:
     """Events over HTTP/2."""
     with run.serve("sse.py") as service, Http2(service.port) as client:

@@ -4,10 +4,8 @@ import json
 import time
 from typing import Any
 
-from harness import ANY, Difference, Gap, Run, case
+from harness import ANY, Difference, Response, Run, case
 from harness.service import Service
-
-WHOLE = [Gap("*", "streams")]
 
 
 def steps(*given: dict[str, Any]) -> bytes:
@@ -25,7 +23,7 @@ def see_stream(
     stream.close()
 
 
-@case(gaps=WHOLE)
+@case()
 def test_events(run: Run) -> None:
     """How text becomes events."""
     texts = {
@@ -59,7 +57,7 @@ def test_events(run: Run) -> None:
         stream.rest()
 
 
-@case(gaps=WHOLE)
+@case()
 def test_stream_errors(run: Run) -> None:
     """Errors come as events, with status 200."""
     kinds = {
@@ -89,22 +87,27 @@ def error_event(text: str) -> str:
     return f"event: error\ndata: SSE inference error: {text}\n\n"
 
 
-@case(gaps=WHOLE)
+@case()
 def test_stream_refused(run: Run) -> None:
     """What is answered before there is a stream."""
-    with run.serve("sse.py", "--capacity", "1", "--max-request-size", "200") as service:
+    with run.serve("sse.py", "--capacity", "1", "--max-request-size", "200", "--timeout", "15000") as service:
         run.see("too large", service.post(b"1" * 201), spec="413 request body is too large")
         first = service.stream(steps({"send": "1"}, {"wait for": "go"}))
         first.until(b"data: 1\n\n")
-        second = service.later(service.post, steps({"send": "2"}))
-        service.in_progress(2)
-        run.see("full", service.post(steps({"send": "3"})), spec="429 too many request: task queue is full")
+        others = [service.later(service.post, steps({"send": "2"})) for _ in range(4)]
+        service.until(lambda: any(call.done() for call in others))
+        refused = next((call.result() for call in others if call.done()), Response("none"))
+        run.see("full", refused, spec="429 too many request: task queue is full")
         service.release("go")
         run.see("first", [first.rest(), first.response.body.decode()], spec=["complete", "data: 1\n\n"])
-        run.see("second", second.result().short(), spec="200 data: 2\n\n")
+        answers = {call.result().short() for call in others}
+        run.see("others", sorted(answers), spec=["200 data: 2\n\n", "429 too many request: task queue is full"])
 
 
-@case(gaps=WHOLE)
+EARLY = "announced: the error that MOSEC has for it"
+
+
+@case(differs=[Difference("before the first batch", ["AttributeError"], ["RuntimeError"], EARLY)])
 def test_stream_chain(run: Run) -> None:
     """Streams behind another stage, before one, and before there is anyone."""
     with run.serve("sse.py", "--chained") as service:
@@ -116,7 +119,7 @@ def test_stream_chain(run: Run) -> None:
         see_stream(run, "no event", service, b"1", "", path="/nobody")
 
 
-@case(gaps=WHOLE)
+@case()
 def test_stream_batch(run: Run) -> None:
     """Two clients in one batch, each with its own events."""
     with run.serve("sse.py", "--batch", "2") as service:
@@ -130,7 +133,7 @@ def test_stream_batch(run: Run) -> None:
         run.see("one returns nothing", sorted(answer.short() for answer in nothing))
 
 
-@case(gaps=WHOLE)
+@case()
 def test_keep_alive(run: Run) -> None:
     """A comment after three seconds without an event."""
     with run.serve("sse.py", "--timeout", "9000") as service:
@@ -138,7 +141,27 @@ def test_keep_alive(run: Run) -> None:
         see_stream(run, "quiet", service, body, "data: 1\n\n:\n\ndata: 2\n\n")
 
 
-@case(gaps=WHOLE)
+CUT = ["complete", "data: 1\n\n"]
+LATE = error_event("408: Request Timeout: inference timeout")
+
+
+@case(
+    differs=[
+        Difference(
+            "forward over its limit / body",
+            ANY,
+            "data: 1\n\n" + error_event("408: Request Timeout: mosec timeout error: forward timeout after 0.5s"),
+            "D15: no path",
+        ),
+        Difference("no event within the limit", CUT, ["complete", "data: 1\n\n" + LATE], "D6: told, not cut silently"),
+        Difference(
+            "events one by one, longer than the limit",
+            lambda seen: seen[1].count("data: 1\n\n") < 4,
+            ["complete", "data: 1\n\n" * 4],
+            "D6: the limit is one of silence",
+        ),
+    ]
+)
 def test_stream_limits(run: Run) -> None:
     """What takes too long: all at once, or event by event."""
     with run.serve("sse.py", "--timeout", "1000", "--limit", "0.5") as service:
@@ -158,7 +181,6 @@ def test_stream_limits(run: Run) -> None:
         Difference("out of range / body", ANY, ANY, "D5: an index out of range is an error of the one who gave it"),
         Difference("next one / *", ANY, ANY, "D5: streams go on after a bad index"),
     ],
-    gaps=WHOLE,
 )
 def test_stream_index(run: Run) -> None:
     """An index that no request of the batch has."""
@@ -167,7 +189,28 @@ def test_stream_index(run: Run) -> None:
         see_stream(run, "next one", service, steps({"send": "3"}))
 
 
-@case(gaps=WHOLE)
+@case(
+    differs=[
+        Difference(
+            "next one / body",
+            lambda body: "data" not in body,
+            "data: 3\n\n",
+            "D5: a client that does not read costs its own stream alone",
+        )
+    ]
+)
+def test_stream_slow_client(run: Run) -> None:
+    """A client that does not read while events pile up."""
+    with run.serve("sse.py", "--timeout", "3000") as service:
+        many = {"send": "x", "long": 100_000, "times": 300}
+        stream = service.stream(steps({"send": "1"}, many, {"note": "end"}))
+        stream.until(b"data: 1\n\n")
+        service.until(lambda: service.note("steps"), patience=4)
+        stream.close()
+        see_stream(run, "next one", service, steps({"send": "3"}))
+
+
+@case()
 def test_stream_client_leaves(run: Run) -> None:
     """A client that leaves does not harm the ones after it."""
     with run.serve("sse.py", "--timeout", "5000") as service:

@@ -20,7 +20,7 @@ class First(Worker):
 
 
 class Steps(SSEWorker):
-    """Does the steps of its request: `{"send": text}`, `{"sleep": s}`, `{"raise": [...]}`."""
+    """Does the steps of its request: `{"send": text, "long": n, "times": n}`, `{"sleep": s}`, `{"raise": [...]}`."""
 
     def forward(self, data: Any) -> Any:
         if self.max_batch_size == 1:
@@ -31,8 +31,8 @@ class Steps(SSEWorker):
     def run(self, steps: list[dict[str, Any]], index: int) -> Any:
         returned: Any = "done"
         for step in steps:
-            if "send" in step:
-                self.send_stream_event(step["send"], index=step.get("index", index))
+            for _ in range(step.get("times", 1) if "send" in step else 0):
+                self.send_stream_event(step["send"] * step.get("long", 1), index=step.get("index", index))
             if "sleep" in step:
                 time.sleep(step["sleep"])
             if "note" in step:
