@@ -13,7 +13,7 @@ class Order(msgspec.Struct):
 
     item: str
     count: Annotated[int, msgspec.Meta(ge=1, le=100)]
-    price: float
+    price: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
     notes: list[str] = []
 
 

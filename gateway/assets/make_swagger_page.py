@@ -1,7 +1,7 @@
 """Makes swagger.html.gz: Swagger UI in one page that needs no network.
 
-    npm pack swagger-ui-dist@5.35.0 && tar xzf swagger-ui-dist-5.35.0.tgz
-    python3 gateway/assets/make_swagger_page.py package
+npm pack swagger-ui-dist@5.35.0 && tar xzf swagger-ui-dist-5.35.0.tgz
+python3 gateway/assets/make_swagger_page.py package
 """
 
 import gzip

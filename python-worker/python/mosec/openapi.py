@@ -61,9 +61,8 @@ def _describe(
             "responses": {"200": answer} | errors,
         }
         paths[path] = {"post": operation}
-    responses = {
-        name: {"description": text, "content": _content("text/plain", _OPEN)} for name, text in _ERRORS.values()
-    }
+    # No `content`, which would promise a content type: errors have none, as MOSEC's.
+    responses = {name: {"description": f"{text} The body says in plain text why."} for name, text in _ERRORS.values()}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Mosec API", "version": "1.0.0"},
