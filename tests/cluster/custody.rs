@@ -130,3 +130,58 @@ routes:
     cluster.end();
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_stage_does_not_run_twice_when_the_agent_of_an_earlier_one_is_killed() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(Options {
+        control: 1,
+        ..Options::default()
+    })
+    .await?;
+    let manifest = format!(
+        "pipeline: once
+source: {}
+timeout: 30s
+stages:
+  - {{name: first, worker: \"once:First\", labels: {{zone: a}}}}
+  - {{name: once, worker: \"once:Once\", timeout: 30s, labels: {{zone: b}}, delivery: at_most_once}}
+routes:
+  - {{path: /once, stages: [first, once]}}
+",
+        services().display()
+    );
+    cluster.deploy(&manifest).await?;
+    cluster.routed(0, "/once").await?;
+    let log = cluster.dir().join("begun");
+    let begun = || std::fs::read_to_string(&log).unwrap_or_default();
+    let (client, body) = (
+        cluster.client(0),
+        format!("{{\"id\": 7, \"sleep\": 2, \"log\": \"{}\"}}", log.display()),
+    );
+    let answer = tokio::spawn(async move { client.post("/once", body).await });
+    eventually("the later stage has begun", Duration::from_secs(20), || async {
+        (begun() == "7\n").then_some(())
+    })
+    .await?;
+    cluster.agents.get_mut("a").expect("there is an agent a").kill()?;
+    // Its way to the request is lost, and with it what has become of it. Another try would find the agent back.
+    cluster.start_agent("a")?;
+    let answer = answer.await??;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (503, "the replica was lost before it answered")
+    );
+    // Another request gets through, so whatever was to run has run.
+    let (client, body) = (
+        cluster.client(0),
+        format!("{{\"id\": 8, \"sleep\": 0, \"log\": \"{}\"}}", log.display()),
+    );
+    eventually("the pipeline serves again", Duration::from_secs(30), || async {
+        let answer = client.post("/once", body.clone()).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await?;
+    assert_eq!(begun().lines().filter(|id| *id == "7").count(), 1);
+    cluster.end();
+    Ok(())
+}
