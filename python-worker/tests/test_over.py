@@ -83,7 +83,7 @@ class Running(Service):
 def test_what_waits_in_the_ring_never_starts_late_or_for_a_client_that_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Running(tmp_path, monkeypatch, "--timeout", "1500") as service:
+    with Running(tmp_path, monkeypatch, "--timeout", "3000") as service:
         first = service.send("/watching", "hold")
         service.wait_for("began hold")
         # The next batch waits in the worker's ring already, where no dispatcher sees it any more.
@@ -94,7 +94,7 @@ def test_what_waits_in_the_ring_never_starts_late_or_for_a_client_that_left(
         (tmp_path / "go").touch()
         status, _, answer = service.post("/watching", b'"after"')
         assert (status, len(json.loads(answer)["id"])) == (200, 16)
-        assert 0 < json.loads(answer)["remaining"] <= 1.5
+        assert 0 < json.loads(answer)["remaining"] <= 3
         assert service.notes() == ["began hold", "began after"]
 
 
