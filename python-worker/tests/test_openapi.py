@@ -100,6 +100,12 @@ def test_a_service_without_annotations() -> None:
     )
     assert found["paths"]["/inference"]["post"]["summary"] == "Untyped, Page"
     assert "schemas" not in found["components"]
+    assert {path: list(methods) for path, methods in found["paths"].items()} == {
+        "/": ["get"],
+        "/metrics": ["get"],
+        "/inference": ["post"],
+        "/v1/echo": ["post"],
+    }
 
 
 def test_each_route_has_the_errors_of_the_gateway() -> None:
@@ -129,13 +135,13 @@ def test_types_become_components() -> None:
 
 
 def test_a_list_is_one_request_only_where_the_stage_batches() -> None:
-    request, _ = bodies(described({"/": [Runtime(Typed)]}), "/")
+    request, _ = bodies(described({"/a": [Runtime(Typed)]}), "/a")
     assert request["application/msgpack"]["schema"]["type"] == "array"
 
 
 def test_first_and_last_stage_count() -> None:
-    found = described({"/": [Runtime(Json), Runtime(Untyped), Runtime(Typed, max_batch_size=2)]})
-    request, answer = bodies(found, "/")
+    found = described({"/a": [Runtime(Json), Runtime(Untyped), Runtime(Typed, max_batch_size=2)]})
+    request, answer = bodies(found, "/a")
     assert list(request) == ["application/json"] and list(answer) == ["application/msgpack"]
     assert request["application/json"]["schema"] == {"$ref": "#/components/schemas/Named"}
     assert answer["application/msgpack"]["schema"] == {"$ref": "#/components/schemas/Box"}
@@ -147,8 +153,8 @@ class Described(Worker):
 
 
 def test_types_that_describe_themselves() -> None:
-    found = described({"/": [Runtime(Described)]})
-    request, answer = bodies(found, "/")
+    found = described({"/a": [Runtime(Described)]})
+    request, answer = bodies(found, "/a")
     assert request["application/json"]["schema"] == {"$ref": "#/components/schemas/Model_int_"}
     assert answer["application/json"]["schema"] == {"$ref": "#/components/schemas/Tree"}
     schemas = found["components"]["schemas"]
@@ -216,13 +222,13 @@ class Bad(Worker):
     ],
 )
 def test_what_cannot_be_told_is_left_open(worker: type[Worker], request_schema: Any, answer_schema: Any) -> None:
-    request, answer = bodies(described({"/": [Runtime(worker)]}), "/")
+    request, answer = bodies(described({"/a": [Runtime(worker)]}), "/a")
     assert [body["schema"] for body in request.values()] == [request_schema]
     assert [body["schema"] for body in answer.values()] == [answer_schema]
 
 
 def test_a_document_stays_below_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    routes = {"/": [Runtime(Typed, max_batch_size=2)]}
+    routes = {"/a": [Runtime(Typed, max_batch_size=2)]}
     whole = len(openapi.document(routes))
     monkeypatch.setattr(openapi, "_MAX_BYTES", whole - 1)
     assert "schemas" not in described(routes)["components"]

@@ -51,7 +51,7 @@ def _describe(
     routes: Mapping[str, Sequence[Runtime]], exchanged: Mapping[str, tuple[Any, Any]], schemas: "_Schemas"
 ) -> dict[str, Any]:
     errors = {str(status): {"$ref": f"#/components/responses/{name}"} for status, (name, _) in _ERRORS.items()}
-    paths = {}
+    paths: dict[str, Any] = _own_paths()
     for path, stages in routes.items():
         request, result = map(schemas.of, exchanged[path])
         answer = {"description": "The result.", "content": _content(stages[-1].worker.resp_mime_type, result)}
@@ -68,6 +68,20 @@ def _describe(
         "info": {"title": "Mosec API", "version": "1.0.0"},
         "paths": paths,
         "components": {"responses": responses} | ({"schemas": schemas.components} if schemas.components else {}),
+    }
+
+
+def _own_paths() -> dict[str, Any]:
+    """What the gateway answers of itself, where it is asked by GET."""
+    text = _content("text/plain", _OPEN)
+    health = {
+        "200": {"description": "It takes requests.", "content": text},
+        "503": {"$ref": "#/components/responses/Unavailable"},
+    }
+    metrics = {"200": {"description": "In the text format of Prometheus.", "content": text}}
+    return {
+        "/": {"get": {"summary": "Health", "responses": health}},
+        "/metrics": {"get": {"summary": "Metrics", "responses": metrics}},
     }
 
 
