@@ -14,7 +14,7 @@ EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-loom test-python test-compat test-cluster check fix wheel wheel-dev bench clean
+.PHONY: help demo test test-rust test-loom test-python test-pythons test-compat test-cluster check fix wheel wheel-dev bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ test-python: wheel-dev ## the Python package and the examples, through the built
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy --config-file python-worker/pyproject.toml && $(BIN)/stubtest mosec._native
 	$(BIN)/python -m pytest -q -rs python-worker/tests examples
+
+test-pythons: wheel-dev ## the same wheel under other Pythons: PYTHONS=/a/bin/python3.12:/b/bin/python3.13
+	MOSEC_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -v -rs python-worker/tests/test_pythons.py
 
 test-compat: wheel-dev $(VENV)/.compat $(REFERENCE)/.installed ## the same services on MOSEC from PyPI and on this, compared
 	$(BIN)/python -m pytest -q tests/compat

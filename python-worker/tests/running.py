@@ -23,12 +23,19 @@ Answer = tuple[int, dict[str, str], bytes]
 class Program:
     """A script in a process group of its own, with all it writes in a file. Killed on exit if it is still there."""
 
-    def __init__(self, folder: Path, script: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        script: Path,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
         plain = {key: value for key, value in os.environ.items() if not key.startswith("MOSEC_")}
         self._output = folder / "output"
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(script), *options],
+                [python, str(script), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -76,9 +83,16 @@ class Program:
 class Service(Program):
     """A service on a free port, ready to answer."""
 
-    def __init__(self, folder: Path, script: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        script: Path,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
         started = time.monotonic()
-        super().__init__(folder, script, "--address", "127.0.0.1", "--port", "0", *options, env=env)
+        super().__init__(folder, script, "--address", "127.0.0.1", "--port", "0", *options, env=env, python=python)
         try:
             (running,) = self.wait_for_events("http service is running", 1)
         except BaseException:
