@@ -14,6 +14,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from running import BOUND, Service, is_running, wait_until
 
 import mosec
@@ -121,6 +122,16 @@ def test_an_adaptive_batch_leaves_at_once(service: Service) -> None:
     # Its window is longer than the service's timeout.
     status, _, answer = service.post("/adaptive", b'{"value": 1}')
     assert (status, json.loads(answer)) == (200, {"value": 1, "batch": 1})
+
+
+def test_the_service_describes_itself(service: Service) -> None:
+    status, headers, text = service.get("/openapi/metadata.json")
+    assert (status, headers["content-type"]) == (200, "application/json")
+    described = json.loads(text)
+    OpenAPIV31SpecValidator(described).validate()
+    assert {"/", "/metrics", "/echo", "/batch", "/sizes"} <= set(described["paths"])
+    answer = described["paths"]["/sizes"]["post"]["responses"]["200"]
+    assert answer["content"] == {"text/plain": {"schema": {"type": "string"}}}
 
 
 def test_a_forward_that_fails_shows_nothing(service: Service) -> None:

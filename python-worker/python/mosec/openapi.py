@@ -16,19 +16,24 @@ from mosec.log import internal_logger
 from mosec.runtime import Runtime
 from mosec.worker import Worker
 
+try:
+    from mosec._native import __version__
+except ModuleNotFoundError:  # the source tree alone, without the extension
+    __version__ = "0"
+
 # `MAX_OPENAPI_BYTES` of crates/types/src/spec.rs.
 _MAX_BYTES = 1024 * 1024
 _COMPONENTS = "#/components/schemas/"
 _OPEN: dict[str, Any] = {}
 _TEXT = {"type": "string"}
 _ERRORS = {
-    400: ("BadRequest", "The request cannot be decoded, or its worker refuses it."),
-    408: ("Timeout", "There was no answer in time."),
-    413: ("TooLarge", "The request's body is over the limit."),
-    422: ("Invalid", "The request is not what its worker expects."),
-    429: ("QueueFull", "Too many requests wait already."),
-    500: ("Failed", "A worker failed."),
-    503: ("Unavailable", "The service is shutting down, or no worker is ready."),
+    400: "The request cannot be decoded, or its worker refuses it.",
+    408: "There was no answer in time.",
+    413: "The request's body is over the limit.",
+    422: "The request is not what its worker expects.",
+    429: "Too many requests wait already.",
+    500: "A worker failed.",
+    503: "The service is shutting down, or no worker is ready.",
 }
 
 
@@ -50,7 +55,11 @@ def document(routes: Mapping[str, Sequence[Runtime]]) -> str:
 def _describe(
     routes: Mapping[str, Sequence[Runtime]], exchanged: Mapping[str, tuple[Any, Any]], schemas: "_Schemas"
 ) -> dict[str, Any]:
-    errors = {str(status): {"$ref": f"#/components/responses/{name}"} for status, (name, _) in _ERRORS.items()}
+    # In full for each route: gateways that make one document of several take paths and schemas alone.
+    # No `content`, which would promise a content type: errors have none, as MOSEC's.
+    errors = {
+        str(status): {"description": f"{text} The body says in plain text why."} for status, text in _ERRORS.items()
+    }
     paths: dict[str, Any] = _own_paths()
     for path, stages in routes.items():
         request, result = map(schemas.of, exchanged[path])
@@ -61,28 +70,26 @@ def _describe(
             "responses": {"200": answer} | errors,
         }
         paths[path] = {"post": operation}
-    # No `content`, which would promise a content type: errors have none, as MOSEC's.
-    responses = {name: {"description": f"{text} The body says in plain text why."} for name, text in _ERRORS.values()}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Mosec API", "version": "1.0.0"},
+        "info": {"title": "Mosec API", "version": __version__},
         "paths": paths,
-        "components": {"responses": responses} | ({"schemas": schemas.components} if schemas.components else {}),
+        "components": {"schemas": schemas.components},
     }
 
 
 def _own_paths() -> dict[str, Any]:
     """What the gateway answers of itself, where it is asked by GET."""
-    text = _content("text/plain", _OPEN)
-    health = {
-        "200": {"description": "It takes requests.", "content": text},
-        "503": {"$ref": "#/components/responses/Unavailable"},
-    }
-    metrics = {"200": {"description": "In the text format of Prometheus.", "content": text}}
+    health = {"200": _text_response("It takes requests."), "503": _text_response("It is shutting down.")}
+    metrics = {"200": _text_response("In the text format of Prometheus.")}
     return {
         "/": {"get": {"summary": "Health", "responses": health}},
         "/metrics": {"get": {"summary": "Metrics", "responses": metrics}},
     }
+
+
+def _text_response(description: str) -> dict[str, Any]:
+    return {"description": description, "content": _content("text/plain", _OPEN)}
 
 
 def _content(mime: str, schema: dict[str, Any]) -> dict[str, Any]:
