@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Parser;
-use mosec_telemetry::{run_daemon, stop_on_signal};
+use mosec_telemetry::{ServiceSeries, run_daemon, stop_on_signal};
 use mosec_wire::tls::{Identity, Role};
 
 use crate::{Config, service};
@@ -51,7 +51,10 @@ fn run(args: Args) -> anyhow::Result<()> {
         address: args.address,
         port: args.port,
         state_dir: args.state_dir,
-        namespace: args.namespace,
+        series: ServiceSeries {
+            namespace: args.namespace,
+            timeout: None,
+        },
         compression: args.compression,
         ..Default::default()
     };

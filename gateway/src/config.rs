@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mosec_telemetry::ServiceSeries;
+
 /// Settings of a gateway.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -12,8 +14,8 @@ pub struct Config {
     pub port: u16,
     /// Where the last topology is kept, for a start without the control plane. Nowhere where absent.
     pub state_dir: Option<PathBuf>,
-    /// Prefix of MOSEC's metrics.
-    pub namespace: String,
+    /// How MOSEC's series are named and divided.
+    pub series: ServiceSeries,
     /// Whether bodies may be compressed, in both directions.
     pub compression: bool,
     /// Most connections at once; whoever comes beyond them is answered 503 and closed. A connection costs at most about
@@ -52,7 +54,7 @@ impl Default for Config {
             address: "0.0.0.0".into(),
             port: 8000,
             state_dir: None,
-            namespace: "mosec_service".into(),
+            series: ServiceSeries::default(),
             compression: false,
             max_connections: 8192,
             max_body_bytes: 1 << 30,

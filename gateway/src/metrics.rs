@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use mosec_telemetry::ServiceSeries;
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
 pub(crate) struct Metrics {
+    /// Of its own: in one process with workers, both have series of one family.
+    registry: Registry,
     throughput: IntCounterVec,
     duration: Histogram,
     pub(crate) remaining: IntGauge,
@@ -14,27 +17,15 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(registry: &Registry, namespace: &str) -> prometheus::Result<Self> {
-        let throughput = IntCounterVec::new(
-            Opts::new(
-                format!("{namespace}_throughput_total"),
-                "service inference endpoint throughput.",
-            ),
-            &["code", "endpoint"],
-        )?;
-        let duration = Histogram::with_opts(
-            HistogramOpts::new(
-                format!("{namespace}_process_duration_second"),
-                "process duration for each connection in each stage.",
-            )
+    pub(crate) fn new(series: &ServiceSeries) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let throughput = series.throughput()?;
+        let total = series
+            .process_duration()?
             .const_label("stage", "total")
-            .const_label("connection", "total")
-            .buckets(prometheus::exponential_buckets(0.001, 2.0, 13)?),
-        )?;
-        let remaining = IntGauge::new(
-            format!("{namespace}_remaining_task"),
-            "remaining tasks for the whole service.",
-        )?;
+            .const_label("connection", "total");
+        let duration = Histogram::with_opts(total)?;
+        let remaining = series.remaining()?;
         let connections = IntGauge::new("mosec_gateway_connections", "Open connections of clients.")?;
         let refused_connections = IntCounter::new(
             "mosec_gateway_connections_refused_total",
@@ -51,6 +42,7 @@ impl Metrics {
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(remaining.clone()))?;
         Ok(Self {
+            registry,
             throughput,
             duration,
             remaining,
@@ -58,6 +50,10 @@ impl Metrics {
             refused_connections,
             body_bytes,
         })
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Counts an answered request. `path` is a route's, so the label is bounded.

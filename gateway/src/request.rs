@@ -30,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) routes: ArcSwap<Table>,
     pub(crate) dispatchers: Registry,
     pub(crate) metrics: Metrics,
+    /// What others in this process count.
     pub(crate) series: prometheus::Registry,
     pub(crate) ids: Ids,
     pub(crate) body_memory: Memory,

@@ -55,7 +55,7 @@ impl Gateway {
         dispatchers: Registry,
         series: prometheus::Registry,
     ) -> anyhow::Result<Self> {
-        let metrics = Metrics::new(&series, &config.namespace)?;
+        let metrics = Metrics::new(&config.series)?;
         let address = port.local_addr();
         let listener = port
             .listen()

@@ -54,7 +54,7 @@ impl Agent {
         series: &prometheus::Registry,
     ) -> Result<Self, BuildError> {
         let arena = Arena::new(config.arena.clone())?;
-        let metrics = AgentMetrics::new(series)?;
+        let metrics = AgentMetrics::new(series, &config.series)?;
         Ok(Self(Arc::new(Inner {
             config,
             arena,
@@ -149,7 +149,7 @@ impl Agent {
         let pool = pools.entry(key).or_insert_with(|| {
             let deliver = Deliver::new(key, deployment.spec.clone(), self.0.registry.clone());
             let place = Place::of(&deployment.spec, key.stage);
-            let metrics = self.0.metrics.pool(&stage.name);
+            let metrics = self.0.metrics.pool(&stage.name, stage.max_batch_size > 1);
             Arc::new(Pool::new(
                 key,
                 rules,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mosec_shm_ring::ArenaConfig;
+use mosec_telemetry::ServiceSeries;
 use mosec_types::NodeId;
 
 /// Settings of a node agent.
@@ -11,6 +12,8 @@ pub struct Config {
     pub node: NodeId,
     /// Interpreter for pipelines that name none.
     pub python: String,
+    /// How MOSEC's series of the stages are named and divided.
+    pub series: ServiceSeries,
     /// Shared memory for payloads.
     pub arena: ArenaConfig,
     /// How long a stage may be without a ready replica before its requests are refused.
@@ -27,6 +30,7 @@ impl Config {
         Self {
             node,
             python: "python3".into(),
+            series: ServiceSeries::default(),
             arena: ArenaConfig::default(),
             replica_grace: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),

@@ -177,6 +177,7 @@ impl Pool {
                     requests,
                     home: lost.home.clone(),
                     credit,
+                    collected: None,
                 });
             }
         }
@@ -274,6 +275,7 @@ impl Pool {
             mut requests,
             home,
             credit,
+            collected,
             ..
         } = batch;
         let slot = self.slot(&worker, credit);
@@ -288,6 +290,7 @@ impl Pool {
         // The credit is held until the requests are back: their dispatcher then knows that this target rests, and does
         // not send the next batch from within this call.
         let held = slot.clone();
+        let count = requests.len();
         if let Err(Unsent {
             requests,
             home,
@@ -296,6 +299,8 @@ impl Pool {
         {
             tracing::debug!(stage = %self.stage, replica = %worker.replica, cause, "batch was not taken");
             home.lost(requests, Loss::Refused);
+        } else {
+            worker.metrics.given(count, collected);
         }
         drop(held);
     }

@@ -120,6 +120,8 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
             requests,
             home: Arc::new(Upwards),
             credit,
+            // The upstream knows, and a link does not tell.
+            collected: None,
         }),
         // Its topology is older or newer than ours.
         None => requests

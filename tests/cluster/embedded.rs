@@ -39,6 +39,15 @@ async fn serves_finishes_what_it_has_and_leaves_nothing() -> anyhow::Result<()> 
         report.wrong
     );
 
+    let metrics = client.get("/metrics").await?.text();
+    for series in [
+        "mosec_service_throughput_total{code=\"200\",endpoint=\"/inference\"} 1000\n",
+        "mosec_service_process_duration_second_count{connection=\"total\",stage=\"total\"} 1000\n",
+    ] {
+        assert!(metrics.contains(series), "{series}{metrics}");
+    }
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+
     let workers = descendants(server.pid());
     assert_eq!(workers.len(), 4);
     let in_flight = tokio::spawn({

@@ -86,6 +86,8 @@ pub struct Dispatched {
     pub home: Arc<dyn Home>,
     /// Held until the stage has finished with the batch.
     pub credit: Credit,
+    /// How long a replica's credit was in hand while the batch waited for more requests, where it was formed here.
+    pub collected: Option<Duration>,
 }
 
 /// The right to have one batch outstanding at a replica. Dropping it gives it back to whoever granted it.
@@ -131,6 +133,8 @@ struct State {
     targets: Vec<Slot>,
     /// Room for what the pick sees of them, kept between rounds.
     loads: Vec<Load>,
+    /// Since when a batch could leave and waits for more requests.
+    collecting_since: Option<Instant>,
     /// How long batches take, as seen from here.
     batch_time: BatchTime,
     /// Last time a replica was ready.
@@ -196,6 +200,7 @@ impl Dispatcher {
                 retry: VecDeque::new(),
                 targets: Vec::new(),
                 loads: Vec::new(),
+                collecting_since: None,
                 batch_time: BatchTime::default(),
                 // Who asks for a stage has heard that it serves; its targets are about to announce themselves.
                 last_ready: Some(Instant::now()),
@@ -409,12 +414,19 @@ impl Inner {
         let mut due = None;
         while !state.is_idle() {
             let supply = pick::best_supply(&loads);
+            let mut collected = None;
             let batch = if state.retry.is_empty() {
                 let limits = self.config.limits;
                 let view = state.queue.view(limits, state.batch_time.mean());
                 match batch::decide(view, limits, supply, now) {
-                    Decision::Close(_) => state.queue.take_batch(limits, &mut outbox.released),
+                    Decision::Close(_) => {
+                        let since = state.collecting_since.take();
+                        collected =
+                            Some(since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)));
+                        state.queue.take_batch(limits, &mut outbox.released)
+                    }
                     Decision::WaitUntil(at) => {
+                        state.collecting_since.get_or_insert(now);
                         due = Some(at);
                         break;
                     }
@@ -454,6 +466,7 @@ impl Inner {
                     requests,
                     home,
                     credit,
+                    collected,
                 },
             ));
         }

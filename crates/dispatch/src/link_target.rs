@@ -107,6 +107,7 @@ impl Flight {
             requests,
             home,
             credit,
+            ..
         } = batch;
         let now = Instant::now();
         Self {

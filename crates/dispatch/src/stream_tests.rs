@@ -131,6 +131,7 @@ async fn events_come_over_a_link_and_keep_their_batch_alive() {
         requests,
         home: home.clone(),
         credit: Credit::new(|| ()),
+        collected: None,
     });
     let mut incoming = server.accept().await.unwrap();
     for _ in 0..3 {

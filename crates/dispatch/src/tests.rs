@@ -204,6 +204,23 @@ async fn a_lone_request_waits_its_window_from_its_arrival() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_says_how_long_it_was_collected() {
+    let mut bench = Bench::new(2, 8, Delivery::Retry);
+    bench.window(1, 1);
+    let _lone = bench.submit();
+    tokio::time::sleep(WAIT * 2).await;
+    let [lone] = bench.target.take().try_into().ok().unwrap();
+    assert_eq!(lone.collected, Some(WAIT));
+    // What waits for a credit, and not for company, is not being collected.
+    let _pair = [bench.submit(), bench.submit()];
+    tokio::time::sleep(WAIT * 2).await;
+    echo(lone);
+    let [pair] = bench.target.take().try_into().ok().unwrap();
+    assert_eq!(pair.requests.len(), 2);
+    assert_eq!(pair.collected, Some(Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
 async fn batches_grow_while_the_replica_is_busy() {
     let mut bench = Bench::new(4, 16, Delivery::Retry);
     bench.window(1, 2);

@@ -9,13 +9,12 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::{Encoder as _, Registry, TextEncoder};
+use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Content type of the metrics' text format.
-pub const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::render::{METRICS_TYPE, render};
 
 /// Serves a registry over HTTP.
 pub struct Admin {
@@ -81,13 +80,4 @@ fn answer(request: &Request<Incoming>, registry: &Registry) -> Result<Response<F
         hyper::header::HeaderValue::from_static(METRICS_TYPE),
     );
     Ok(response)
-}
-
-/// All series of a registry in the text format.
-pub fn render(registry: &Registry) -> String {
-    let mut text = Vec::new();
-    if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
-        tracing::error!(%error, "metrics could not be written");
-    }
-    String::from_utf8_lossy(&text).into_owned()
 }

@@ -1,12 +1,16 @@
-//! Start of a command, logs and the admin endpoint, the same for every process.
+//! Start of a command, logs, series and the admin endpoint, the same for every process.
 
 mod admin;
 mod command;
 mod format;
 mod log;
+mod render;
+mod service;
 mod signals;
 
-pub use admin::{Admin, METRICS_TYPE, render};
+pub use admin::Admin;
 pub use command::{parse_args, run_daemon};
 pub use log::{LogFormat, init_logging};
+pub use render::{METRICS_TYPE, render, render_all};
+pub use service::{STAGE_LABELS, ServiceSeries};
 pub use signals::stop_on_signal;

@@ -142,7 +142,7 @@ impl Bench {
             AgentChannel::create(&self.arena, Generation(1), &ChannelConfig::default()).unwrap();
         near.hello("{}").unwrap();
         let (far, _) = WorkerChannel::attach(end, OnAgentLoss::Tell).unwrap();
-        let worker = Arc::new(Worker::new(ReplicaId(1), near));
+        let worker = Arc::new(Worker::new(ReplicaId(1), near, pool.metrics.worker(ReplicaId(1))));
         pool.add(worker.clone());
         TestWorker {
             pool: pool.clone(),
@@ -299,6 +299,7 @@ impl Upstream {
             requests,
             home,
             credit,
+            collected: None,
         });
     }
 

@@ -50,6 +50,32 @@ async fn answers_find_their_requests_and_the_last_returns_the_credit() {
 }
 
 #[tokio::test]
+async fn batches_are_counted_by_stage_and_worker() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    for answers in [
+        [(0, OK, "a"), (1, ErrorCode::Validation, "no b")],
+        // A batch of which nothing came is not timed.
+        [(0, ErrorCode::Inference, "no"), (1, ErrorCode::Inference, "no")],
+    ] {
+        let _outcomes = upstream.send(&pool, 0, &["a", "b"]);
+        let batch = worker.take().unwrap();
+        worker.answer(&batch, &answers);
+    }
+    let text = mosec_telemetry::render(&bench.series);
+    for (series, expected) in [
+        ("process_duration_second_count", "1"),
+        ("batch_size_count", "2"),
+        ("batch_size_sum", "4.0"),
+    ] {
+        let line = format!("mosec_service_{series}{{connection=\"1\",stage=\"A\"}} {expected}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+    // Over a link nobody says how long a batch was collected.
+    assert!(!text.contains("mosec_service_batch_duration_second"), "{text}");
+}
+
+#[tokio::test]
 async fn codecs_apply_where_a_route_begins_and_ends() {
     let bench = Bench::new();
     let upstream = Arc::<Upstream>::default();

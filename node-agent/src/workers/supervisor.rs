@@ -123,7 +123,7 @@ impl Replica {
         });
         Ok(Started {
             process,
-            worker: Arc::new(Worker::new(self.id, channel)),
+            worker: Arc::new(Worker::new(self.id, channel, self.pool.metrics.worker(self.id))),
             control: watch,
         })
     }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::timing::{Clock, Timing, note_agent};
 use crate::deliver::Deliver;
+use crate::metrics::WorkerMetrics;
 use crate::pool::{Pool, Slot};
 
 /// Room for an answer that is lent with a batch, where the sizes of earlier ones say nothing else.
@@ -33,6 +34,7 @@ const ENDED: &str = "the worker has ended";
 pub(crate) struct Worker {
     pub(crate) replica: ReplicaId,
     pub(crate) channel: AgentChannel,
+    pub(crate) metrics: WorkerMetrics,
     /// Cancelled when its ring is unusable.
     pub(crate) broken: CancellationToken,
     outstanding: AtomicU32,
@@ -78,10 +80,11 @@ pub(crate) struct Unsent {
 }
 
 impl Worker {
-    pub(crate) fn new(replica: ReplicaId, channel: AgentChannel) -> Self {
+    pub(crate) fn new(replica: ReplicaId, channel: AgentChannel, metrics: WorkerMetrics) -> Self {
         Self {
             replica,
             channel,
+            metrics,
             broken: CancellationToken::new(),
             outstanding: AtomicU32::new(0),
             depth: AtomicU32::new(credit::depth(None)),
@@ -279,6 +282,12 @@ impl Worker {
                     pool.publish();
                 }
                 pool.metrics.worker_time.observe(spans.worker.as_secs_f64());
+                if delivered
+                    .iter()
+                    .any(|(_, item)| item.code == ErrorCode::Ok.to_wire())
+                {
+                    self.metrics.done(spans.worker);
+                }
             }
             slot
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use mosec_dispatch::{Payload, Reply, Request, StageConfig, Stream};
+use mosec_telemetry::ServiceSeries;
 use mosec_types::{PipelineSpec, RequestId, RouteIndex, StageIndex, StageKey};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -108,7 +109,7 @@ impl Running {
     fn start(config: &str) -> anyhow::Result<Self> {
         let spec = read_config(config)?.spec;
         let runtime = build_runtime()?;
-        let node = runtime.block_on(async { LocalNode::start(spec.clone()) })?;
+        let node = runtime.block_on(async { LocalNode::start(spec.clone(), ServiceSeries::default()) })?;
         Ok(Self {
             runtime,
             service: Service { node, spec },

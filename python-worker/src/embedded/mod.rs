@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mosec_gateway::{Gateway, Port};
-use mosec_telemetry::{LogFormat, init_logging};
+use mosec_telemetry::{LogFormat, ServiceSeries, init_logging};
 use mosec_types::PipelineSpec;
 use pyo3::prelude::*;
 use serde::Deserialize;
@@ -39,6 +39,15 @@ struct GatewayOptions {
     log_level: String,
     #[serde(default)]
     compression: bool,
+}
+
+impl ServeConfig {
+    fn series(&self) -> ServiceSeries {
+        ServiceSeries {
+            namespace: self.gateway.namespace.clone(),
+            timeout: Some(self.spec.timeout),
+        }
+    }
 }
 
 /// Ends a running server for a reason of Python's.
@@ -110,7 +119,7 @@ async fn run(config: ServeConfig, stop: &Stop) -> anyhow::Result<()> {
     let ended = until_ended(stop)?;
     // Mistakes in the address are told before models are loaded. The port opens when everything is ready.
     let port = Port::take(&config.gateway.address, config.gateway.port).await?;
-    let mut node = LocalNode::start(config.spec.clone())?;
+    let mut node = LocalNode::start(config.spec.clone(), config.series())?;
     let result = serve_until(&config, port, &mut node, ended).await;
     let end = match result {
         Ok(()) => End::Drain,
@@ -174,7 +183,7 @@ fn gateway_config(config: &ServeConfig) -> mosec_gateway::Config {
     mosec_gateway::Config {
         address: config.gateway.address.clone(),
         port: config.gateway.port,
-        namespace: config.gateway.namespace.clone(),
+        series: config.series(),
         compression: config.gateway.compression,
         // MOSEC's: the service's timeout is also the drain's limit.
         drain_timeout: config.spec.timeout,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Registry};
 use mosec_node_agent::Agent;
+use mosec_telemetry::ServiceSeries;
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
 use mosec_types::{
     Incarnation, NodeId, PipelineSpec, ReplicaId, Revision, StageIndex, Topology, WorkerState, WorkerStatus,
@@ -42,11 +43,12 @@ pub(super) enum End {
 
 impl LocalNode {
     /// Starts the workers of a validated `spec`. Needs a tokio runtime.
-    pub(super) fn start(spec: PipelineSpec) -> anyhow::Result<Self> {
+    pub(super) fn start(spec: PipelineSpec, service: ServiceSeries) -> anyhow::Result<Self> {
         let series = prometheus::Registry::new();
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let node = NodeId::new("local")?;
         let mut config = mosec_node_agent::Config::new(node.clone());
+        config.series = service;
         config.quiet = Duration::ZERO;
         config.drain_timeout = spec.timeout;
         let agent = Agent::build(config, registry.clone(), &series)?;
