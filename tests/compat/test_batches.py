@@ -3,7 +3,7 @@
 import json
 
 from harness import ABSENT, Difference, Gap, Run, case
-from harness.acts import act
+from harness.acts import act, serving
 from harness.service import Service
 
 BATCH = ("--batch", "32", "--window", "500", "--timeout", "3000")
@@ -148,6 +148,7 @@ def test_while_busy(run: Run) -> None:
 def test_idle_worker(run: Run) -> None:
     """What waits goes to whichever worker is free first."""
     with run.serve("actor.py", "--workers", "2", "--timeout", "15000") as service:
+        serving(service)
         first, second = (service.later(service.post, act(wait_for=name, note=name)) for name in ("one", "two"))
         service.notes("started", 2)
         waiting = [service.later(service.post, b"1") for _ in range(2)]
@@ -164,6 +165,7 @@ def test_one_at_a_time(run: Run) -> None:
     """One process runs one `forward` at a time; two run two."""
     for workers in (1, 2):
         with run.serve("actor.py", "--workers", str(workers), "--timeout", "5000") as service:
+            serving(service, workers)
             calls = [service.later(service.post, b'{"wait for": "go", "note": "x"}') for _ in range(3)]
             service.in_progress(3)
             run.see(f"{workers} workers", len(service.notes("started", workers)), spec=workers)

@@ -4,8 +4,7 @@ import json
 import re
 
 from harness import ANY, Difference, Run, case
-from harness.acts import act
-from harness.service import Service
+from harness.acts import act, serving
 from harness.wire import request
 
 LEAK = re.compile(r"mosec timeout error: \[14\]`forward` timeout after 0\.3s: <frame at 0x.*")
@@ -119,17 +118,9 @@ def test_one_of_two_dies(run: Run) -> None:
     """A worker that dies is replaced, with the same id, and nobody else notices."""
     with run.serve("actor.py", "--workers", "2", "--timeout", "6000") as service:
         run.see("the one that killed", service.post(act(exit=3)).short(), spec=HANGS)
-        ids: set[int] = set()
-        service.until(lambda: ids.update(ids_of_two(service)) or len(ids) == 2)
-        run.see("ids", sorted(ids), spec=[1, 2])
+        run.see("ids", serving(service), spec=[1, 2])
         run.see("GET /", service.get("/").status, spec=200)
         run.see("exit code", service.stop(), spec=0)
-
-
-def ids_of_two(service: Service) -> list[int]:
-    """Ids of the workers that took two requests at the same time."""
-    answers = service.together([act(about=1, sleep=0.2)] * 2)
-    return [json.loads(answer.body)["worker_id"] for answer in answers if answer.status == 200]
 
 
 @case(
