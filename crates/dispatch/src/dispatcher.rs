@@ -4,24 +4,26 @@
 //! takes the lock, asks the policy, and sends what it says after releasing the lock. One timer task for each dispatcher
 //! covers what only time changes: a batch's window, deadlines, a target's rest.
 
-use std::collections::VecDeque;
+mod state;
+
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mosec_types::{ErrorCode, PipelineSpec, Span, SpanKind, StageKey};
+use mosec_types::{ErrorCode, Span, SpanKind};
 use mosec_wire::Window;
 use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::batch::{self, Decision, Limits, Supply};
-use crate::credit::{self, BatchTime};
-use crate::custody::{self, Loss, Rules};
+use self::state::{Outbox, Slot, State};
+use crate::batch::{self, Decision, Supply};
+use crate::credit;
+use crate::custody::{self, Loss};
 use crate::metrics::StageMetrics;
-use crate::pick::{self, Load};
-use crate::queue::{Hold, Queue};
-use crate::{DispatchMetrics, Request};
+use crate::pick;
+use crate::queue::Hold;
+use crate::{Credit, DispatchMetrics, Dispatched, Home, Request, StageConfig, Target, TargetId};
 
 /// How long a target that refused a batch is left alone: a few round trips, for its new window to arrive.
 const REST: Duration = Duration::from_millis(20);
@@ -29,90 +31,6 @@ const REST: Duration = Duration::from_millis(20);
 /// How often a queue is searched for requests that are over: room that they take is free this late. A refusal does not
 /// search, as a full queue refuses the more often the longer it is.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(100);
-
-/// A stage as its dispatcher sees it.
-#[derive(Debug, Clone)]
-pub struct StageConfig {
-    pub key: StageKey,
-    /// For labels and logs.
-    pub name: String,
-    pub limits: Limits,
-    /// Length of the queue, in requests.
-    pub capacity: usize,
-    pub rules: Rules,
-    /// How long the stage may be without a ready replica before requests are refused: a worker's restart and a broken
-    /// link's detection take less, and clients need not see them.
-    pub grace: Duration,
-    /// Longest time from a request's arrival to its answer, all stages together.
-    pub timeout: Duration,
-}
-
-impl StageConfig {
-    /// A stage of a pipeline, `None` if the pipeline has no such stage.
-    pub fn of(spec: &PipelineSpec, key: StageKey, grace: Duration) -> Option<Self> {
-        let stage = spec.stage(key.stage)?;
-        Some(Self {
-            key,
-            name: stage.name.clone(),
-            limits: Limits {
-                max_requests: stage.max_batch_size as usize,
-                max_bytes: batch::DEFAULT_MAX_BYTES,
-                max_wait: stage.max_wait,
-                batching: stage.batching,
-            },
-            capacity: spec.capacity as usize,
-            rules: Rules::of(spec, key.stage)?,
-            grace,
-            timeout: spec.timeout,
-        })
-    }
-}
-
-/// Names a target within its dispatcher.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TargetId(pub String);
-
-/// Somewhere batches can be sent.
-pub trait Target: Send + Sync {
-    /// Takes a batch. Must not block; must answer every request, or give it back to the batch's [`Home`].
-    fn send(&self, batch: Dispatched);
-}
-
-/// A batch on its way.
-pub struct Dispatched {
-    pub stage: StageKey,
-    pub requests: Vec<Request>,
-    /// Where lost requests go.
-    pub home: Arc<dyn Home>,
-    /// Held until the stage has finished with the batch.
-    pub credit: Credit,
-    /// How long a replica's credit was in hand while the batch waited for more requests, where it was formed here.
-    pub collected: Option<Duration>,
-}
-
-/// The right to have one batch outstanding at a replica. Dropping it gives it back to whoever granted it.
-pub struct Credit(Option<Box<dyn FnOnce() + Send + Sync>>);
-
-impl Credit {
-    /// A credit that calls `give_back` when it is dropped.
-    pub fn new(give_back: impl FnOnce() + Send + Sync + 'static) -> Self {
-        Self(Some(Box::new(give_back)))
-    }
-}
-
-impl Drop for Credit {
-    fn drop(&mut self) {
-        if let Some(give_back) = self.0.take() {
-            give_back();
-        }
-    }
-}
-
-/// Whoever has custody of a batch.
-pub trait Home: Send + Sync {
-    /// Takes back requests that were lost before they were answered.
-    fn lost(&self, requests: Vec<Request>, loss: Loss);
-}
 
 /// A stage's dispatcher. Clones share it.
 #[derive(Clone)]
@@ -126,67 +44,6 @@ struct Inner {
     this: Weak<Inner>,
 }
 
-struct State {
-    queue: Queue,
-    /// Batches to be sent again, before the queue.
-    retry: VecDeque<Vec<Request>>,
-    targets: Vec<Slot>,
-    /// Room for what the pick sees of them, kept between rounds.
-    loads: Vec<Load>,
-    /// Since when a batch could leave and waits for more requests.
-    collecting_since: Option<Instant>,
-    /// How long batches take, as seen from here.
-    batch_time: BatchTime,
-    /// Last time a replica was ready.
-    last_ready: Option<Instant>,
-    /// When the timer will look next.
-    timer_due: Option<Instant>,
-    /// Requests that the gauge counts for this dispatcher.
-    reported: i64,
-    closed: bool,
-}
-
-struct Slot {
-    id: TargetId,
-    target: Arc<dyn Target>,
-    window: Window,
-    outstanding: u32,
-    rest_until: Option<Instant>,
-}
-
-impl Slot {
-    fn load(&self, now: Instant) -> Load {
-        let resting = self.rest_until.is_some_and(|until| now < until);
-        let limit = if resting { 0 } else { self.window.limit };
-        Load {
-            replicas: self.window.replicas,
-            limit,
-            outstanding: self.outstanding,
-        }
-    }
-}
-
-/// What a change of the state leads to, carried out after the lock is released: targets may answer before they return,
-/// and a hold's release reaches into the stage before, which may be another's stage after.
-#[derive(Default)]
-struct Outbox {
-    batches: Vec<(Arc<dyn Target>, Dispatched)>,
-    answers: Vec<(Request, ErrorCode)>,
-    released: Vec<Hold>,
-}
-
-impl Outbox {
-    fn carry_out(self) {
-        for (target, batch) in self.batches {
-            target.send(batch);
-        }
-        for (request, code) in self.answers {
-            request.fail(code);
-        }
-        drop(self.released);
-    }
-}
-
 impl Dispatcher {
     /// Makes a dispatcher without targets and starts its timer, which ends with it.
     pub fn new(config: StageConfig, metrics: &DispatchMetrics) -> Self {
@@ -195,19 +52,7 @@ impl Dispatcher {
         let inner = Arc::new_cyclic(|this| Inner {
             config,
             metrics,
-            state: Mutex::new(State {
-                queue: Queue::new(capacity),
-                retry: VecDeque::new(),
-                targets: Vec::new(),
-                loads: Vec::new(),
-                collecting_since: None,
-                batch_time: BatchTime::default(),
-                // Who asks for a stage has heard that it serves; its targets are about to announce themselves.
-                last_ready: Some(Instant::now()),
-                timer_due: None,
-                reported: 0,
-                closed: false,
-            }),
+            state: Mutex::new(State::new(capacity)),
             timer: Notify::new(),
             this: this.clone(),
         });
@@ -559,53 +404,6 @@ impl Inner {
             }
             state.retry.extend(verdict.retry);
         });
-    }
-}
-
-impl State {
-    fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.retry.is_empty()
-    }
-
-    fn queued(&self) -> usize {
-        self.queue.len() + self.retry.iter().map(Vec::len).sum::<usize>()
-    }
-
-    fn refusal(&self, grace: Duration, now: Instant) -> Option<ErrorCode> {
-        if self.closed {
-            Some(ErrorCode::Draining)
-        } else if !self.has_replica(grace, now) {
-            Some(ErrorCode::NoReplica)
-        } else if self.queue.is_full() {
-            Some(ErrorCode::QueueFull)
-        } else {
-            None
-        }
-    }
-
-    fn has_replica(&self, grace: Duration, now: Instant) -> bool {
-        self.targets.iter().any(|slot| slot.window.replicas > 0)
-            || self.last_ready.is_some_and(|at| now < at + grace)
-    }
-
-    /// Takes out the requests that nobody waits for any more.
-    fn take_over(&mut self, now: Instant, outbox: &mut Outbox) {
-        let mut over = self.queue.take_over(now, &mut outbox.released);
-        for batch in &mut self.retry {
-            over.extend(batch.extract_if(.., |request| !request.is_live(now)));
-        }
-        self.retry.retain(|batch| !batch.is_empty());
-        outbox.answers.extend(
-            over.into_iter()
-                .map(|request| (request, ErrorCode::DeadlineExceeded)),
-        );
-    }
-
-    /// Takes out everything.
-    fn take_all(&mut self, code: ErrorCode, outbox: &mut Outbox) {
-        let queued = self.queue.take_all(&mut outbox.released);
-        let all = self.retry.drain(..).flatten().chain(queued);
-        outbox.answers.extend(all.map(|request| (request, code)));
     }
 }
 

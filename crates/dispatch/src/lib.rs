@@ -11,6 +11,8 @@
 pub mod batch;
 pub mod credit;
 pub mod custody;
+#[cfg(test)]
+mod custody_tests;
 mod dispatcher;
 mod link_target;
 #[cfg(test)]
@@ -19,17 +21,23 @@ mod links;
 mod metrics;
 pub mod pick;
 mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod registry;
 mod request;
+mod stage;
 #[cfg(test)]
 mod stream_tests;
+mod target;
 #[cfg(test)]
 mod tests;
 
-pub use dispatcher::{Credit, Dispatched, Dispatcher, Home, StageConfig, Target, TargetId};
+pub use dispatcher::Dispatcher;
 pub use link_target::LinkTarget;
 pub use links::{Connect, Links};
 pub use metrics::DispatchMetrics;
 pub use mosec_wire::Window;
 pub use registry::Registry;
 pub use request::{Lost, Outcome, Payload, Reply, Request, Respond, Stream};
+pub use stage::StageConfig;
+pub use target::{Credit, Dispatched, Home, Target, TargetId};

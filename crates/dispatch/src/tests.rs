@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::batch::{DEFAULT_MAX_BYTES, Limits};
-use crate::custody::{self, Loss, Rules};
+use crate::custody::{Loss, Rules};
 use crate::dispatcher::HOUSEKEEPING;
 use crate::*;
 
@@ -24,7 +24,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// Keeps the batches it is sent.
 #[derive(Default)]
-struct Kept(Mutex<Vec<Dispatched>>);
+pub(crate) struct Kept(Mutex<Vec<Dispatched>>);
 
 impl Target for Kept {
     fn send(&self, batch: Dispatched) {
@@ -33,7 +33,7 @@ impl Target for Kept {
 }
 
 impl Kept {
-    fn take(&self) -> Vec<Dispatched> {
+    pub(crate) fn take(&self) -> Vec<Dispatched> {
         std::mem::take(&mut *self.0.lock())
     }
 
@@ -42,14 +42,14 @@ impl Kept {
     }
 }
 
-struct Bench {
-    dispatcher: Dispatcher,
-    target: Arc<Kept>,
+pub(crate) struct Bench {
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) target: Arc<Kept>,
     next_id: u64,
 }
 
 impl Bench {
-    fn new(max_requests: usize, capacity: usize, delivery: Delivery) -> Self {
+    pub(crate) fn new(max_requests: usize, capacity: usize, delivery: Delivery) -> Self {
         Self::with(max_requests, capacity, delivery, Batching::Window)
     }
 
@@ -67,7 +67,11 @@ impl Bench {
                 batching,
             },
             capacity,
-            rules: rules(delivery, &[]),
+            rules: Rules {
+                delivery,
+                attempts: 3,
+                once_later: Vec::new(),
+            },
             grace: GRACE,
             timeout: DEADLINE,
         };
@@ -79,36 +83,28 @@ impl Bench {
         }
     }
 
-    fn window(&self, replicas: u32, limit: u32) {
+    pub(crate) fn window(&self, replicas: u32, limit: u32) {
         let target: Arc<dyn Target> = self.target.clone();
         self.dispatcher
             .set_target(&TargetId("a".into()), &target, Window { replicas, limit });
     }
 
-    fn request(&mut self) -> (Request, oneshot::Receiver<Outcome>) {
+    pub(crate) fn request(&mut self) -> (Request, oneshot::Receiver<Outcome>) {
         let (reply, outcome) = oneshot::channel();
         self.next_id += 1;
         (request(self.next_id, reply), outcome)
     }
 
-    fn submit(&mut self) -> oneshot::Receiver<Outcome> {
+    pub(crate) fn submit(&mut self) -> oneshot::Receiver<Outcome> {
         let (request, outcome) = self.request();
         self.dispatcher.submit(request);
         outcome
     }
 
-    async fn refusal(&mut self) -> ErrorCode {
+    pub(crate) async fn refusal(&mut self) -> ErrorCode {
         let outcome = self.submit();
         let answered = tokio::time::timeout(Duration::ZERO, outcome).await;
         answered.expect("refused at once").expect("answered").code
-    }
-}
-
-fn rules(delivery: Delivery, once_later: &[bool]) -> Rules {
-    Rules {
-        delivery,
-        attempts: 3,
-        once_later: once_later.to_vec(),
     }
 }
 
@@ -164,14 +160,14 @@ pub(crate) fn spec(stages: u16, once: &[u16], routes: &[&[u16]]) -> PipelineSpec
     }
 }
 
-fn echo(batch: Dispatched) {
+pub(crate) fn echo(batch: Dispatched) {
     for request in batch.requests {
         let payload = request.payload.clone();
         request.respond(ErrorCode::Ok, payload);
     }
 }
 
-async fn code(outcome: oneshot::Receiver<Outcome>) -> ErrorCode {
+pub(crate) async fn code(outcome: oneshot::Receiver<Outcome>) -> ErrorCode {
     outcome.await.expect("answered").code
 }
 
@@ -439,107 +435,6 @@ async fn a_target_that_refuses_rests() {
     assert_eq!(code(outcome).await, ErrorCode::Ok);
 }
 
-/// A hold whose release comes back to the dispatcher that held it, as a stage's does on routes that cross.
-struct Crossing(Dispatcher);
-
-impl Drop for Crossing {
-    fn drop(&mut self) {
-        self.0.queued();
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_released_hold_may_come_back() {
-    let mut bench = Bench::new(1, 1, Delivery::Retry);
-    bench.window(1, 1);
-    for _ in 0..4 {
-        let hold = Arc::new(Crossing(bench.dispatcher.clone()));
-        let (request, _outcome) = bench.request();
-        bench.dispatcher.submit_held(request, hold);
-    }
-    bench.target.take().into_iter().for_each(echo);
-    bench.dispatcher.close(ErrorCode::Draining);
-    assert_eq!(bench.dispatcher.queued(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn beyond_the_capacity_a_request_holds_its_earlier_credit() {
-    let mut bench = Bench::new(1, 1, Delivery::Retry);
-    bench.window(1, 1);
-    let holds: Vec<Arc<()>> = (0..4).map(|_| Arc::default()).collect();
-    let mut outcomes = Vec::new();
-    for hold in &holds {
-        let (request, outcome) = bench.request();
-        bench.dispatcher.submit_held(request, hold.clone());
-        outcomes.push(outcome);
-    }
-    let held = || holds.iter().filter(|hold| Arc::strong_count(hold) > 1).count();
-    // One runs, one is queued within the capacity, two are beyond it.
-    assert_eq!(held(), 2);
-    bench.target.take().into_iter().for_each(echo);
-    assert_eq!(held(), 1);
-    bench.target.take().into_iter().for_each(echo);
-    assert_eq!(held(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hold_goes_with_its_request_at_the_latest() {
-    let mut bench = Bench::new(1, 2, Delivery::Retry);
-    bench.window(1, 0);
-    let mut outcomes = vec![bench.submit(), bench.submit()];
-    let hold = Arc::<()>::default();
-    let (held, outcome) = bench.request();
-    bench.dispatcher.submit_held(held, hold.clone());
-    outcomes.push(outcome);
-    // The others behind it come and go, and the queue stays as long as it is.
-    let (unheld, outcome) = bench.request();
-    bench.dispatcher.submit_unheld(unheld);
-    outcomes.push(outcome);
-    assert_eq!(Arc::strong_count(&hold), 2);
-    bench.window(1, 1);
-    assert_eq!(Arc::strong_count(&hold), 1, "it stands within the capacity");
-    assert_eq!(bench.dispatcher.queued(), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_left_releases_what_it_held() {
-    let mut bench = Bench::new(1, 1, Delivery::Retry);
-    bench.window(1, 0);
-    let first = bench.submit();
-    let holds: Vec<Arc<()>> = (0..3).map(|_| Arc::default()).collect();
-    let mut outcomes = Vec::new();
-    for hold in &holds {
-        let (request, outcome) = bench.request();
-        bench.dispatcher.submit_held(request, hold.clone());
-        outcomes.push(outcome);
-    }
-    let held = || -> Vec<_> { holds.iter().map(|hold| Arc::strong_count(hold) > 1).collect() };
-    assert_eq!(held(), [true, true, true]);
-    drop(outcomes.remove(1));
-    tokio::time::sleep(HOUSEKEEPING * 3 / 2).await;
-    assert_eq!(held(), [true, false, true]);
-    drop(first);
-    tokio::time::sleep(HOUSEKEEPING * 3 / 2).await;
-    assert_eq!(held(), [false, false, true], "the others have moved up");
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_may_not_hold_has_room_beyond_the_capacity_and_then_is_refused() {
-    let mut bench = Bench::new(1, 2, Delivery::Retry);
-    bench.window(1, 0);
-    let _clients = [bench.submit(), bench.submit()];
-    assert_eq!(bench.refusal().await, ErrorCode::QueueFull);
-    let mut outcomes = Vec::new();
-    for _ in 0..3 {
-        let (request, outcome) = bench.request();
-        bench.dispatcher.submit_unheld(request);
-        outcomes.push(outcome);
-    }
-    assert_eq!(bench.dispatcher.queued(), 4);
-    assert_eq!(code(outcomes.remove(2)).await, ErrorCode::QueueFull);
-    assert!(outcomes.iter_mut().all(|outcome| outcome.try_recv().is_err()));
-}
-
 #[tokio::test(start_paused = true)]
 async fn closing_fails_what_is_queued() {
     let mut bench = Bench::new(1, 8, Delivery::Retry);
@@ -560,121 +455,4 @@ async fn a_dropped_request_is_answered_all_the_same() {
     let outcome = bench.submit();
     drop(bench.target.take());
     assert_eq!(code(outcome).await, ErrorCode::Internal);
-}
-
-/// Losses so far, what was lost, delivery, and what becomes of it: `None` is another try.
-#[tokio::test(start_paused = true)]
-async fn custody_table() {
-    for (losses, loss, delivery, expected) in [
-        (0, Loss::Worker, Delivery::Retry, None),
-        (1, Loss::Link, Delivery::Retry, None),
-        (2, Loss::Worker, Delivery::Retry, Some(ErrorCode::WorkerCrashed)),
-        (2, Loss::Link, Delivery::Retry, Some(ErrorCode::ReplicaLost)),
-        (2, Loss::Refused, Delivery::Retry, None),
-        (
-            0,
-            Loss::Worker,
-            Delivery::AtMostOnce,
-            Some(ErrorCode::WorkerCrashed),
-        ),
-        (0, Loss::Link, Delivery::AtMostOnce, Some(ErrorCode::ReplicaLost)),
-        (0, Loss::Refused, Delivery::AtMostOnce, None),
-    ] {
-        let (reply, _outcome) = oneshot::channel();
-        let mut lost = request(1, reply);
-        lost.losses = losses;
-        let verdict = custody::after_loss(vec![lost], loss, &rules(delivery, &[]), Instant::now());
-        let failed = verdict.fail.first().map(|(_, code)| *code);
-        assert_eq!(failed, expected, "{losses} {loss:?} {delivery:?}");
-        assert_eq!(verdict.retry.len(), usize::from(expected.is_none()));
-        verdict
-            .fail
-            .into_iter()
-            .for_each(|(request, code)| request.fail(code));
-        echo_all(verdict.retry);
-    }
-}
-
-/// What was lost, and which of two requests, one on a route that leads to a stage that must not run twice, goes on.
-#[tokio::test(start_paused = true)]
-async fn a_lost_way_is_final_where_a_later_stage_must_not_run_twice() {
-    for (loss, expected) in [
-        (Loss::Refused, vec![0, 1]),
-        (Loss::Worker, vec![0, 1]),
-        (Loss::Link, vec![0]),
-    ] {
-        let mut outcomes = Vec::new();
-        let requests = (0..2).map(|route| {
-            let (reply, outcome) = oneshot::channel();
-            outcomes.push(outcome);
-            Request {
-                route: RouteIndex(route),
-                ..request(0, reply)
-            }
-        });
-        let requests = requests.collect();
-        let rules = rules(Delivery::Retry, &[false, true]);
-        let verdict = custody::after_loss(requests, loss, &rules, Instant::now());
-        let again: Vec<_> = verdict
-            .retry
-            .iter()
-            .flatten()
-            .map(|request| request.route.0)
-            .collect();
-        assert_eq!(again, expected, "{loss:?}");
-        echo_all(verdict.retry);
-        for (request, code) in verdict.fail {
-            assert_eq!((request.route, code), (RouteIndex(1), ErrorCode::ReplicaLost));
-            request.fail(code);
-        }
-    }
-}
-
-/// Stage, route, and whether a stage after it on that route must not run twice.
-#[test]
-fn rules_know_what_comes_later() {
-    // Stage 1 is `at_most_once`.
-    let spec = spec(3, &[1], &[&[0, 1], &[0, 2], &[1, 0], &[2, 0, 1]]);
-    for (stage, expected) in [
-        (0, [true, false, false, true]),
-        (1, [false, false, false, false]),
-        (2, [false, false, false, true]),
-    ] {
-        let rules = Rules::of(&spec, StageIndex(stage)).unwrap();
-        assert_eq!(rules.once_later, expected, "stage {stage}");
-    }
-    assert_eq!(Rules::of(&spec, StageIndex(3)), None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn after_a_crash_each_goes_alone_and_after_a_broken_link_together() {
-    for (loss, expected) in [
-        (Loss::Worker, vec![1, 1, 1]),
-        (Loss::Link, vec![3]),
-        (Loss::Refused, vec![3]),
-    ] {
-        let mut outcomes = Vec::new();
-        let requests = (0..3)
-            .map(|id| {
-                let (reply, outcome) = oneshot::channel();
-                outcomes.push(outcome);
-                request(id, reply)
-            })
-            .collect();
-        let rules = rules(Delivery::Retry, &[]);
-        let verdict = custody::after_loss(requests, loss, &rules, Instant::now());
-        assert_eq!(
-            verdict.retry.iter().map(Vec::len).collect::<Vec<_>>(),
-            expected,
-            "{loss:?}"
-        );
-        echo_all(verdict.retry);
-    }
-}
-
-fn echo_all(batches: Vec<Vec<Request>>) {
-    for request in batches.into_iter().flatten() {
-        let payload = request.payload.clone();
-        request.respond(ErrorCode::Ok, payload);
-    }
 }

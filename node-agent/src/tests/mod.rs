@@ -1,6 +1,8 @@
 //! Pools and links against workers that live in the test: the real ring between them, and no process.
 
 mod bench;
+mod lost;
+mod next;
 mod pool;
 mod server;
 mod stream;

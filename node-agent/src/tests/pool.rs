@@ -1,28 +1,23 @@
-//! Pools: who gets a batch, what waits, and what becomes of a dead worker's batches.
+//! Pools: who gets a batch, and what waits.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
-use mosec_dispatch::{Dispatched, Outcome, Request, Respond, StageConfig, Target, TargetId, Window};
+use mosec_dispatch::{Request, Window};
 use mosec_shm_ring::{ITEM_EGRESS, ITEM_INGRESS};
-use mosec_types::{ErrorCode, StageIndex};
-use parking_lot::Mutex;
+use mosec_types::ErrorCode;
 use tokio::time::Instant;
 
-use super::bench::{
-    BOUND, Bench, TestWorker, Upstream, answered, key, request, request_of, topology, within,
-};
-use crate::pool::{Pool, PoolTarget};
-use crate::workers::read_ring;
+use super::bench::{Bench, TestWorker, Upstream, answered, key, request};
+use crate::pool::Pool;
 
-const OK: ErrorCode = ErrorCode::Ok;
+pub(super) const OK: ErrorCode = ErrorCode::Ok;
 
 /// Batches one new worker may have: the one that runs, and the next.
-const DEPTH: usize = 2;
+pub(super) const DEPTH: usize = 2;
 
-fn one(bench: &Bench) -> (Arc<Pool>, TestWorker, Arc<Upstream>) {
+pub(super) fn one(bench: &Bench) -> (Arc<Pool>, TestWorker, Arc<Upstream>) {
     let pool = bench.pool(1, 0);
     let worker = bench.worker(&pool);
     (pool, worker, Arc::default())
@@ -173,123 +168,6 @@ async fn what_waits_goes_home_with_the_last_worker() {
 }
 
 #[tokio::test]
-async fn a_dead_workers_requests_go_to_another_each_alone() {
-    let bench = Bench::new();
-    let (pool, dying, upstream) = one(&bench);
-    let mut outcomes = upstream.send(&pool, 0, &["a", "b", "c"]);
-    let batch = dying.take().unwrap();
-    dying.answer(&batch, &[(1, OK, "B")]);
-    let heir = bench.worker(&pool);
-    dying.die();
-    assert_eq!(
-        answered(&mut outcomes[1]),
-        Some((OK, "B".into())),
-        "what was answered stays answered"
-    );
-    for (index, text) in [(0, "a"), (2, "c")] {
-        assert_eq!(
-            upstream.credits(),
-            1,
-            "one credit for the batch, whatever became of it"
-        );
-        let batch = heir.take().unwrap();
-        assert_eq!(
-            (batch.items.len(), batch.items[0].to_vec()),
-            (1, text.as_bytes().to_vec())
-        );
-        heir.answer(&batch, &[(0, OK, text)]);
-        assert_eq!(answered(&mut outcomes[index]), Some((OK, text.into())));
-    }
-    assert_eq!((upstream.credits(), upstream.losses()), (0, vec![]));
-    assert_eq!(dying.worker.outstanding(), 0);
-}
-
-#[tokio::test]
-async fn a_request_that_kills_workers_is_found() {
-    let bench = Bench::new();
-    let (pool, mut dying, upstream) = one(&bench);
-    let mut outcomes = upstream.send(&pool, 0, &["poison"]);
-    // As often as its stage's `attempts` say.
-    for _ in 0..2 {
-        assert_eq!(dying.take_texts(), Some(vec!["poison".into()]));
-        assert_eq!(answered(&mut outcomes[0]), None);
-        let heir = bench.worker(&pool);
-        dying.die();
-        dying = heir;
-    }
-    assert_eq!(answered(&mut outcomes[0]).unwrap().0, ErrorCode::WorkerCrashed);
-    assert!(dying.take().is_none());
-    assert_eq!((upstream.credits(), upstream.losses()), (0, vec![]));
-}
-
-#[tokio::test]
-async fn the_last_workers_batches_go_home_when_it_dies() {
-    let bench = Bench::new();
-    let (pool, worker, upstream) = one(&bench);
-    let _outcomes: Vec<_> = [["1", "2"], ["3", "4"], ["5", "6"]]
-        .map(|texts| upstream.send(&pool, 0, &texts))
-        .into();
-    worker.die();
-    // What waited never ran, here or in the ring: only the oldest may have.
-    assert_eq!(
-        upstream.losses(),
-        [(Loss::Refused, 2), (Loss::Worker, 2), (Loss::Refused, 2)]
-    );
-    assert_eq!((upstream.credits(), worker.worker.outstanding()), (0, 0));
-}
-
-#[tokio::test]
-async fn a_worker_whose_supervisor_fails_gets_nothing_more() {
-    let bench = Bench::new();
-    let (pool, worker, upstream) = one(&bench);
-    let _outcomes: Vec<_> = [["1", "2"], ["3", "4"]]
-        .map(|texts| upstream.send(&pool, 0, &texts))
-        .into();
-    let supervised = worker.supervised();
-    let supervisor = tokio::spawn(async move {
-        let _supervised = supervised;
-        std::future::pending::<()>().await;
-    });
-    supervisor.abort();
-    assert!(supervisor.await.is_err());
-    // Its process is not known to be dead: either batch may run.
-    assert_eq!(upstream.losses(), [(Loss::Worker, 2), (Loss::Worker, 2)]);
-    assert_eq!(upstream.credits(), 0);
-    let _outcome = upstream.send(&pool, 0, &["5"]);
-    assert_eq!(
-        upstream.losses().last(),
-        Some(&(Loss::Refused, 1)),
-        "there is no worker"
-    );
-    worker.worker.channel.reclaim();
-}
-
-/// A client whose answer cannot be taken: a bug, somewhere up the line.
-struct Failing;
-
-impl Respond for Failing {
-    fn respond(self: Box<Self>, _: Outcome) {
-        panic!("no answer can be taken");
-    }
-
-    fn is_wanted(&self) -> bool {
-        true
-    }
-}
-
-#[tokio::test]
-async fn a_worker_whose_ring_is_no_longer_read_is_ended() {
-    let bench = Bench::new();
-    let (pool, worker, upstream) = one(&bench);
-    upstream.send_requests(&pool, vec![request_of(0, Bytes::new(), Failing)]);
-    let batch = worker.take().unwrap();
-    worker.write(&batch, &[(0, OK, "")], true);
-    let reader = tokio::spawn(read_ring(worker.worker.clone(), pool.clone()));
-    within("end", worker.worker.broken.cancelled()).await;
-    assert!(reader.await.unwrap_err().is_panic());
-}
-
-#[tokio::test]
 async fn what_is_over_when_its_turn_comes_never_starts() {
     let bench = Bench::new();
     let (pool, worker, upstream) = one(&bench);
@@ -328,19 +206,6 @@ async fn what_is_over_by_the_end_of_its_wait_takes_no_place() {
     );
     assert_eq!(upstream.credits() as usize, DEPTH);
     drop(running);
-}
-
-#[tokio::test]
-async fn a_request_that_nobody_waits_for_is_not_tried_again() {
-    let bench = Bench::new();
-    let (pool, dying, upstream) = one(&bench);
-    let outcomes = upstream.send(&pool, 0, &["a"]);
-    assert!(dying.take().is_some());
-    let heir = bench.worker(&pool);
-    drop(outcomes);
-    dying.die();
-    assert!(heir.take().is_none());
-    assert_eq!(upstream.credits(), 0);
 }
 
 #[tokio::test]
@@ -414,166 +279,4 @@ async fn a_worker_that_says_ready_twice_is_one_worker() {
     assert_eq!(bench.gauge("mosec_agent_ready_workers", "A"), 1.0);
     worker.die();
     assert_eq!(bench.gauge("mosec_agent_ready_workers", "A"), 0.0);
-}
-
-/// A later stage, somewhere.
-#[derive(Default)]
-struct Kept(Mutex<Vec<Dispatched>>);
-
-impl Target for Kept {
-    fn send(&self, batch: Dispatched) {
-        self.0.lock().push(batch);
-    }
-}
-
-fn next_stage(bench: &Bench, capacity: u32, window: Window) -> Arc<Kept> {
-    let topology = topology(1, capacity);
-    let stage = StageConfig::of(&topology.deployments[0].spec, key(1, 1), Duration::from_secs(60)).unwrap();
-    bench.registry.ensure(stage);
-    let kept = Arc::<Kept>::default();
-    let target: Arc<dyn Target> = kept.clone();
-    bench
-        .registry
-        .set_window(key(1, 1), &TargetId("next".into()), &target, window);
-    kept
-}
-
-#[tokio::test]
-async fn a_result_goes_to_the_next_stage_and_an_error_back() {
-    let bench = Bench::new();
-    let (pool, worker, upstream) = one(&bench);
-    let next = next_stage(
-        &bench,
-        16,
-        Window {
-            replicas: 4,
-            limit: 4,
-        },
-    );
-    let mut outcomes = upstream.send(&pool, 1, &["a", "b"]);
-    let batch = worker.take().unwrap();
-    worker.answer(
-        &batch,
-        &[(0, OK, "A"), (1, ErrorCode::BadRequest, "bad request: b")],
-    );
-    assert_eq!(
-        answered(&mut outcomes[1]),
-        Some((ErrorCode::BadRequest, "bad request: b".into()))
-    );
-    assert_eq!((answered(&mut outcomes[0]), upstream.credits()), (None, 0));
-    let mut sent = next.0.lock().pop().unwrap();
-    let request = sent.requests.remove(0);
-    assert_eq!(
-        (request.payload.to_bytes(), request.losses),
-        (Bytes::from_static(b"A"), 0)
-    );
-    request.respond(OK, mosec_dispatch::Payload::Bytes(Bytes::from_static(b"done")));
-    assert_eq!(answered(&mut outcomes[0]), Some((OK, "done".into())));
-}
-
-#[tokio::test]
-async fn a_full_next_stage_holds_the_credit_of_the_one_before() {
-    let bench = Bench::new();
-    let (pool, worker, upstream) = one(&bench);
-    let next = next_stage(
-        &bench,
-        1,
-        Window {
-            replicas: 1,
-            limit: 1,
-        },
-    );
-    let mut outcomes = Vec::new();
-    // One runs there, one waits within the capacity, one beyond it.
-    for (text, held) in [("1", 0), ("2", 0), ("3", 1)] {
-        outcomes.extend(upstream.send(&pool, 1, &[text]));
-        let batch = worker.take().unwrap();
-        worker.answer(&batch, &[(0, OK, text)]);
-        assert_eq!(upstream.credits(), held, "after {text}");
-    }
-    assert_eq!(worker.worker.outstanding(), 1);
-    let first = next.0.lock().pop().unwrap();
-    drop(first.credit);
-    assert_eq!(
-        (upstream.credits(), worker.worker.outstanding()),
-        (0, 0),
-        "the queue has moved"
-    );
-}
-
-/// Answers all that is in the rings; false where nothing is.
-fn work(workers: &[TestWorker]) -> bool {
-    let mut worked = false;
-    for worker in workers {
-        while let Some(batch) = worker.take() {
-            let items: Vec<_> = (0..batch.items.len() as u32)
-                .map(|item| (item, OK, "x"))
-                .collect();
-            worker.answer(&batch, &items);
-            worked = true;
-        }
-    }
-    worked
-}
-
-#[tokio::test]
-async fn routes_that_cross_do_not_stand_still() {
-    let bench = Bench::new();
-    let mut topology = topology(1, 4);
-    let spec = Arc::make_mut(&mut topology.deployments[0].spec);
-    // Route 0 is `A` and `B`, route 1 `B` and `A`.
-    spec.routes.truncate(2);
-    for (route, stages) in [[0, 1], [1, 0]].into_iter().enumerate() {
-        spec.routes[route].stages = stages.map(StageIndex).into();
-    }
-    let mut workers = Vec::new();
-    for stage in [0, 1] {
-        let pool = bench.pool_of(&topology, key(1, stage));
-        workers.push(bench.worker(&pool));
-        let config = StageConfig::of(&topology.deployments[0].spec, key(1, stage), BOUND).unwrap();
-        bench.registry.ensure(config);
-        let target: Arc<dyn Target> = Arc::new(PoolTarget(pool));
-        let window = Window {
-            replicas: 1,
-            limit: DEPTH as u32,
-        };
-        let id = TargetId(stage.to_string());
-        bench.registry.set_window(key(1, stage), &id, &target, window);
-    }
-    let mut outcomes = Vec::new();
-    for _ in 0..20 {
-        // More than there is room for, at both ends.
-        for (route, dispatcher) in [0, 1].map(|stage| (stage, bench.registry.dispatcher(key(1, stage)))) {
-            for _ in 0..8 {
-                let (request, outcome) = request(route, Bytes::from_static(b"x"));
-                dispatcher.as_ref().unwrap().submit(request);
-                outcomes.push(outcome);
-            }
-        }
-        work(&workers);
-    }
-    while work(&workers) {}
-    let codes: Vec<_> = outcomes
-        .iter_mut()
-        .filter_map(answered)
-        .map(|(code, _)| code)
-        .collect();
-    assert_eq!(
-        codes.len(),
-        outcomes.len(),
-        "each is answered while the workers work"
-    );
-    assert!(codes.iter().all(|code| [OK, ErrorCode::QueueFull].contains(code)));
-    assert!(codes.contains(&OK));
-}
-
-#[tokio::test]
-async fn a_next_stage_that_is_not_known_is_said_so() {
-    let bench = Bench::new();
-    let (pool, worker, upstream) = one(&bench);
-    let mut outcomes = upstream.send(&pool, 1, &["a"]);
-    let batch = worker.take().unwrap();
-    worker.answer(&batch, &[(0, OK, "A")]);
-    assert_eq!(answered(&mut outcomes[0]).unwrap().0, ErrorCode::UnknownStage);
-    assert_eq!(upstream.credits(), 0);
 }

@@ -1,0 +1,138 @@
+//! Hot path. What a dispatcher's lock guards, and what is to be done after it is released.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mosec_types::ErrorCode;
+use mosec_wire::Window;
+use tokio::time::Instant;
+
+use crate::credit::BatchTime;
+use crate::pick::Load;
+use crate::queue::{Hold, Queue};
+use crate::{Dispatched, Request, Target, TargetId};
+
+pub(super) struct State {
+    pub(super) queue: Queue,
+    /// Batches to be sent again, before the queue.
+    pub(super) retry: VecDeque<Vec<Request>>,
+    pub(super) targets: Vec<Slot>,
+    /// Room for what the pick sees of them, kept between rounds.
+    pub(super) loads: Vec<Load>,
+    /// Since when a batch could leave and waits for more requests.
+    pub(super) collecting_since: Option<Instant>,
+    /// How long batches take, as seen from here.
+    pub(super) batch_time: BatchTime,
+    /// Last time a replica was ready.
+    pub(super) last_ready: Option<Instant>,
+    /// When the timer will look next.
+    pub(super) timer_due: Option<Instant>,
+    /// Requests that the gauge counts for this dispatcher.
+    pub(super) reported: i64,
+    pub(super) closed: bool,
+}
+
+pub(super) struct Slot {
+    pub(super) id: TargetId,
+    pub(super) target: Arc<dyn Target>,
+    pub(super) window: Window,
+    pub(super) outstanding: u32,
+    pub(super) rest_until: Option<Instant>,
+}
+
+impl Slot {
+    pub(super) fn load(&self, now: Instant) -> Load {
+        let resting = self.rest_until.is_some_and(|until| now < until);
+        let limit = if resting { 0 } else { self.window.limit };
+        Load {
+            replicas: self.window.replicas,
+            limit,
+            outstanding: self.outstanding,
+        }
+    }
+}
+
+/// What a change of the state leads to, carried out after the lock is released: targets may answer before they return,
+/// and a hold's release reaches into the stage before, which may be another's stage after.
+#[derive(Default)]
+pub(super) struct Outbox {
+    pub(super) batches: Vec<(Arc<dyn Target>, Dispatched)>,
+    pub(super) answers: Vec<(Request, ErrorCode)>,
+    pub(super) released: Vec<Hold>,
+}
+
+impl Outbox {
+    pub(super) fn carry_out(self) {
+        for (target, batch) in self.batches {
+            target.send(batch);
+        }
+        for (request, code) in self.answers {
+            request.fail(code);
+        }
+        drop(self.released);
+    }
+}
+
+impl State {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            queue: Queue::new(capacity),
+            retry: VecDeque::new(),
+            targets: Vec::new(),
+            loads: Vec::new(),
+            collecting_since: None,
+            batch_time: BatchTime::default(),
+            // Who asks for a stage has heard that it serves; its targets are about to announce themselves.
+            last_ready: Some(Instant::now()),
+            timer_due: None,
+            reported: 0,
+            closed: false,
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.retry.is_empty()
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len() + self.retry.iter().map(Vec::len).sum::<usize>()
+    }
+
+    pub(super) fn refusal(&self, grace: Duration, now: Instant) -> Option<ErrorCode> {
+        if self.closed {
+            Some(ErrorCode::Draining)
+        } else if !self.has_replica(grace, now) {
+            Some(ErrorCode::NoReplica)
+        } else if self.queue.is_full() {
+            Some(ErrorCode::QueueFull)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn has_replica(&self, grace: Duration, now: Instant) -> bool {
+        self.targets.iter().any(|slot| slot.window.replicas > 0)
+            || self.last_ready.is_some_and(|at| now < at + grace)
+    }
+
+    /// Takes out the requests that nobody waits for any more.
+    pub(super) fn take_over(&mut self, now: Instant, outbox: &mut Outbox) {
+        let mut over = self.queue.take_over(now, &mut outbox.released);
+        for batch in &mut self.retry {
+            over.extend(batch.extract_if(.., |request| !request.is_live(now)));
+        }
+        self.retry.retain(|batch| !batch.is_empty());
+        outbox.answers.extend(
+            over.into_iter()
+                .map(|request| (request, ErrorCode::DeadlineExceeded)),
+        );
+    }
+
+    /// Takes out everything.
+    pub(super) fn take_all(&mut self, code: ErrorCode, outbox: &mut Outbox) {
+        let queued = self.queue.take_all(&mut outbox.released);
+        let all = self.retry.drain(..).flatten().chain(queued);
+        outbox.answers.extend(all.map(|request| (request, code)));
+    }
+}

@@ -1,0 +1,140 @@
+//! What becomes of a dead worker's batches, and of those that nobody looks after.
+
+use bytes::Bytes;
+use mosec_dispatch::custody::Loss;
+use mosec_dispatch::{Outcome, Respond};
+use mosec_types::ErrorCode;
+
+use super::bench::{Bench, answered, request_of, within};
+use super::pool::{OK, one};
+use crate::workers::read_ring;
+
+#[tokio::test]
+async fn a_dead_workers_requests_go_to_another_each_alone() {
+    let bench = Bench::new();
+    let (pool, dying, upstream) = one(&bench);
+    let mut outcomes = upstream.send(&pool, 0, &["a", "b", "c"]);
+    let batch = dying.take().unwrap();
+    dying.answer(&batch, &[(1, OK, "B")]);
+    let heir = bench.worker(&pool);
+    dying.die();
+    assert_eq!(
+        answered(&mut outcomes[1]),
+        Some((OK, "B".into())),
+        "what was answered stays answered"
+    );
+    for (index, text) in [(0, "a"), (2, "c")] {
+        assert_eq!(
+            upstream.credits(),
+            1,
+            "one credit for the batch, whatever became of it"
+        );
+        let batch = heir.take().unwrap();
+        assert_eq!(
+            (batch.items.len(), batch.items[0].to_vec()),
+            (1, text.as_bytes().to_vec())
+        );
+        heir.answer(&batch, &[(0, OK, text)]);
+        assert_eq!(answered(&mut outcomes[index]), Some((OK, text.into())));
+    }
+    assert_eq!((upstream.credits(), upstream.losses()), (0, vec![]));
+    assert_eq!(dying.worker.outstanding(), 0);
+}
+
+#[tokio::test]
+async fn a_request_that_kills_workers_is_found() {
+    let bench = Bench::new();
+    let (pool, mut dying, upstream) = one(&bench);
+    let mut outcomes = upstream.send(&pool, 0, &["poison"]);
+    // As often as its stage's `attempts` say.
+    for _ in 0..2 {
+        assert_eq!(dying.take_texts(), Some(vec!["poison".into()]));
+        assert_eq!(answered(&mut outcomes[0]), None);
+        let heir = bench.worker(&pool);
+        dying.die();
+        dying = heir;
+    }
+    assert_eq!(answered(&mut outcomes[0]).unwrap().0, ErrorCode::WorkerCrashed);
+    assert!(dying.take().is_none());
+    assert_eq!((upstream.credits(), upstream.losses()), (0, vec![]));
+}
+
+#[tokio::test]
+async fn the_last_workers_batches_go_home_when_it_dies() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let _outcomes: Vec<_> = [["1", "2"], ["3", "4"], ["5", "6"]]
+        .map(|texts| upstream.send(&pool, 0, &texts))
+        .into();
+    worker.die();
+    // What waited never ran, here or in the ring: only the oldest may have.
+    assert_eq!(
+        upstream.losses(),
+        [(Loss::Refused, 2), (Loss::Worker, 2), (Loss::Refused, 2)]
+    );
+    assert_eq!((upstream.credits(), worker.worker.outstanding()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_waits_for_is_not_tried_again() {
+    let bench = Bench::new();
+    let (pool, dying, upstream) = one(&bench);
+    let outcomes = upstream.send(&pool, 0, &["a"]);
+    assert!(dying.take().is_some());
+    let heir = bench.worker(&pool);
+    drop(outcomes);
+    dying.die();
+    assert!(heir.take().is_none());
+    assert_eq!(upstream.credits(), 0);
+}
+
+#[tokio::test]
+async fn a_worker_whose_supervisor_fails_gets_nothing_more() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    let _outcomes: Vec<_> = [["1", "2"], ["3", "4"]]
+        .map(|texts| upstream.send(&pool, 0, &texts))
+        .into();
+    let supervised = worker.supervised();
+    let supervisor = tokio::spawn(async move {
+        let _supervised = supervised;
+        std::future::pending::<()>().await;
+    });
+    supervisor.abort();
+    assert!(supervisor.await.is_err());
+    // Its process is not known to be dead: either batch may run.
+    assert_eq!(upstream.losses(), [(Loss::Worker, 2), (Loss::Worker, 2)]);
+    assert_eq!(upstream.credits(), 0);
+    let _outcome = upstream.send(&pool, 0, &["5"]);
+    assert_eq!(
+        upstream.losses().last(),
+        Some(&(Loss::Refused, 1)),
+        "there is no worker"
+    );
+    worker.worker.channel.reclaim();
+}
+
+/// A client whose answer cannot be taken: a bug, somewhere up the line.
+struct Failing;
+
+impl Respond for Failing {
+    fn respond(self: Box<Self>, _: Outcome) {
+        panic!("no answer can be taken");
+    }
+
+    fn is_wanted(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_worker_whose_ring_is_no_longer_read_is_ended() {
+    let bench = Bench::new();
+    let (pool, worker, upstream) = one(&bench);
+    upstream.send_requests(&pool, vec![request_of(0, Bytes::new(), Failing)]);
+    let batch = worker.take().unwrap();
+    worker.write(&batch, &[(0, OK, "")], true);
+    let reader = tokio::spawn(read_ring(worker.worker.clone(), pool.clone()));
+    within("end", worker.worker.broken.cancelled()).await;
+    assert!(reader.await.unwrap_err().is_panic());
+}
