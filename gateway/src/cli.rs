@@ -32,6 +32,12 @@ struct Args {
     /// Takes and gives bodies compressed with gzip or zstd.
     #[arg(long, env = "MOSEC_COMPRESSION")]
     compression: bool,
+    /// Most connections of clients at once; more are answered 503.
+    #[arg(long, env = "MOSEC_MAX_CONNECTIONS", default_value_t = Config::default().max_connections)]
+    max_connections: usize,
+    /// Most memory for request bodies, in MiB; requests that find none are answered 503.
+    #[arg(long, env = "MOSEC_BODY_MIB", default_value_t = Config::default().max_body_bytes >> 20)]
+    body_mib: u64,
     /// Prefix of the service's metrics.
     #[arg(long, env = "MOSEC_NAMESPACE", default_value = "mosec_service")]
     namespace: String,
@@ -56,6 +62,8 @@ fn run(args: Args) -> anyhow::Result<()> {
             timeout: None,
         },
         compression: args.compression,
+        max_connections: args.max_connections,
+        max_body_bytes: args.body_mib.saturating_mul(1 << 20),
         ..Default::default()
     };
     let runtime = tokio::runtime::Runtime::new()?;

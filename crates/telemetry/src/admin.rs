@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -11,10 +12,14 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::render::{METRICS_TYPE, render};
+
+/// Connections at once: far more than scrapers open. More are closed.
+const MAX_CONNECTIONS: usize = 64;
 
 /// Serves a registry over HTTP.
 pub struct Admin {
@@ -38,6 +43,7 @@ impl Admin {
     /// Answers until `stop`. Connections that are open then are dropped: there is nothing to lose.
     pub async fn run(self, stop: CancellationToken) {
         let tasks = TaskTracker::new();
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let stream = tokio::select! {
                 () = stop.cancelled() => return,
@@ -51,6 +57,9 @@ impl Admin {
                     }
                 },
             };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                continue;
+            };
             let registry = self.registry.clone();
             let stop = stop.clone();
             tasks.spawn(async move {
@@ -62,6 +71,7 @@ impl Admin {
                     _ = connection => {}
                     () = stop.cancelled() => {}
                 }
+                drop(place);
             });
         }
     }
@@ -80,4 +90,45 @@ fn answer(request: &Request<Incoming>, registry: &Registry) -> Result<Response<F
         hyper::header::HeaderValue::from_static(METRICS_TYPE),
     );
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_bounded_and_come_free() {
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), Registry::new())
+            .await
+            .unwrap();
+        let address = admin.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(admin.run(stop.clone()));
+        let ask = async |mut stream: TcpStream| {
+            // A connection that is refused may be closed before this is written.
+            let _ = stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n")
+                .await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            String::from_utf8(answer).unwrap()
+        };
+        let mut open = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            open.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert_eq!(ask(TcpStream::connect(address).await.unwrap()).await, "");
+        let first = ask(open.remove(0)).await;
+        assert!(first.starts_with("HTTP/1.1 200 OK\r\n"), "{first}");
+        assert!(first.ends_with("\r\n\r\nok\n"), "{first}");
+        // Its place is free a moment after its end is seen.
+        while ask(TcpStream::connect(address).await.unwrap()).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        running.await.unwrap();
+    }
 }

@@ -130,6 +130,15 @@ async fn more_connections_than_allowed_are_told_so() {
 }
 
 #[tokio::test]
+async fn a_head_has_a_bound() {
+    let bench = bench_with(Config::default(), spec()).await;
+    let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}", "x".repeat(65 * 1024));
+    let mut stream = open(&bench, head.as_bytes()).await;
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
 async fn what_is_refused_anyway_is_refused_before_its_body() {
     let bench = bench_with(Config::default(), queue_of_one()).await;
     let _running = full(&bench).await;
