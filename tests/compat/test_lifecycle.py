@@ -121,7 +121,11 @@ def test_group_signal(run: Run) -> None:
 @case(differs=[Difference("left over", True, False, "D11: workers end with the process that started them")])
 def test_killed(run: Run) -> None:
     """SIGKILL of the main process."""
-    with run.serve("actor.py") as service:
+    # Nobody removes the work folder then, so that it lies where the test's own are.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        run.serve("actor.py", "--path", os.path.join(folder, "work")) as service,
+    ):
         service.signal(signal.SIGKILL)
         run.see("exit code", service.exit_code(), spec=-9)
         run.see("left over", not service.until(lambda: not service.family(), patience=4), spec=True)
