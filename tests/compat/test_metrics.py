@@ -1,6 +1,6 @@
 """The metrics that dashboards are built on."""
 
-from harness import Difference, Gap, Run, case
+from harness import Difference, Run, case
 from harness.exposition import Families, families, has_own, lines
 from harness.service import Service
 
@@ -14,7 +14,6 @@ OWN = Difference("own families", False, True, "announced: metrics of gateway, di
 
 @case(
     differs=[OWN],
-    gaps=[Gap("text", "empty families"), Gap("last line", "end of the page"), Gap("families / *", "empty families")],
 )
 def test_page(run: Run) -> None:
     """The page itself, before any request."""
@@ -30,7 +29,7 @@ def test_page(run: Run) -> None:
         run.see("families", metrics(service), spec={"mosec_service_remaining_task": {"TYPE": "gauge", "value {}": 0.0}})
 
 
-@case(gaps=[Gap("families / *", "metrics of stages")])
+@case()
 def test_series(run: Run) -> None:
     """Every family after requests of every kind."""
     with run.serve("staged.py") as service:
@@ -47,7 +46,7 @@ def test_series(run: Run) -> None:
         run.see("families", metrics(service), spec=spec)
 
 
-@case(gaps=[Gap("families / *", "metrics of stages")])
+@case()
 def test_series_of_streams(run: Run) -> None:
     """A stream counts as 200, whatever becomes of it."""
     with run.serve("sse.py") as service:
@@ -58,7 +57,7 @@ def test_series_of_streams(run: Run) -> None:
         run.see("families", metrics(service), spec=counted)
 
 
-@case(gaps=[Gap("*", "buckets, metrics of stages")])
+@case()
 def test_options(run: Run) -> None:
     """Namespace, and buckets that follow the time limit."""
     for timeout in ("1000", "60000", "100"):
@@ -78,7 +77,6 @@ def test_options(run: Run) -> None:
             "D20: what never reaches a worker is counted too",
         )
     ],
-    gaps=[Gap("counted", "names, refusals")],
 )
 def test_refusals(run: Run) -> None:
     """What is counted of requests that never reach a worker."""
