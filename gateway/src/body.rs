@@ -39,6 +39,16 @@ pub(crate) struct Memory {
 #[derive(Default)]
 pub(crate) struct Room(Option<OwnedSemaphorePermit>);
 
+impl Room {
+    /// Gives back what is beyond `bytes`.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        if let Some(held) = &mut self.0 {
+            let beyond = held.num_permits().saturating_sub(bytes.div_ceil(BLOCK_BYTES));
+            drop(held.split(beyond));
+        }
+    }
+}
+
 impl Memory {
     pub(crate) fn new(config: &Config) -> Self {
         let blocks = u32::try_from(config.max_body_bytes.div_ceil(BLOCK_BYTES as u64)).unwrap_or(u32::MAX);

@@ -1,14 +1,15 @@
 //! Content codings of bodies: gzip and zstd, in requests and in answers.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use mosec_types::ErrorCode;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::body::{Memory, Room};
 use crate::respond::HttpResponse;
 
 /// Shorter answers become longer by a coding.
@@ -16,8 +17,11 @@ const MIN_ANSWER_BYTES: usize = 32;
 
 /// What is coded at once; more takes longer than a task may keep its thread (about 0.3 ms for this much).
 const INLINE_BYTES: usize = 8 * 1024;
-/// What is decoded at once: it may be a thousand times as large afterwards.
+/// What is decoded at once, and how much of it: a KiB of gzip may become a MiB, and one of zstd 32 MiB.
 const INLINE_CODED_BYTES: usize = 1024;
+const INLINE_DECODED_BYTES: usize = 32 * 1024;
+/// Room taken for what is decoded elsewhere, before it is known how large it becomes.
+const FIRST_BYTES: usize = 256 * 1024;
 
 /// The largest window of zstd that is decoded, 8 MiB: what RFC 9659 lets a client expect. The library's own bound would
 /// take 128 MiB for each request.
@@ -39,10 +43,57 @@ impl Codings {
         Self(Arc::new(Semaphore::new(cores)))
     }
 
-    /// A request's body as its client meant it, of at most `limit` bytes.
-    pub(crate) async fn decode(&self, coding: Coding, body: Bytes, limit: usize) -> Result<Bytes, ErrorCode> {
-        let here = body.len() <= INLINE_CODED_BYTES;
-        self.run(here, move || decode(coding, &body, limit)).await
+    /// A request's body as its client meant it, of at most `limit` bytes. It takes its room in `memory` step by step,
+    /// before it is decoded.
+    pub(crate) async fn decode(
+        &self,
+        coding: Coding,
+        body: Bytes,
+        limit: usize,
+        memory: &Memory,
+        room: &mut Room,
+    ) -> Result<Bytes, ErrorCode> {
+        let decoded = self.decode_counted(coding, body, limit, memory, room).await?;
+        room.shrink(decoded.len());
+        Ok(decoded)
+    }
+
+    async fn decode_counted(
+        &self,
+        coding: Coding,
+        body: Bytes,
+        limit: usize,
+        memory: &Memory,
+        room: &mut Room,
+    ) -> Result<Bytes, ErrorCode> {
+        let coded = body.len();
+        if coded <= INLINE_CODED_BYTES {
+            memory.grow(room, coded + INLINE_DECODED_BYTES).await?;
+            let mut decoding = Decoding::new(coding, body.clone().reader(), limit)?;
+            if decoding.read_to(INLINE_DECODED_BYTES)? {
+                return Ok(decoding.whole());
+            }
+            // A decoder has memory of its own, so that none is kept without a turn: it starts again.
+        }
+        let mut turn = self.turn().await?;
+        let mut decoding = Decoding::new(coding, body.reader(), limit)?;
+        loop {
+            let target = decoding.next_target();
+            memory.grow(room, coded.saturating_add(target)).await?;
+            let mut held = std::mem::take(room);
+            let step = move || {
+                let is_whole = decoding.read_to(target);
+                (is_whole, decoding, turn, held)
+            };
+            // If the client leaves, the step goes on, with its turn and its room.
+            let is_whole;
+            (is_whole, decoding, turn, held) =
+                tokio::task::spawn_blocking(step).await.map_err(|_| Stopped)?;
+            *room = held;
+            if is_whole? {
+                return Ok(decoding.whole());
+            }
+        }
     }
 
     /// An answer as its client accepts it.
@@ -84,10 +135,17 @@ impl Codings {
         if here {
             return work();
         }
-        let turn = self.0.acquire().await.map_err(|_| Stopped)?;
-        let result = tokio::task::spawn_blocking(work).await.map_err(|_| Stopped)?;
-        drop(turn);
-        result
+        let turn = self.turn().await?;
+        let work = move || {
+            let result = work();
+            drop(turn);
+            result
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| Stopped)?
+    }
+
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Stopped> {
+        self.0.clone().acquire_owned().await.map_err(|_| Stopped)
     }
 }
 
@@ -207,27 +265,64 @@ fn is_compressible(headers: &HeaderMap) -> bool {
     !headers.contains_key(CONTENT_ENCODING) && (!kind.starts_with("image/") || kind.starts_with("image/svg"))
 }
 
-fn decode(coding: Coding, body: &[u8], limit: usize) -> Result<Bytes, ErrorCode> {
-    let decoded = match coding {
-        Coding::Gzip => read_up_to(flate2::bufread::MultiGzDecoder::new(body), limit),
-        Coding::Zstd => zstd::stream::read::Decoder::with_buffer(body).and_then(|mut decoder| {
-            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            read_up_to(decoder, limit)
-        }),
-    };
-    match decoded {
-        Ok(Some(decoded)) => Ok(decoded.into()),
-        Ok(None) => Err(ErrorCode::BodyTooLarge),
-        Err(_) => Err(ErrorCode::BodyUnreadable),
+/// A body on its way.
+struct Decoding<'a> {
+    source: Box<dyn Read + Send + 'a>,
+    decoded: Vec<u8>,
+    limit: usize,
+}
+
+impl<'a> Decoding<'a> {
+    fn new(coding: Coding, body: impl BufRead + Send + 'a, limit: usize) -> Result<Self, ErrorCode> {
+        let source: Box<dyn Read + Send + 'a> = match coding {
+            Coding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(body)),
+            Coding::Zstd => Box::new(zstd_source(body).map_err(|_| ErrorCode::Internal)?),
+        };
+        Ok(Self {
+            source,
+            decoded: Vec::new(),
+            limit,
+        })
+    }
+
+    /// How far the next step goes; beyond the limit by the byte that tells.
+    fn next_target(&self) -> usize {
+        let twice = self.decoded.len().saturating_mul(2).max(FIRST_BYTES);
+        twice.min(self.limit.saturating_add(1))
+    }
+
+    /// Decodes up to `target` bytes in all. Whether that was the whole body.
+    fn read_to(&mut self, target: usize) -> Result<bool, ErrorCode> {
+        let target = target.min(self.limit.saturating_add(1));
+        let wanted = target.saturating_sub(self.decoded.len());
+        self.decoded.reserve_exact(wanted);
+        let read = (&mut self.source)
+            .take(wanted as u64)
+            .read_to_end(&mut self.decoded)
+            .map_err(|_| ErrorCode::BodyUnreadable)?;
+        if self.decoded.len() > self.limit {
+            return Err(ErrorCode::BodyTooLarge);
+        }
+        Ok(read < wanted)
+    }
+
+    fn whole(mut self) -> Bytes {
+        self.decoded.shrink_to_fit();
+        self.decoded.into()
     }
 }
 
-/// Everything, `None` if that is more than `limit` bytes.
-fn read_up_to(from: impl Read, limit: usize) -> io::Result<Option<Vec<u8>>> {
-    let mut read = Vec::new();
-    from.take((limit as u64).saturating_add(1))
-        .read_to_end(&mut read)?;
-    Ok((read.len() <= limit).then_some(read))
+fn zstd_source<'a, R: BufRead>(body: R) -> io::Result<zstd::stream::read::Decoder<'a, R>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(body)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+    Ok(decoder)
+}
+
+/// Decodes at once and uncounted: for what is not a client's.
+pub(crate) fn decode(coding: Coding, body: &[u8], limit: usize) -> Result<Bytes, ErrorCode> {
+    let mut decoding = Decoding::new(coding, body, limit)?;
+    while !decoding.read_to(decoding.next_target())? {}
+    Ok(decoding.whole())
 }
 
 fn encode(coding: Coding, body: &[u8]) -> io::Result<Vec<u8>> {
@@ -305,6 +400,52 @@ mod tests {
             std::io::Write::write_all(&mut encoder, &body).unwrap();
             let coded = encoder.finish().unwrap();
             assert_eq!(decode(Coding::Zstd, &coded, 1 << 20).is_ok(), decodes, "{log}");
+        }
+    }
+
+    fn memory(bytes: u64) -> Memory {
+        Memory::new(&crate::config::Config {
+            max_body_bytes: bytes,
+            ..Default::default()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_decoded_without_room() {
+        // The one with few bytes is decoded at once, the other one elsewhere.
+        for size in [10, 1 << 20] {
+            for coding in [Coding::Gzip, Coding::Zstd] {
+                let body = Bytes::from(encode(coding, &vec![b'x'; size]).unwrap());
+                let memory = memory(4 << 20);
+                let (codings, mut room) = (Codings::new(), Room::default());
+                let decoded = codings
+                    .decode(coding, body.clone(), size, &memory, &mut room)
+                    .await;
+                assert_eq!(decoded.unwrap().len(), size);
+                assert_eq!(memory.used_bytes(), size.next_multiple_of(1024));
+                drop(room);
+                // Of others there is so much that this one fits only in part, if at all.
+                let (mut others, mut room) = (Room::default(), Room::default());
+                let left = if size == 10 { 0 } else { size / 2 };
+                memory.grow(&mut others, (4 << 20) - left).await.unwrap();
+                let refused = codings.decode(coding, body, size, &memory, &mut room).await;
+                assert_eq!(refused, Err(ErrorCode::BodyMemory), "{size} {coding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_step_takes_more_than_its_room() {
+        for coding in [Coding::Gzip, Coding::Zstd] {
+            let coded = encode(coding, &vec![b'x'; 4 << 20]).unwrap();
+            let mut decoding = Decoding::new(coding, &coded[..], usize::MAX).unwrap();
+            for target in [INLINE_DECODED_BYTES, FIRST_BYTES, 1 << 20] {
+                assert!(!decoding.read_to(target).unwrap());
+                assert_eq!(
+                    (decoding.decoded.len(), decoding.decoded.capacity()),
+                    (target, target)
+                );
+            }
         }
     }
 

@@ -7,8 +7,9 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
 use hyper::{HeaderMap, Method, Request as HttpRequest, StatusCode};
 use mosec_types::ErrorCode;
+use tokio::sync::OnceCell;
 
-use crate::coding::{Coding, Codings};
+use crate::coding::{self, Coding};
 use crate::openapi;
 use crate::request::Shared;
 use crate::respond::{self, HttpResponse};
@@ -17,6 +18,8 @@ use crate::respond::{self, HttpResponse};
 const SWAGGER: &[u8] = include_bytes!("../assets/swagger.html.gz");
 /// Bound on the page unpacked, about 1.9 MB.
 const SWAGGER_BYTES: usize = 4 << 20;
+/// The page unpacked, once somebody wants it so.
+static UNPACKED: OnceCell<Bytes> = OnceCell::const_new();
 
 /// Answers a request whose path is no route's.
 pub(crate) async fn answer(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
@@ -72,14 +75,21 @@ async fn swagger(headers: &HeaderMap) -> HttpResponse {
         response.headers_mut().insert(CONTENT_ENCODING, coding);
         response
     } else {
-        match Codings::new().decode(Coding::Gzip, packed, SWAGGER_BYTES).await {
-            Ok(page) => respond::document(page, "text/html"),
+        match UNPACKED.get_or_try_init(unpack).await {
+            Ok(page) => respond::document(page.clone(), "text/html"),
             Err(code) => return respond::error(code, None),
         }
     };
     let vary = HeaderValue::from_static("accept-encoding");
     response.headers_mut().insert(VARY, vary);
     cached(headers, response)
+}
+
+/// The page unpacked, on a thread for such work: it takes some milliseconds.
+async fn unpack() -> Result<Bytes, ErrorCode> {
+    let work = || coding::decode(Coding::Gzip, SWAGGER, SWAGGER_BYTES);
+    let unpacked = tokio::task::spawn_blocking(work).await;
+    unpacked.map_err(|_| ErrorCode::Internal)?
 }
 
 /// The answer with a tag for its content, or only the tag where the client has that content.

@@ -153,8 +153,8 @@ async fn answer(
     };
     let mut body = reader.read(|| shared.refuse_early(&route)).await?;
     if let Some((codings, coding)) = coding {
-        body = codings.decode(coding, body, limit).await?;
-        shared.body_memory.grow(&mut room, body.len()).await?;
+        let memory = &shared.body_memory;
+        body = codings.decode(coding, body, limit, memory, &mut room).await?;
     }
     // MOSEC's clients rely on it: nothing in, a fixed text out, and no worker is called.
     if body.is_empty() {
