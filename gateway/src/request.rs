@@ -47,7 +47,9 @@ impl Shared {
     /// Whether a request to `route` is to be refused before its body is here.
     fn refuse_early(&self, route: &Route) -> Option<ErrorCode> {
         // A route without a dispatcher may have a successor by the time the body is here.
-        self.dispatchers.dispatcher(route.first)?.refuse_early()
+        // So may one that ends.
+        let refused = self.dispatchers.dispatcher(route.first)?.refuse_early();
+        refused.filter(|&code| code != ErrorCode::Draining)
     }
 
     fn body_limits(&self, route: &Route) -> Limits {
