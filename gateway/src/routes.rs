@@ -63,8 +63,11 @@ impl Table {
     }
 
     /// The longest a request on any of the routes may take, `None` without routes.
-    pub(crate) fn longest_timeout(&self) -> Option<Duration> {
-        self.paths.values().map(|route| route.spec.timeout).max()
+    pub(crate) fn longest_request(&self) -> Option<Duration> {
+        self.paths
+            .values()
+            .map(|route| route.spec.longest_request())
+            .max()
     }
 }
 

@@ -106,7 +106,7 @@ impl Gateway {
             stop.cancelled().await;
             tracing::info!("gateway drains");
             // No request that was let in is cut off before its own limit.
-            let longest = self.shared.routes.load().longest_timeout();
+            let longest = self.shared.routes.load().longest_request();
             let limit = self.config.drain_timeout.max(longest.unwrap_or_default());
             if tokio::time::timeout(limit, self.shared.admission.drain())
                 .await

@@ -166,8 +166,7 @@ impl Agent {
             python: self.config().python.clone(),
             arena: self.0.arena.clone(),
             board: self.0.board.clone(),
-            // No request outlives its pipeline's own limit.
-            drain_timeout: self.config().drain_timeout.max(deployment.spec.timeout),
+            drain_timeout: self.config().drain_timeout.max(deployment.spec.longest_request()),
             quiet: self.config().quiet,
         })
     }

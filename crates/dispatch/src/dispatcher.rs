@@ -6,6 +6,7 @@
 
 mod state;
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ struct Inner {
     metrics: StageMetrics,
     state: Mutex<State>,
     timer: Notify,
+    /// Batches out of which something may still come back.
+    in_custody: AtomicUsize,
     this: Weak<Inner>,
 }
 
@@ -54,6 +57,7 @@ impl Dispatcher {
             metrics,
             state: Mutex::new(State::new(capacity)),
             timer: Notify::new(),
+            in_custody: AtomicUsize::new(0),
             this: this.clone(),
         });
         tokio::spawn(run_timer(Arc::downgrade(&inner)));
@@ -159,6 +163,12 @@ impl Dispatcher {
             .sum()
     }
 
+    /// Whether anything that was sent may still come back: batches that are not done, and those whose requests are with
+    /// later stages of another process.
+    pub(crate) fn has_custody(&self) -> bool {
+        self.0.in_custody.load(Ordering::Relaxed) > 0
+    }
+
     /// Fails everything queued with `code`; every later request is refused with `Draining`.
     pub fn close(&self, code: ErrorCode) {
         self.0.update(|state, outbox, _| {
@@ -250,6 +260,10 @@ impl Inner {
 
     /// Takes every batch that may leave now, and sets the timer for the rest.
     fn poll(&self, state: &mut State, outbox: &mut Outbox, now: Instant) {
+        if state.queue.is_empty() {
+            // Those that collected are over: the next batch begins anew.
+            state.collecting_since = None;
+        }
         if state.is_idle() {
             return;
         }
@@ -296,9 +310,11 @@ impl Inner {
                 dispatcher: self.this.clone(),
                 target: slot.id.clone(),
                 sent: now,
+                lost: AtomicBool::new(false),
                 ahead: slot.outstanding,
                 replicas: slot.window.replicas,
             });
+            self.in_custody.fetch_add(1, Ordering::Relaxed);
             slot.outstanding += 1;
             loads[index] = slot.load(now);
             let credit = home.credit();
@@ -373,9 +389,12 @@ impl Inner {
     /// Counts one batch less at a target. One that was removed meanwhile has nothing to count.
     fn take_credit(&self, batch: &Custody) {
         self.update(|state, _, now| {
-            let elapsed = now.saturating_duration_since(batch.sent);
-            let took = credit::time_of_one(elapsed, batch.ahead, batch.replicas);
-            state.batch_time.observe(took);
+            if !batch.lost.load(Ordering::Relaxed) {
+                let elapsed = now.saturating_duration_since(batch.sent);
+                state
+                    .batch_time
+                    .observe(credit::time_of_one(elapsed, batch.ahead, batch.replicas));
+            }
             if let Some(slot) = state.targets.iter_mut().find(|slot| slot.id == batch.target) {
                 debug_assert!(slot.outstanding > 0, "a credit was returned twice");
                 slot.outstanding = slot.outstanding.saturating_sub(1);
@@ -385,7 +404,16 @@ impl Inner {
 
     fn take_back(&self, requests: Vec<Request>, target: &TargetId, loss: Loss) {
         let now = Instant::now();
-        let verdict = custody::after_loss(requests, loss, &self.config.rules, now);
+        let mut verdict = custody::after_loss(requests, loss, &self.config.rules, now);
+        // They wait in the queue anew. A traced one's way so far goes to its queue's span, so that its times add up.
+        for request in verdict
+            .retry
+            .iter_mut()
+            .flatten()
+            .filter(|request| !request.traced)
+        {
+            request.arrived = now;
+        }
         self.metrics
             .losses
             .inc_by(verdict.retry.iter().map(|batch| batch.len() as u64).sum());
@@ -432,6 +460,8 @@ struct Custody {
     dispatcher: Weak<Inner>,
     target: TargetId,
     sent: Instant,
+    /// Some of it came back: its time says nothing of how long batches take.
+    lost: AtomicBool,
     /// Batches that were at the target before, and its ready replicas then.
     ahead: u32,
     replicas: u32,
@@ -448,8 +478,17 @@ impl Custody {
     }
 }
 
+impl Drop for Custody {
+    fn drop(&mut self) {
+        if let Some(inner) = self.dispatcher.upgrade() {
+            inner.in_custody.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Home for Custody {
     fn lost(&self, requests: Vec<Request>, loss: Loss) {
+        self.lost.store(true, Ordering::Relaxed);
         match self.dispatcher.upgrade() {
             Some(inner) => inner.take_back(requests, &self.target, loss),
             None => requests

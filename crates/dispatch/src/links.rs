@@ -100,7 +100,11 @@ impl Links {
             self.tasks.spawn(link);
             self.nodes.insert(id, (node, stop));
         }
-        while self.tasks.try_join_next().is_some() {}
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "the task of a link failed");
+            }
+        }
     }
 }
 
@@ -120,12 +124,14 @@ impl Stop {
 /// Completes when a link that is to end has nothing out any more, or has lingered for long enough.
 async fn idle(stop: &Stop, registry: &Registry, id: &TargetId, flights: &LinkTarget) {
     stop.idle.cancelled().await;
+    // Taken now: dispatchers may retire while the link lingers.
+    let longest = registry.longest_request();
     let quiet = async {
         while registry.is_busy(id) || !flights.is_idle() {
             tokio::time::sleep(LOOK).await;
         }
     };
-    let _ = tokio::time::timeout(registry.longest_timeout() + LINGER, quiet).await;
+    let _ = tokio::time::timeout(longest + LINGER, quiet).await;
 }
 
 fn is_same_place(a: &Node, b: &Node) -> bool {

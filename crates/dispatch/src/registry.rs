@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{DispatchMetrics, Dispatcher, StageConfig, Target, TargetId};
 
-/// What a dispatcher that is no longer wanted gets beyond its pipeline's timeout, within which everything it has is answered:
+/// What a dispatcher that is no longer wanted gets beyond its pipeline's longest request, within which everything it has is answered:
 /// for answers that are on their way.
 const RETIRE_MARGIN: Duration = Duration::from_secs(5);
 const RETIRE_LOOK: Duration = Duration::from_millis(100);
@@ -83,7 +83,7 @@ impl Registry {
             let number = inner.waiters;
             inner.retiring.insert(key, number);
             let registry = self.clone();
-            // Ends with the dispatcher, which its pipeline's timeout bounds.
+            // Ends with the dispatcher, which its pipeline's longest request bounds.
             tokio::spawn(async move { registry.retire_one(key, number).await });
         }
     }
@@ -92,9 +92,10 @@ impl Registry {
         let Some(dispatcher) = self.dispatcher(key) else {
             return;
         };
-        let end = Instant::now() + dispatcher.config().timeout + RETIRE_MARGIN;
+        let end = Instant::now() + dispatcher.config().longest + RETIRE_MARGIN;
         loop {
-            let busy = dispatcher.queued() > 0 || dispatcher.outstanding() > 0;
+            // A stage's credits return before its requests are answered, as later stages still work on them.
+            let busy = dispatcher.queued() > 0 || dispatcher.has_custody();
             if !busy || Instant::now() >= end {
                 break;
             }
@@ -135,13 +136,13 @@ impl Registry {
         }
     }
 
-    /// Longest time from a request's arrival to its answer, of all stages here.
-    pub(crate) fn longest_timeout(&self) -> Duration {
+    /// Longest time from a request's arrival to the end of its answer, of all stages here.
+    pub(crate) fn longest_request(&self) -> Duration {
         let inner = self.inner.read();
         let timeouts = inner
             .dispatchers
             .values()
-            .map(|dispatcher| dispatcher.config().timeout);
+            .map(|dispatcher| dispatcher.config().longest);
         timeouts.max().unwrap_or_default()
     }
 
@@ -216,7 +217,7 @@ mod tests {
                 stage: Default::default(),
             };
             let mut config = StageConfig::of(&spec(1, &[], &[&[0]]), key, GRACE).unwrap();
-            config.timeout = timeout;
+            config.longest = timeout;
             let mut bench = Self {
                 registry: Registry::new(metrics),
                 config,
@@ -285,6 +286,23 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(1) + RETIRE_MARGIN + RETIRE_LOOK).await;
         assert!(!bench.is_there());
         bench.answer();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dispatcher_takes_back_what_is_lost_at_later_stages() {
+        let bench = Bench::busy(DEADLINE);
+        // Its own stage is done: later ones, elsewhere, still work on the requests.
+        let batch = bench.kept.0.lock().pop().unwrap();
+        drop(batch.credit);
+        bench.registry.retire(|_| false);
+        moment().await;
+        assert!(bench.is_there(), "they may come back");
+        batch.home.lost(batch.requests, crate::custody::Loss::Link);
+        drop(batch.home);
+        assert_eq!(bench.kept.0.lock().len(), 1, "and are sent again");
+        bench.answer();
+        moment().await;
+        assert!(!bench.is_there());
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,8 +20,8 @@ pub struct StageConfig {
     /// How long the stage may be without a ready replica before requests are refused: a worker's restart and a broken
     /// link's detection take less, and clients need not see them.
     pub grace: Duration,
-    /// Longest time from a request's arrival to its answer, all stages together.
-    pub timeout: Duration,
+    /// Longest time from a request's arrival to the end of its answer, all stages together.
+    pub longest: Duration,
 }
 
 impl StageConfig {
@@ -40,7 +40,7 @@ impl StageConfig {
             capacity: spec.capacity as usize,
             rules: Rules::of(spec, key.stage)?,
             grace,
-            timeout: spec.timeout,
+            longest: spec.longest_request(),
         })
     }
 }

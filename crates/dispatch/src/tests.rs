@@ -73,7 +73,7 @@ impl Bench {
                 once_later: Vec::new(),
             },
             grace: GRACE,
-            timeout: DEADLINE,
+            longest: DEADLINE,
         };
         let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
         Self {

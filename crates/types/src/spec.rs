@@ -175,6 +175,15 @@ impl PipelineSpec {
         self.routes.get(usize::from(index.0))
     }
 
+    /// Longest time from a request's arrival to the end of its answer: a stream, which only has to go on within
+    /// `timeout`, may take as long as one `forward` of its stage besides.
+    pub fn longest_request(&self) -> Duration {
+        let last_stages = self.routes.iter().filter_map(|route| self.stage(route.last()?));
+        let streams = last_stages.filter(|stage| stage.streaming);
+        let longest = streams.map(|stage| stage.timeout).max();
+        self.timeout + longest.unwrap_or_default()
+    }
+
     /// Checks everything that can be checked without Python or a cluster.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
         check((1..=MAX_STAGES).contains(&self.stages.len()), "stages", || {
@@ -460,6 +469,17 @@ mod tests {
             ..spec()
         };
         assert_eq!(invalid.validate_for_cluster().unwrap_err().place, "capacity");
+    }
+
+    #[test]
+    fn a_stream_may_take_longer_than_the_timeout() {
+        let mut spec = spec();
+        spec.stages[1].timeout = Duration::from_secs(300);
+        assert_eq!(spec.longest_request(), spec.timeout);
+        spec.stages[0].streaming = true;
+        assert_eq!(spec.longest_request(), spec.timeout, "its events go nowhere");
+        spec.stages[1].streaming = true;
+        assert_eq!(spec.longest_request(), spec.timeout + Duration::from_secs(300));
     }
 
     #[test]
