@@ -307,6 +307,48 @@ fn items_fail_one_by_one_where_not_even_a_table_fits() {
     });
 }
 
+/// A stage that streams answers its batch at the end whatever has become of the events, and must not fail by it.
+#[test]
+fn a_batch_is_answered_after_an_event_of_it_had_to_give_way() {
+    let arena = arena(64 << 10, 64 << 10);
+    let (agent, worker) = pair(&arena, 64);
+    let full = ErrorCode::ArenaFull.to_wire();
+    for neighbours in [0_u32, 1] {
+        let id = u64::from(neighbours);
+        send(
+            &agent,
+            id,
+            &vec![Bytes::from_static(b"a"); 1 + neighbours as usize],
+            0,
+        )
+        .expect("room");
+        worker.try_next().expect("in order").expect("a batch");
+        thread::scope(|scope| {
+            let working = scope.spawn(|| {
+                let huge = vec![7; 1 << 20];
+                let event = Answer {
+                    last: false,
+                    ..answer(0, &huge)
+                };
+                worker.respond(id, &[event], 0).expect("an event");
+                assert!(worker.is_over(id, 0), "its stream has been ended");
+                worker.respond(id, &[event], 0).expect("nowhere to go");
+                let answers: Vec<_> = (0..=neighbours).map(|item| answer(item, b"end")).collect();
+                worker.respond(id, &answers, 0).expect("the batch's answers");
+                assert!(worker.respond(id, &answers, 0).is_err(), "twice");
+            });
+            let seen: Vec<_> = finish(&agent, id)
+                .iter()
+                .map(|i| (i.item, i.code, i.last, i.payload.len()))
+                .collect();
+            let expected = [(0, full, true, 0), (1, 0, true, 3)];
+            assert_eq!(seen, expected[..=neighbours as usize]);
+            working.join().expect("no panic");
+        });
+    }
+    assert_eq!((agent.in_flight(), arena.stats().used_bytes), (0, 0));
+}
+
 #[test]
 fn a_request_beyond_the_arena_is_refused_and_leaves_nothing() {
     let arena = arena(64 << 10, 64 << 10);

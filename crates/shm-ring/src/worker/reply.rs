@@ -138,10 +138,23 @@ impl<'a> Reply<'a> {
     }
 }
 
+/// What has become of an item.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ItemState {
+    Open,
+    /// An event of it had to give way, so it has been ended here. Whoever works on it does not know: its own last answer
+    /// is still to come, and goes nowhere.
+    Cut,
+    Answered,
+}
+
 /// A batch that has been taken and not been answered in full.
 pub(super) struct Running {
-    answered: Vec<bool>,
+    items: Vec<ItemState>,
+    /// Items that are open.
     left: usize,
+    /// Items that have been cut.
+    cut: usize,
     table: Table,
     /// Made when somebody first asks to follow an item.
     live: Option<Arc<Live>>,
@@ -159,8 +172,9 @@ impl Running {
     /// `reply` must lie in `segment`.
     pub(super) fn new(items: usize, table: Table, segment: Arc<Segment>, reply: Region) -> Self {
         Self {
-            answered: vec![false; items],
+            items: vec![ItemState::Open; items],
             left: items,
+            cut: 0,
             table,
             live: None,
             segment,
@@ -173,15 +187,19 @@ impl Running {
 
     /// Follows an item that awaits its answer.
     pub(super) fn watch(&mut self, item: usize) -> Option<Watch> {
-        if self.answered.get(item) != Some(&false) {
+        if !self.is_open(item) {
             return None;
         }
         let live = self.live.get_or_insert_with(|| Live::new(self.table.clone()));
         Watch::new(Arc::clone(live), item).ok()
     }
 
+    fn is_open(&self, item: usize) -> bool {
+        self.items.get(item) == Some(&ItemState::Open)
+    }
+
     pub(super) fn is_over(&self, item: usize) -> bool {
-        self.answered.get(item) != Some(&false) || self.table.is_cancelled(item)
+        !self.is_open(item) || self.table.is_cancelled(item)
     }
 
     pub(super) fn granted(&mut self, segment: Arc<Segment>, reply: Region) {
@@ -196,20 +214,26 @@ impl Running {
         if answers.is_empty() {
             return Err(RespondError::Empty);
         }
-        let mut answered = self.answered.clone();
+        let mut items = self.items.clone();
         for &Answer { item, last, .. } in answers {
-            match answered.get_mut(item as usize) {
-                Some(answered @ false) => *answered = last,
-                _ => return Err(RespondError::NotAwaited { batch, item }),
+            match items.get_mut(item as usize) {
+                Some(ItemState::Answered) | None => return Err(RespondError::NotAwaited { batch, item }),
+                Some(state) if last => *state = ItemState::Answered,
+                Some(_) => {}
             }
         }
         Ok(())
     }
 
-    fn note(&mut self, item: u32, last: bool) {
-        if last && !std::mem::replace(&mut self.answered[item as usize], true) {
-            self.left -= 1;
-        }
+    /// Takes note that an item has been ended, by an answer that was its last anyway or by an event that gave way.
+    fn end(&mut self, item: u32, was_last: bool) {
+        self.left -= 1;
+        self.items[item as usize] = if was_last {
+            ItemState::Answered
+        } else {
+            self.cut += 1;
+            ItemState::Cut
+        };
         if self.left == 0
             && let Some(live) = self.live.take()
         {
@@ -218,13 +242,21 @@ impl Running {
         }
     }
 
-    /// The first item of a reply that still awaits its last answer.
-    fn first_of(&self, reply: &Reply<'_>) -> Option<u32> {
-        reply
-            .answers
-            .iter()
-            .map(|answer| answer.item)
-            .find(|&item| !self.answered[item as usize])
+    /// The first answer of a reply to an item that is open.
+    fn first_of<'a>(&self, reply: &Reply<'a>) -> Option<Answer<'a>> {
+        let mut answers = reply.answers.iter();
+        answers.find(|answer| self.is_open(answer.item as usize)).copied()
+    }
+
+    /// After a reply has been sent: cut items that were to have their last answer by it await nothing more.
+    fn settle(&mut self, reply: &Reply<'_>) {
+        for answer in reply.answers.iter().filter(|answer| answer.last) {
+            let state = &mut self.items[answer.item as usize];
+            if *state == ItemState::Cut {
+                *state = ItemState::Answered;
+                self.cut -= 1;
+            }
+        }
     }
 
     fn start(&self) -> usize {
@@ -242,7 +274,7 @@ impl Running {
         let mut table = Vec::with_capacity(reply.table_bytes());
         let mut end = reply.table_bytes();
         for (index, answer) in reply.answers.iter().enumerate() {
-            if self.answered[answer.item as usize] {
+            if !self.is_open(answer.item as usize) {
                 continue; // an earlier event of the same stream had to give way and ended it
             }
             let mut entry = AnswerEntry {
@@ -265,7 +297,9 @@ impl Running {
                     (entry.code, entry.last) = (ErrorCode::Internal.to_wire(), true);
                 }
             }
-            self.note(answer.item, entry.last);
+            if entry.last {
+                self.end(answer.item, answer.last);
+            }
             table.extend_from_slice(&entry.encode());
         }
         // SAFETY: the extent was lent to this half alone, and `&mut self` keeps other threads of it away.
@@ -323,7 +357,10 @@ impl WorkerChannel {
         };
         let progress = self.step_running(state, &mut running, reply);
         reply.waited = matches!(progress, Ok(Progress::Wait));
-        if running.left > 0 {
+        if matches!(progress, Ok(Progress::Sent)) {
+            running.settle(reply);
+        }
+        if running.left > 0 || running.cut > 0 {
             state.running.insert(reply.batch, running);
         }
         progress
@@ -340,14 +377,15 @@ impl WorkerChannel {
             reply.checked = true;
         }
         loop {
+            let Some(first) = running.first_of(reply) else {
+                return Ok(Progress::Sent);
+            };
             if running.asked || !self.has_slot(state)? {
                 return Ok(Progress::Wait);
             }
             if reply.bare {
-                let Some(item) = running.first_of(reply) else {
-                    return Ok(Progress::Sent);
-                };
-                running.note(item, true);
+                let item = first.item;
+                running.end(item, first.last);
                 let code = ErrorCode::ArenaFull.to_wire();
                 self.push(
                     state,
