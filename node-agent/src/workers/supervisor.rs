@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_shm_ring::{AgentChannel, Arena, ChannelConfig, Readable, WorkerEvent};
+use mosec_shm_ring::{AgentChannel, Arena, ChannelConfig, ChannelError, Readable, WorkerEvent};
 use mosec_types::{Generation, ReplicaId, StageSpec, WorkerState, worker};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -268,17 +268,8 @@ pub(crate) async fn read_ring(worker: Arc<Worker>, pool: Arc<Pool>) {
 
 async fn follow_ring(worker: &Worker, pool: &Pool) -> Result<(), String> {
     let bell = Readable::new(worker.channel.bell_fd()).map_err(|error| error.to_string())?;
-    let mut responses = Vec::new();
     loop {
-        worker
-            .channel
-            .poll_responses(&mut responses)
-            .map_err(|error| error.to_string())?;
-        let progress = !responses.is_empty();
-        for response in responses.drain(..) {
-            worker.on_response(pool, response);
-        }
-        if progress {
+        if take_responses(worker, pool).map_err(|error| error.to_string())? {
             // Others get their turn; more may have arrived meanwhile.
             tokio::task::yield_now().await;
         } else if worker.channel.arm() {
@@ -289,11 +280,19 @@ async fn follow_ring(worker: &Worker, pool: &Pool) -> Result<(), String> {
 
 /// Takes what is left in the ring of a worker that has ended.
 fn drain_ring(worker: &Worker, pool: &Pool) {
-    let mut responses = Vec::new();
-    if let Err(error) = worker.channel.poll_responses(&mut responses) {
+    if let Err(error) = take_responses(worker, pool) {
         tracing::debug!(%error, "the dead worker's ring is unusable");
     }
+}
+
+/// Takes what the ring has; false where that is nothing. What comes before an error is in order and counts: a request that has
+/// been answered must not run again.
+fn take_responses(worker: &Worker, pool: &Pool) -> Result<bool, ChannelError> {
+    let mut responses = Vec::new();
+    let polled = worker.channel.poll_responses(&mut responses);
+    let progress = !responses.is_empty();
     for response in responses {
         worker.on_response(pool, response);
     }
+    polled.map(|()| progress)
 }
