@@ -135,9 +135,16 @@ def test_what_a_coroutine_raises_is_answered() -> None:
     assert serve_on(channel, make(forward), 2) == [[(1, b"bad request: x")], [(0, b"2")]]
 
 
-@pytest.mark.parametrize("where", ["in its own code", "asleep"])
+@pytest.mark.parametrize("where", ["in its own code", "asleep", "a callback is busy", "another task is busy"])
 def test_a_coroutine_over_its_limit_is_ended_before_the_next_begins(where: str) -> None:
     events: list[str] = []
+
+    def overrun() -> None:
+        time.sleep(0.02)
+        signal.raise_signal(signal.SIGALRM)
+
+    async def overrun_beside() -> None:
+        overrun()
 
     async def forward(_self: Worker, data: Any) -> Any:
         if data != "slow":
@@ -149,9 +156,15 @@ def test_a_coroutine_over_its_limit_is_ended_before_the_next_begins(where: str) 
                     0.05, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
                 ).start()
                 await asyncio.sleep(60)
+            elif where == "a callback is busy":
+                asyncio.get_running_loop().call_soon(overrun)
+                await asyncio.sleep(60)
+            elif where == "another task is busy":
+                beside = asyncio.create_task(overrun_beside())
+                await asyncio.sleep(60)
+                await beside
             else:
-                time.sleep(0.02)
-                signal.raise_signal(signal.SIGALRM)
+                overrun()
         finally:
             events.append("cleaned up")
 

@@ -17,6 +17,9 @@ class Forward:
 
     def __init__(self, worker: Worker) -> None:
         self._runner: asyncio.Runner | None = None
+        # The coroutine that is waited for, and what has ended its time.
+        self._task: asyncio.Task[Any] | None = None
+        self._overrun: BaseException | None = None
         self._method: Callable[..., Any] = worker.forward
         self._batching = worker.max_batch_size > 1
         self.takes_context = _takes_context(worker.forward)
@@ -43,20 +46,41 @@ class Forward:
         loop = self._loop()
         task = None
         try:
-            task = loop.create_task(coroutine)
+            self._overrun = None
+            task = self._task = loop.create_task(coroutine)
             return loop.run_until_complete(task)
         except BaseException:
+            self._task = None  # first of all: the loop runs on for the clean-up, and is not to be stopped again
             # The alarm may have come between two steps: what is left of it must not go on beside the next batch.
             if task is not None and not task.done():
                 task.cancel()
                 loop.run_until_complete(asyncio.wait([task], timeout=CLEAN_UP_SECONDS))
+                if self._overrun is not None:
+                    raise self._overrun from None
             raise
+        finally:
+            self._task = None
+
+    def interrupt(self, error: BaseException) -> None:
+        """To be called by a signal handler that is about to raise `error`.
+
+        In a callback or another task the event loop would swallow it, and the coroutine would go on.
+        """
+        task = self._task
+        if task is None or asyncio.current_task(task.get_loop()) is task:
+            return
+        self._overrun = error
+        task.get_loop().call_soon_threadsafe(self._stop, task)
 
     def close(self) -> None:
         """Ends the event loop, if there is one, and what still runs on it."""
         if self._runner is not None:
             self._runner.close()
             self._runner = None
+
+    def _stop(self, task: asyncio.Task[Any]) -> None:
+        if self._task is task and not task.done():
+            task.get_loop().stop()
 
     def _call_async(self, *args: Any, **kwargs: Any) -> Any:
         return self.wait(self._method(*args, **kwargs))

@@ -172,7 +172,9 @@ class Loop:
         """Raises in a `forward` that is over its limit; an alarm that comes late, or of someone else, does nothing."""
         if self._forwarding and time.monotonic() - self._started_at >= self._timeout:
             self._forwarding = False
-            raise MosecTimeoutError(f"forward timeout after {self._timeout:g}s")
+            error = MosecTimeoutError(f"forward timeout after {self._timeout:g}s")
+            self._forward.interrupt(error)
+            raise error
 
     def _run_one(self, batch: int, place: int, flags: int, data: bytearray) -> tuple[int, Any]:
         try:
