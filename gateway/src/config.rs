@@ -37,7 +37,7 @@ pub struct Config {
     /// Longest time to send a body, plus what has come of it at 64 KiB/s.
     pub body_timeout: Duration,
     /// How long bytes sent to a client may stay unacknowledged before its connection is ended. Covers clients that do not
-    /// read their answers.
+    /// read their answers. A stream of events on HTTP/2 that is not read for so long ends alone.
     pub write_timeout: Duration,
     /// Longest time in-flight requests are waited for at shutdown; never shorter than the longest timeout of a pipeline.
     pub drain_timeout: Duration,

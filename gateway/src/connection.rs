@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::request::{self, Shared};
+use crate::stall::Streams;
 
 /// Buffers of one connection or stream in either direction. Bounds a request's head, too; hyper's default is 400 KiB.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -164,8 +165,10 @@ fn prepare(stream: &TcpStream, config: &Config) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(config.write_timeout))
 }
 
-fn builder(config: &Config) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(config: &Config) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams {
+        write_timeout: config.write_timeout,
+    });
     builder
         .http1()
         .timer(TokioTimer::new())

@@ -16,6 +16,9 @@ use mosec_types::ErrorCode;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::body::Room;
+use crate::stall::Progress;
+
 /// Silence after which the client is told that the stream goes on.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const KEEP_ALIVE_TEXT: &[u8] = b":\n\n";
@@ -36,6 +39,8 @@ pub(crate) fn stream(idle: Duration) -> (EventSink, EventStream) {
             deadline: now + idle,
             is_open: true,
             reader: None,
+            room: None,
+            is_answered: false,
         }),
     });
     let stream = EventStream {
@@ -43,6 +48,7 @@ pub(crate) fn stream(idle: Duration) -> (EventSink, EventStream) {
         quiet_until: now + KEEP_ALIVE,
         timer: Box::pin(sleep_until(now + KEEP_ALIVE)),
         end: None,
+        progress: Progress::watched(),
     };
     (EventSink(shared), stream)
 }
@@ -60,6 +66,10 @@ struct State {
     /// Whether anything may still be added, and is wanted.
     is_open: bool,
     reader: Option<Waker>,
+    /// The request's body, as long as it may be needed.
+    room: Option<Room>,
+    /// Whether the request is done with, be its client or not.
+    is_answered: bool,
 }
 
 /// Where a stream's events come in.
@@ -94,6 +104,14 @@ impl Respond for EventSink {
     }
 }
 
+impl Drop for EventSink {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.is_answered = true;
+        state.room = None;
+    }
+}
+
 impl State {
     /// Ends the stream with an error, which the client reads after what it has not read yet.
     fn fail(&mut self, code: ErrorCode, text: &[u8]) {
@@ -119,9 +137,19 @@ pub(crate) struct EventStream {
     quiet_until: Instant,
     timer: Pin<Box<Sleep>>,
     end: Option<Box<dyn FnOnce() + Send>>,
+    /// Absent where the kernel sees whether the client reads.
+    progress: Option<Arc<Progress>>,
 }
 
 impl EventStream {
+    /// Keeps the room of the request's body until the request is answered, however long its client reads.
+    pub(crate) fn hold(&self, room: Room) {
+        let mut state = self.shared.state.lock();
+        if !state.is_answered {
+            state.room = Some(room);
+        }
+    }
+
     /// Calls `end` when the client has read everything. It is dropped uncalled where the client leaves before.
     pub(crate) fn on_end(mut self, end: impl FnOnce() + Send + 'static) -> Self {
         self.end = Some(Box::new(end));
@@ -138,6 +166,9 @@ impl Body for EventStream {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
+        if let Some(progress) = &this.progress {
+            progress.taken();
+        }
         loop {
             let now = Instant::now();
             let mut state = this.shared.state.lock();
@@ -168,6 +199,9 @@ impl Body for EventStream {
                 }
             };
             this.quiet_until = now + KEEP_ALIVE;
+            if let Some(progress) = &this.progress {
+                progress.handed();
+            }
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
     }
@@ -368,5 +402,23 @@ mod tests {
         assert!(end.try_recv().is_err());
         assert_eq!(next(&mut stream).await, None);
         end.try_recv().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bodys_room_is_free_once_its_request_is_answered() {
+        let memory = crate::body::Memory::new(&crate::config::Config::default());
+        for is_answered_first in [false, true] {
+            let (sink, unread) = stream(IDLE);
+            let mut room = Room::default();
+            memory.grow(&mut room, 1024).await.unwrap();
+            if !is_answered_first {
+                unread.hold(std::mem::take(&mut room));
+                sink.event(event("a"));
+                assert_eq!(memory.used_bytes(), 1024);
+            }
+            Box::new(sink).respond(outcome(ErrorCode::Ok, ""));
+            unread.hold(room);
+            assert_eq!(memory.used_bytes(), 0, "{is_answered_first}");
+        }
     }
 }

@@ -19,6 +19,7 @@ mod respond;
 mod routes;
 mod server;
 mod service;
+mod stall;
 mod topology;
 mod trace;
 

@@ -170,9 +170,10 @@ async fn answer(
         }
         Awaited::Events(events) => {
             let shared = shared.clone();
+            events.hold(room);
             let events = events.on_end(move || {
-                // What the request holds is held as long as its stream, whoever ends it.
-                drop((permit, room));
+                // The request's place is held as long as its stream, whoever ends it.
+                drop(permit);
                 shared
                     .metrics
                     .answered(StatusCode::OK.as_u16(), &queued.route.path);

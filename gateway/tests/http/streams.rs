@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use mosec_dispatch::{Payload, Request};
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use mosec_dispatch::{Payload, Request, Window};
+use mosec_gateway::Config;
+use mosec_types::topology::Phase;
 use mosec_types::{ErrorCode, PipelineSpec};
 use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::bench::{Bench, answer, eventually, key, only, spec};
+use crate::bench::{Bench, ONE, answer, deployment, eventually, key, only, spec, topology, within};
 use crate::client::{BOTH, Version, body};
 use crate::raw::{open, rest, until};
 
@@ -240,4 +246,48 @@ async fn a_drain_waits_for_streams() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_of_http2_that_is_not_read_is_reset_alone() {
+    let config = Config {
+        write_timeout: Duration::from_millis(300),
+        ..Default::default()
+    };
+    let mut spec = streaming();
+    spec.capacity = 2;
+    let bench = Bench::with_config(config, topology(1, vec![deployment(1, spec, Phase::Serving)])).await;
+    bench.grant(key(1, 0), Window { limit: 2, ..ONE });
+    let io = TokioIo::new(TcpStream::connect(bench.address).await.unwrap());
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(10)
+        .handshake(io)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let post = || {
+        let post = hyper::Request::post("http://x/inference");
+        post.body(body("{}")).unwrap()
+    };
+    let (unread, (mut first, _first)) =
+        tokio::join!(sender.send_request(post()), async { only(bench.batch().await) });
+    let (read, (mut second, _second)) =
+        tokio::join!(sender.send_request(post()), async { only(bench.batch().await) });
+    let (unread, read) = (unread.unwrap(), read.unwrap().into_body());
+    within("nobody wants the one that is not read", async {
+        while event(&mut first, "more than the client's window") {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    drop(first);
+    eventually("its place is free", async || bench.in_flight().await == 1.0).await;
+    let reset = unread.into_body().collect().await;
+    assert!(reset.is_err());
+    // The other one goes on, idle as it was.
+    assert!(event(&mut second, "a"));
+    answer(second, ErrorCode::Ok, "");
+    let read = read.collect().await.unwrap().to_bytes();
+    assert!(read.ends_with(b"data: a\n\n"), "{read:?}");
+    connection.abort();
 }
