@@ -27,15 +27,31 @@ pub(crate) enum Message {
     Credit,
 }
 
+/// What an item's events have in common.
+#[derive(Default)]
+struct Events {
+    /// Bytes of those that wait.
+    bytes: AtomicUsize,
+    /// The stream was ended before its answer came.
+    ended: AtomicBool,
+}
+
 /// The room that an event takes until it is sent. Dropping it gives the room back.
 pub(crate) struct Waiting {
     bytes: usize,
-    total: Arc<AtomicUsize>,
+    events: Arc<Events>,
+}
+
+impl Waiting {
+    /// Says that the item has been answered in place of this event: it takes no more, and nobody waits for it.
+    pub(crate) fn end_stream(&self) {
+        self.events.ended.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.events.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -47,10 +63,8 @@ pub(crate) struct LinkReply {
     traced: bool,
     cancelled: Arc<AtomicBool>,
     sender: mpsc::UnboundedSender<Message>,
-    /// Bytes of events that wait; none before the first event.
-    waiting: OnceLock<Arc<AtomicUsize>>,
-    /// Its stream was ended before its answer came.
-    ended: AtomicBool,
+    /// None before the first event.
+    events: OnceLock<Arc<Events>>,
 }
 
 impl LinkReply {
@@ -69,8 +83,7 @@ impl LinkReply {
             traced,
             cancelled,
             sender,
-            waiting: OnceLock::new(),
-            ended: AtomicBool::new(false),
+            events: OnceLock::new(),
         }
     }
 
@@ -85,14 +98,20 @@ impl LinkReply {
         }
     }
 
+    fn is_ended(&self) -> bool {
+        self.events
+            .get()
+            .is_some_and(|events| events.ended.load(Ordering::Relaxed))
+    }
+
     /// Room for an event of `bytes`; `None` where too much waits already. One event may be of any size.
     fn room(&self, bytes: usize) -> Option<Waiting> {
-        let total = self.waiting.get_or_init(Arc::default);
+        let events = self.events.get_or_init(Arc::default);
         let bytes = bytes + EVENT_BYTES;
-        let before = total.fetch_add(bytes, Ordering::Relaxed);
+        let before = events.bytes.fetch_add(bytes, Ordering::Relaxed);
         let waiting = Waiting {
             bytes,
-            total: total.clone(),
+            events: events.clone(),
         };
         (before == 0 || before + bytes <= MAX_WAITING_BYTES).then_some(waiting)
     }
@@ -113,7 +132,7 @@ impl LinkReply {
 
 impl Respond for LinkReply {
     fn respond(self: Box<Self>, outcome: Outcome) {
-        if self.ended.load(Ordering::Relaxed) {
+        if self.is_ended() {
             return;
         }
         let mut spans = outcome.spans;
@@ -137,7 +156,7 @@ impl Respond for LinkReply {
     }
 
     fn event(&self, payload: Payload) {
-        if self.ended.load(Ordering::Relaxed) {
+        if self.is_ended() {
             return;
         }
         let message = match self.room(payload.len()) {
@@ -149,7 +168,10 @@ impl Respond for LinkReply {
                 Message::Event(event, waiting)
             }
             None => {
-                self.ended.store(true, Ordering::Relaxed);
+                self.events
+                    .get_or_init(Arc::default)
+                    .ended
+                    .store(true, Ordering::Relaxed);
                 Message::Answer(self.answer(ErrorCode::Worker, Bytes::from_static(TOO_SLOW.as_bytes())))
             }
         };
@@ -157,7 +179,7 @@ impl Respond for LinkReply {
     }
 
     fn is_wanted(&self) -> bool {
-        !self.cancelled.load(Ordering::Relaxed) && !self.ended.load(Ordering::Relaxed)
+        !self.cancelled.load(Ordering::Relaxed) && !self.is_ended()
     }
 }
 

@@ -153,6 +153,8 @@ async fn pass_on(
 ) -> Result<(), LinkError> {
     let mut buffer = Vec::new();
     let mut answered = 0;
+    // Items that were ended by an event that no frame carries. What they still say goes nowhere.
+    let mut cut = Vec::new();
     while answered < total {
         tokio::select! {
             // What is there is sent before the link is asked.
@@ -169,19 +171,23 @@ async fn pass_on(
         let mut waiting = Vec::new();
         for message in buffer.drain(..) {
             match message {
-                Message::Answer(answer) => {
-                    answered += 1;
-                    group.push(answer);
-                }
+                Message::Answer(answer) if cut.contains(&answer.item) => {}
+                Message::Answer(answer) => group.push(answer),
+                Message::Event(event, _) if cut.contains(&event.item) => {}
                 Message::Event(event, room) => {
+                    waiting.push((event.item, room));
                     group.push(event);
-                    waiting.push(room);
                 }
                 Message::Credit => credit = true,
             }
         }
         if !group.is_empty() {
-            send_group(answers, group).await?;
+            let before = cut.len();
+            answered += send_group(answers, group, &mut cut).await?;
+            let cut = &cut[before..];
+            for (_, room) in waiting.iter().filter(|(item, _)| cut.contains(item)) {
+                room.end_stream();
+            }
         }
         if credit && answered < total {
             answers.return_credit().await?;
@@ -190,13 +196,23 @@ async fn pass_on(
     Ok(())
 }
 
-/// Sends answers in one frame, or one by one if that is too large; one that no frame carries becomes an error.
-async fn send_group(answers: &mut Box<dyn AnswerSink>, group: Vec<Answer>) -> Result<(), LinkError> {
+/// Sends answers in one frame, or one by one if that is too large; one that no frame carries becomes an error. Gives back
+/// how many items have had their last, and adds to `cut` those that had it in place of an event.
+async fn send_group(
+    answers: &mut Box<dyn AnswerSink>,
+    group: Vec<Answer>,
+    cut: &mut Vec<u32>,
+) -> Result<usize, LinkError> {
     let sent = answers.send(group.clone()).await;
     if !is_too_large(&sent) {
-        return sent;
+        return sent.map(|()| group.iter().filter(|answer| answer.last).count());
     }
+    let mut ended = 0;
     for answer in group {
+        if cut.contains(&answer.item) {
+            continue;
+        }
+        let (item, last) = (answer.item, answer.last);
         let refused = Answer {
             code: ErrorCode::Worker,
             // Of an event that is too large, too: its stream cannot go on without it.
@@ -207,11 +223,16 @@ async fn send_group(answers: &mut Box<dyn AnswerSink>, group: Vec<Answer>) -> Re
         let sent = answers.send(vec![answer]).await;
         if is_too_large(&sent) {
             answers.send(vec![refused]).await?;
+            ended += 1;
+            if !last {
+                cut.push(item);
+            }
         } else {
             sent?;
+            ended += usize::from(last);
         }
     }
-    Ok(())
+    Ok(ended)
 }
 
 fn is_too_large(sent: &Result<(), LinkError>) -> bool {
@@ -230,5 +251,98 @@ impl Home for Upwards {
         for request in requests {
             request.give_back(loss, code);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use mosec_dispatch::{Outcome, Respond};
+    use mosec_types::StageIndex;
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    const LIMIT: usize = 100;
+
+    /// Item, whether it was its last, and bytes, of what a link of small frames was sent.
+    #[derive(Clone, Default)]
+    struct Small(Arc<Mutex<Vec<(u32, bool, usize)>>>);
+
+    impl AnswerSink for Small {
+        fn send(&mut self, answers: Vec<Answer>) -> BoxFuture<'_, Result<(), LinkError>> {
+            let bytes: usize = answers.iter().map(|answer| answer.payload.len()).sum();
+            let result = if bytes > LIMIT {
+                let bytes = bytes as u64;
+                Err(LinkError::Protocol(FrameError::TooLarge { bytes, limit: LIMIT }))
+            } else {
+                let rows = answers.iter().map(|a| (a.item, a.last, a.payload.len()));
+                self.0.lock().extend(rows);
+                Ok(())
+            };
+            std::future::ready(result).boxed()
+        }
+
+        fn return_credit(&mut self) -> BoxFuture<'_, Result<(), LinkError>> {
+            std::future::ready(Ok(())).boxed()
+        }
+
+        fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), LinkError>> {
+            std::future::ready(Ok(())).boxed()
+        }
+
+        fn cancelled(&mut self) -> BoxFuture<'_, ()> {
+            std::future::pending().boxed()
+        }
+    }
+
+    fn respond(reply: LinkReply) {
+        Box::new(reply).respond(Outcome {
+            code: ErrorCode::Ok,
+            payload: Payload::Bytes(Bytes::new()),
+            spans: Vec::new(),
+            lost: None,
+        });
+    }
+
+    #[tokio::test]
+    async fn an_event_that_no_frame_carries_ends_its_item_alone() {
+        let (sender, mut messages) = mpsc::unbounded_channel();
+        let reply = |item| {
+            let cancelled = Arc::default();
+            LinkReply::new(
+                (item, StageIndex(0)),
+                false,
+                Instant::now(),
+                cancelled,
+                sender.clone(),
+            )
+        };
+        let [cut, late, other] = [0, 1, 2].map(reply);
+        let event = |bytes| Payload::Bytes(Bytes::from(vec![b'x'; bytes]));
+        cut.event(event(1));
+        cut.event(event(LIMIT + 1));
+        late.event(event(LIMIT + 1));
+        respond(late);
+        let small = Small::default();
+        let mut sink: Box<dyn AnswerSink> = Box::new(small.clone());
+        {
+            let mut passing = std::pin::pin!(pass_on(&mut messages, &mut sink, 3));
+            assert!(passing.as_mut().now_or_never().is_none(), "one item is open");
+            assert!(!cut.is_wanted(), "so that its worker stops");
+            respond(cut);
+            assert!(passing.as_mut().now_or_never().is_none());
+            respond(other);
+            passing.await.unwrap();
+        }
+        let refused = small.0.lock()[1].2;
+        let expected = [
+            (0, false, 1),
+            (0, true, refused),
+            (1, true, refused),
+            (2, true, 0),
+        ];
+        assert_eq!(*small.0.lock(), expected);
     }
 }
