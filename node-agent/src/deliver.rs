@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use mosec_dispatch::{Payload, Registry, Request};
 use mosec_shm_ring::{ITEM_EGRESS, ITEM_INGRESS, ResponseItem};
 use mosec_types::{ErrorCode, PipelineSpec, RouteIndex, StageKey};
@@ -50,9 +51,9 @@ impl Deliver {
     }
 
     /// Passes one event on. Those of a stage that is not its route's last go nowhere: clients hear of the result alone.
-    pub(crate) fn event(&self, request: &mut Request, item: &ResponseItem) -> bool {
+    pub(crate) fn event(&self, request: &mut Request, event: Bytes) -> bool {
         self.item_flags(request.route) & ITEM_EGRESS != 0
-            && request.event(Payload::Bytes(item.payload.to_bytes()), Instant::now())
+            && request.event(Payload::Bytes(event), Instant::now())
     }
 
     /// Passes one answer on. `slot` is held while the next stage's queue has no room, unless that stage may wait for this one.

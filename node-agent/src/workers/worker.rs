@@ -244,6 +244,14 @@ impl Worker {
 
     /// Takes one response from the ring and passes its items on.
     pub(crate) fn on_response(&self, pool: &Pool, response: Response) {
+        // Copied out before anything is locked: an event may be large, and batches are sent under the same lock.
+        let events: Vec<_> = response
+            .items
+            .iter()
+            .filter(|item| !item.last)
+            .map(|item| item.payload.to_bytes())
+            .collect();
+        let mut events = events.into_iter();
         let mut delivered = Vec::with_capacity(response.items.len());
         let mut finished = None;
         let slot = {
@@ -257,15 +265,18 @@ impl Worker {
                 worker: Duration::from_nanos(response.worker_nanos),
             };
             for item in response.items {
+                let event = if item.last { None } else { events.next() };
                 let Some(open) = flight.requests.get_mut(item.item as usize) else {
                     tracing::warn!(replica = %self.replica, item = item.item, "answer to no open item");
                     continue;
                 };
-                if item.last {
+                let Some(event) = event else {
                     delivered.extend(open.take().map(|request| (spans.note(request, pool), item)));
-                } else if let Some(request) = open
+                    continue;
+                };
+                if let Some(request) = open
                     // Under the lock, as whatever takes events never waits, and this item's answer may follow at once.
-                    && pool.deliver.event(request, &item)
+                    && pool.deliver.event(request, event)
                 {
                     let deadline = Clock::now().micros(request.deadline);
                     self.channel.move_deadline(response.batch, item.item, deadline);
