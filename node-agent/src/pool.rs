@@ -1,10 +1,12 @@
 //! Hot path. The workers of one stage on this node, as one target of batches.
 
+use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mosec_dispatch::custody::{self, Loss, Rules};
 use mosec_dispatch::{Credit, Dispatched, Target, Window};
+use mosec_shm_ring::now_micros;
 use mosec_types::{ErrorCode, PipelineSpec, StageKey};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -201,12 +203,15 @@ impl Pool {
         self.windows.set(self.stage, self.place, window);
     }
 
-    /// The ready worker with the fewest batches that has room for one, reserved.
+    /// The ready worker with the fewest batches that has room for one, reserved. None behind a batch that takes long: what
+    /// waits here goes to whichever worker is free first.
     fn reserve(state: &State) -> Option<Arc<Worker>> {
+        let now = LazyCell::new(now_micros);
         let free = state
             .ready
             .iter()
-            .filter(|worker| worker.outstanding() < worker.depth());
+            .filter(|worker| worker.outstanding() < worker.depth())
+            .filter(|worker| worker.outstanding() == 0 || !worker.is_slow(*now));
         let worker = free.min_by_key(|worker| worker.outstanding())?;
         worker.reserve();
         Some(worker.clone())

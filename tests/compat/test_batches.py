@@ -2,7 +2,7 @@
 
 import json
 
-from harness import ABSENT, Difference, Gap, Run, case
+from harness import ABSENT, Difference, Run, case
 from harness.acts import act, serving
 from harness.service import Service
 
@@ -144,7 +144,7 @@ def test_while_busy(run: Run) -> None:
         run.see("order", service.note("started").split(), spec=["first", *map(str, range(10))])
 
 
-@case(gaps=[Gap("the last one", "a request waits for a busy worker although another one is idle")])
+@case()
 def test_idle_worker(run: Run) -> None:
     """What waits goes to whichever worker is free first."""
     with run.serve("actor.py", "--workers", "2", "--timeout", "15000") as service:

@@ -23,6 +23,18 @@ pub fn depth(batch_time: Option<Duration>) -> u32 {
     (fits + 1).next_power_of_two().clamp(2, MAX_DEPTH)
 }
 
+/// Least time that a batch has to have run before it counts as slow: below it, the work that waits is done soon anyway.
+const LEAST_PATIENCE: Duration = Duration::from_millis(2);
+
+/// The same where nothing is known of a replica's batches yet.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a batch may have run before nothing more is prefetched behind it: what would wait there goes to whichever
+/// replica is free first. Four times as long as batches take on the whole, so that the common spread changes nothing.
+pub fn patience(batch_time: Option<Duration>) -> Duration {
+    batch_time.map_or(FIRST_PATIENCE, |time| (time * 4).max(LEAST_PATIENCE))
+}
+
 /// The share of a stage's capacity on a node that each of its upstreams gets.
 ///
 /// `window`: the node's ready replicas and the sum of their depths. `upstreams`: how many may send to it. Everybody may
@@ -82,6 +94,14 @@ mod tests {
             );
         }
         assert_eq!(depth(None), 2);
+    }
+
+    #[test]
+    fn patience_table() {
+        let micros = Duration::from_micros;
+        for (time, expected) in [(None, 1_000_000), (Some(80), 2_000), (Some(30_000), 120_000)] {
+            assert_eq!(patience(time.map(micros)), micros(expected), "{time:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Pools: who gets a batch, and what waits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
 use mosec_dispatch::{Request, Window};
-use mosec_shm_ring::{ITEM_EGRESS, ITEM_INGRESS};
+use mosec_shm_ring::{ITEM_EGRESS, ITEM_INGRESS, now_micros};
 use mosec_types::ErrorCode;
 use tokio::time::Instant;
 
@@ -109,6 +110,45 @@ async fn the_worker_with_the_least_to_do_is_next() {
     }
     let _outcome = upstream.send(&pool, 0, &["4"]);
     assert_eq!((first.worker.outstanding(), second.worker.outstanding()), (1, 1));
+}
+
+#[tokio::test]
+async fn what_comes_behind_a_slow_batch_goes_to_whoever_is_free_first() {
+    let bench = Bench::new();
+    let (pool, first, upstream) = one(&bench);
+    let second = bench.worker(&pool);
+    // Both are known to be fast.
+    let mut outcomes = Vec::new();
+    for text in ["1", "2"] {
+        outcomes.extend(upstream.send(&pool, 0, &[text]));
+    }
+    for worker in [&first, &second] {
+        let batch = worker.take().unwrap();
+        worker.answer(&batch, &[(0, OK, "")]);
+    }
+    for text in ["slow", "slow too"] {
+        outcomes.extend(upstream.send(&pool, 0, &[text]));
+    }
+    let batches = [first.take().unwrap(), second.take().unwrap()];
+    while ![&first, &second]
+        .iter()
+        .all(|worker| worker.worker.is_slow(now_micros()))
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for text in ["3", "4"] {
+        outcomes.extend(upstream.send(&pool, 0, &[text]));
+    }
+    let has = |worker: &TestWorker| worker.worker.outstanding();
+    assert_eq!((has(&first), has(&second)), (1, 1), "nothing waits behind them");
+    second.answer(&batches[1], &[(0, OK, "")]);
+    for (at, text) in [(4, "3"), (5, "4")] {
+        let batch = second.take().unwrap();
+        assert_eq!(batch.items[0].to_vec(), text.as_bytes());
+        second.answer(&batch, &[(0, OK, text)]);
+        assert_eq!(answered(&mut outcomes[at]), Some((OK, text.into())));
+    }
+    assert_eq!((has(&first), has(&second)), (1, 0));
 }
 
 #[tokio::test]

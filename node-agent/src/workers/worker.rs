@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mosec_dispatch::credit::{self, BatchTime};
 use mosec_dispatch::{Home, Payload, Request};
 use mosec_shm_ring::{
-    AgentChannel, ItemPayload, Prepared, RequestError, RequestItem, Response, ResponseItem,
+    AgentChannel, ItemPayload, Prepared, RequestError, RequestItem, Response, ResponseItem, now_micros,
 };
 use mosec_types::{ErrorCode, ReplicaId};
 use parking_lot::Mutex;
@@ -39,6 +39,10 @@ pub(crate) struct Worker {
     pub(crate) broken: CancellationToken,
     outstanding: AtomicU32,
     depth: AtomicU32,
+    /// Since when its batch runs, as [`now_micros`] counts; zero while it has none.
+    running_since: AtomicU64,
+    /// How long that may take before nothing is prefetched behind it, in microseconds.
+    patience: AtomicU64,
     flights: Mutex<Flights>,
     /// Told when it gets a batch and nobody attends to it.
     busy: Notify,
@@ -88,6 +92,8 @@ impl Worker {
             broken: CancellationToken::new(),
             outstanding: AtomicU32::new(0),
             depth: AtomicU32::new(credit::depth(None)),
+            running_since: AtomicU64::new(0),
+            patience: AtomicU64::new(micros(credit::patience(None))),
             flights: Mutex::new(Flights {
                 reply_bytes: FIRST_REPLY_HINT,
                 ..Default::default()
@@ -112,6 +118,12 @@ impl Worker {
     /// Batches it may have.
     pub(crate) fn depth(&self) -> u32 {
         self.depth.load(Ordering::Relaxed)
+    }
+
+    /// Whether the batch that it runs takes so long that another one had better not wait behind it.
+    pub(crate) fn is_slow(&self, now_micros: u64) -> bool {
+        let since = self.running_since.load(Ordering::Relaxed);
+        since > 0 && now_micros.saturating_sub(since) > self.patience.load(Ordering::Relaxed)
     }
 
     /// Puts a batch into the ring. The one copy into shared memory is made here, of payloads that are not there yet.
@@ -187,6 +199,9 @@ impl Worker {
             .into_iter()
             .map(|request| Some(note_agent(request, stage, sent)))
             .collect();
+        if flights.open.is_empty() {
+            self.running_since.store(now_micros(), Ordering::Relaxed);
+        }
         flights.open.insert(
             batch,
             Flight {
@@ -285,7 +300,11 @@ impl Worker {
             let slot = flight.slot.clone();
             if response.done {
                 finished = flights.open.remove(&response.batch);
+                let next = if flights.open.is_empty() { 0 } else { now_micros() };
+                self.running_since.store(next, Ordering::Relaxed);
                 flights.time.observe(spans.worker);
+                let patience = credit::patience(flights.time.mean());
+                self.patience.store(micros(patience), Ordering::Relaxed);
                 flights.reply_bytes = reply_hint(flights.reply_bytes, &delivered);
                 let depth = credit::depth(flights.time.mean());
                 if self.depth.swap(depth, Ordering::Relaxed) != depth {
@@ -325,6 +344,10 @@ impl Worker {
             })
             .collect()
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Room to lend with the next batch: a little more than the last took, falling slowly.
