@@ -11,13 +11,20 @@ const PREFETCH_TIME: Duration = Duration::from_micros(400);
 /// Most batches outstanding at one replica; a quarter of its ring, so the ring never refuses.
 pub const MAX_DEPTH: u32 = 16;
 
+/// Batches that take longer are not prefetched: the way to the next one, a millisecond at most, costs a replica two in a
+/// hundred, while what waits in the queue goes to whichever replica is free first, and in larger batches.
+const PREFETCH_BELOW: Duration = Duration::from_millis(50);
+
 /// Batches one replica may have outstanding: the running one, and what is prefetched for it.
 ///
-/// `batch_time`: how long a batch takes there, `None` before the first. One batch is always prefetched; more only where
-/// batches are so short that waking up for each would cost more than running it. Powers of two, so that small changes of
-/// `batch_time` do not change the answer.
+/// `batch_time`: how long a batch takes there, `None` before the first. One batch is prefetched unless batches take long;
+/// more only where they are so short that waking up for each would cost more than running it. Powers of two, so that
+/// small changes of `batch_time` do not change the answer.
 pub fn depth(batch_time: Option<Duration>) -> u32 {
     let Some(batch_time) = batch_time else { return 2 };
+    if batch_time >= PREFETCH_BELOW {
+        return 1;
+    }
     let fits = PREFETCH_TIME.as_nanos() / batch_time.as_nanos().max(1);
     let fits = u32::try_from(fits).unwrap_or(u32::MAX).min(MAX_DEPTH);
     (fits + 1).next_power_of_two().clamp(2, MAX_DEPTH)
@@ -85,7 +92,9 @@ mod tests {
             (150, 4),
             (399, 2),
             (2_000, 2),
-            (9_000_000, 2),
+            (49_000, 2),
+            (50_000, 1),
+            (9_000_000, 1),
         ] {
             assert_eq!(
                 depth(Some(Duration::from_micros(micros))),
