@@ -1,5 +1,6 @@
 //! What the tests share: an agent, workers at the other end of a ring, and batches to send.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,10 +139,19 @@ impl Bench {
 
     /// A ready worker of `pool`.
     pub(super) fn worker(&self, pool: &Arc<Pool>) -> TestWorker {
+        self.worker_through(pool, |end| end)
+    }
+
+    /// As [`Bench::worker`]; the worker has what `through` makes of its control socket.
+    pub(super) fn worker_through(
+        &self,
+        pool: &Arc<Pool>,
+        through: impl FnOnce(OwnedFd) -> OwnedFd,
+    ) -> TestWorker {
         let (near, end) =
             AgentChannel::create(&self.arena, Generation(1), &ChannelConfig::default()).unwrap();
         near.hello("{}").unwrap();
-        let (far, _) = WorkerChannel::attach(end, OnAgentLoss::Tell).unwrap();
+        let (far, _) = WorkerChannel::attach(through(end), OnAgentLoss::Tell).unwrap();
         let worker = Arc::new(Worker::new(ReplicaId(1), near, pool.metrics.worker(ReplicaId(1))));
         pool.add(worker.clone());
         TestWorker {

@@ -1,11 +1,22 @@
 //! What becomes of a dead worker's batches, and of those that nobody looks after.
 
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
 use mosec_dispatch::{Outcome, Respond};
 use mosec_types::ErrorCode;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
 
-use super::bench::{Bench, answered, request_of, within};
+use super::bench::{Bench, Upstream, answered, request_of, within};
 use super::pool::{OK, one};
 use crate::workers::read_ring;
 
@@ -137,4 +148,66 @@ async fn a_worker_whose_ring_is_no_longer_read_is_ended() {
     let reader = tokio::spawn(read_ring(worker.worker.clone(), pool.clone()));
     within("end", worker.worker.broken.cancelled()).await;
     assert!(reader.await.unwrap_err().is_panic());
+}
+
+/// Passes on what the agent has said to its worker. Both ends stay open; of the first message, which greets, the rings.
+fn listen_in(agent: &OwnedFd, worker: &OwnedFd) -> File {
+    let mut rings = None;
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut buffers = [IoSliceMut::new(&mut bytes)];
+        let Ok(message) = rustix::net::recvmsg(agent, &mut buffers, &mut control, RecvFlags::DONTWAIT) else {
+            return File::from(rings.expect("a hello"));
+        };
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
+            }
+        }
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
+        let bytes = [IoSlice::new(&bytes[..message.bytes])];
+        rustix::net::sendmsg(worker, &bytes, &mut control, SendFlags::empty()).unwrap();
+        rings.get_or_insert(fds.swap_remove(0));
+    }
+}
+
+#[tokio::test]
+async fn what_a_worker_answered_before_it_broke_its_ring_stays_answered() {
+    let bench = Bench::new();
+    let pool = bench.pool(1, 0);
+    let mut ends = None;
+    let worker = bench.worker_through(&pool, |end| {
+        let (near, far) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let rings = listen_in(&end, &near);
+        ends = Some((rings, end, near));
+        far
+    });
+    let (rings, ..) = ends.as_ref().unwrap();
+    let upstream = Arc::<Upstream>::default();
+    let mut outcomes = upstream.send(&pool, 0, &["a", "b"]);
+    let batch = worker.take().unwrap();
+    worker.write(&batch, &[(0, OK, "A")], true);
+    worker.write(&batch, &[(1, OK, "B")], true);
+    // Its answers' ring is the second half: 256 bytes of positions, then slots of 64. The second answer is overwritten.
+    let half = rings.metadata().unwrap().len() / 2;
+    rings.write_all_at(&[0xff; 64], half + 256 + 64).unwrap();
+    let reader = tokio::spawn(read_ring(worker.worker.clone(), pool.clone()));
+    within("end", worker.worker.broken.cancelled()).await;
+    reader.await.unwrap();
+    assert_eq!(answered(&mut outcomes[0]), Some((OK, "A".into())));
+    assert_eq!(answered(&mut outcomes[1]), None);
+    worker.die();
+    assert_eq!(upstream.losses(), [(Loss::Worker, 1)]);
 }
