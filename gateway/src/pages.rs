@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
 use hyper::{HeaderMap, Method, Request as HttpRequest, StatusCode};
 use mosec_types::ErrorCode;
 use tokio::sync::OnceCell;
@@ -51,6 +51,8 @@ async fn page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
             *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
             let target = HeaderValue::from_static("/openapi/swagger/");
             response.headers_mut().insert(LOCATION, target);
+            // There is nothing that would be of a type.
+            response.headers_mut().remove(CONTENT_TYPE);
             response
         }
         "/openapi/swagger/" => swagger(http.headers()).await,

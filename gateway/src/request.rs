@@ -154,7 +154,8 @@ async fn answer(
         return Err(ErrorCode::Draining);
     };
     let mut body = reader.read(|| shared.refuse_early(&route)).await?;
-    if let Some((codings, coding)) = coding {
+    // Nothing is nothing in any coding.
+    if let Some((codings, coding)) = coding.filter(|_| !body.is_empty()) {
         let memory = &shared.body_memory;
         body = codings.decode(coding, body, limit, memory, &mut room).await?;
     }

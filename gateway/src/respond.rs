@@ -176,9 +176,10 @@ fn of_bytes(mut response: HttpResponse) -> HttpResponse {
 /// 405 with what is allowed.
 pub(crate) fn method_not_allowed(allow: &'static str) -> HttpResponse {
     let mut response = error(ErrorCode::MethodNotAllowed, None);
-    response
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static(allow));
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static(allow));
+    // Said over HTTP/2 and to HEAD too, as MOSEC does.
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     response
 }
 

@@ -1,10 +1,10 @@
 """HTTP/2 with prior knowledge on the same port."""
 
-from harness import Gap, Run, case
+from harness import Run, case
 from harness.h2client import Http2
 
 
-@case(gaps=[Gap("GET / header content-length", "a 405 has a length")])
+@case()
 def test_http2(run: Run) -> None:
     """The same answers as over HTTP/1.1, and several at once."""
     options = ("--max-request-size", "40000")

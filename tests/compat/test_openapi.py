@@ -3,7 +3,7 @@
 import json
 import re
 
-from harness import ABSENT, ANY, Difference, Gap, Response, Run, case
+from harness import ABSENT, ANY, Difference, Response, Run, case
 
 MORE = "announced: bodies and answers of every route are described, typed or not"
 TAG = "announced: that a document is unchanged is told by its tag; there are no parts of documents"
@@ -21,9 +21,6 @@ PATHS = ("/packed", "/typed", "/typed/batch", "/array")
             for header in ("accept-ranges", "last-modified")
         ),
         Difference("page / header vary", ABSENT, "accept-encoding", "announced: the page is kept packed"),
-    ],
-    gaps=[
-        Gap("swagger / header content-type", "a redirection has no body"),
     ],
 )
 def test_openapi(run: Run) -> None:
