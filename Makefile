@@ -59,7 +59,7 @@ fix: ## format, and apply what the lints can mend themselves
 
 wheel: $(VENV)/.build ## the one wheel, in dist/
 	@rm -rf dist
-	@echo "== building the wheel (the first time takes some minutes)"
+	@echo "== building the wheel (the first time takes five to twelve minutes; the last step is silent)"
 	$(BIN)/maturin build --release --locked -m python-worker/Cargo.toml --out dist
 
 wheel-dev: $(VENV)/.test ## the wheel without optimisation, installed into the virtual environment

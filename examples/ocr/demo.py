@@ -5,6 +5,7 @@ Everything it starts ends with it, and everything it writes is in a temporary fo
 
 import argparse
 import json
+import os
 import re
 import signal
 import subprocess
@@ -45,26 +46,28 @@ def demo(folder: Path, options: argparse.Namespace) -> int:
     run([sys.executable, HERE / "pictures.py", folder / "pictures", "--count", "1", "--seed", "7"])
     name, truth = first_picture(folder / "pictures")
     say("starting the cluster: control plane, gateway and two node agents, linked by QUIC")
+    # `mosectl` finds the cluster through this folder, whatever other cluster this user has.
+    env = os.environ | {"XDG_RUNTIME_DIR": str(folder)}
     cluster = subprocess.Popen(
         [COMMANDS / "mosectl", "up", "--port", str(options.port), "--agents", "2", "--data", folder / "data"],
         stdout=subprocess.PIPE,
         text=True,
+        env=env,
         # Not in the foreground group: it is told to stop below, once, and in order.
         start_new_session=True,
     )
     try:
         address = wait_for_address(cluster)
         say("deploying examples/ocr/pipeline.yaml")
-        identity = folder / "data" / "operator"
-        run([COMMANDS / "mosectl", "deploy", HERE / "pipeline.yaml"])
+        run([COMMANDS / "mosectl", "deploy", HERE / "pipeline.yaml"], env)
         show(address, name, truth)
-        hint(address, identity)
+        hint(address, folder)
         if options.once:
             return 0
         say("running until Ctrl-C")
         return cluster.wait()
     finally:
-        say("stopping; nothing is left behind")
+        say("stopping")
         if cluster.poll() is None:
             cluster.send_signal(signal.SIGTERM)
         try:
@@ -78,8 +81,8 @@ def say(text: str) -> None:
     print(f"== {text}", flush=True)
 
 
-def run(command: list[str | Path]) -> None:
-    done = subprocess.run(command, check=False)
+def run(command: list[str | Path], env: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, check=False, env=env)
     if done.returncode != 0:
         sys.exit(f"{Path(command[0]).name} failed with code {done.returncode}")
 
@@ -137,12 +140,12 @@ def parse_entry(entry: str) -> tuple[str, str, float]:
     return name, values.get("desc", "").strip('"'), float(values["dur"])
 
 
-def hint(address: str, identity: Path) -> None:
+def hint(address: str, folder: Path) -> None:
     print("\nsend a picture of your own:")
     print(f"    curl --data-binary @picture.png {address}/ocr")
     print("    add -H 'mosec-trace: 1' -i to see where its time goes")
     print("see what runs:")
-    print(f"    {COMMANDS / 'mosectl'} status\n", flush=True)
+    print(f"    XDG_RUNTIME_DIR={folder} {COMMANDS / 'mosectl'} status\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ struct Args {
     /// UDP address of the link; port 0 takes any that is free.
     #[arg(long, env = "MOSEC_LISTEN", default_value = "0.0.0.0:7443")]
     listen: SocketAddr,
-    /// host:port under which gateways and other agents reach the link. The listening address where absent.
+    /// host:port under which gateways and other agents reach the link. Needed where that listens on
+    /// all addresses, else the listening address.
     #[arg(long, env = "MOSEC_ADVERTISE")]
     advertise: Option<String>,
     /// Control-plane nodes, as host:port, separated by commas.

@@ -64,10 +64,7 @@ impl Service {
             options.listen,
             ListenerConfig::new(options.identity.clone(), incarnation),
         )?;
-        let address = match options.advertise {
-            Some(address) => address,
-            None => listener.local_addr()?.to_string(),
-        };
+        let address = reached_at(options.advertise, listener.local_addr()?)?;
         let node = Registration {
             id: options.config.node.clone(),
             incarnation,
@@ -153,6 +150,18 @@ impl Service {
     }
 }
 
+/// Where others reach the link: as told, else where it listens, if that is one address and not all of them.
+fn reached_at(advertise: Option<String>, listen: SocketAddr) -> anyhow::Result<String> {
+    match advertise {
+        Some(address) => Ok(address),
+        None if listen.ip().is_unspecified() => anyhow::bail!(
+            "--advertise is missing: expected the host:port under which gateways and other agents reach this node, as \
+             --listen {listen} means all of its addresses"
+        ),
+        None => Ok(listen.to_string()),
+    }
+}
+
 /// Accepts links until `stop`, then waits for those there are to finish.
 async fn serve(agent: &Agent, listener: &QuicListener, stop: &CancellationToken) {
     let links = TaskTracker::new();
@@ -199,4 +208,23 @@ fn now_millis() -> anyhow::Result<u64> {
         .duration_since(UNIX_EPOCH)
         .context("the clock is before 1970")?;
     Ok(u64::try_from(now.as_millis())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_told_an_address_that_they_can_reach() {
+        let reached = |advertise: Option<&str>, listen: &str| {
+            reached_at(advertise.map(str::to_owned), listen.parse().unwrap()).ok()
+        };
+        let host = Some("gpu-1:7443".to_owned());
+        assert_eq!(reached(Some("gpu-1:7443"), "0.0.0.0:7443"), host);
+        assert_eq!(reached(None, "10.0.0.7:7443"), Some("10.0.0.7:7443".into()));
+        assert_eq!(
+            (reached(None, "0.0.0.0:7443"), reached(None, "[::]:7443")),
+            (None, None)
+        );
+    }
 }

@@ -274,10 +274,12 @@ async fn a_long_backlog_that_does_not_fit_goes_home_too() {
         .collect();
     let _last = upstream.send(&pool, 0, &["last"]);
     assert_eq!(upstream.losses(), []);
-    let batch = worker.take().unwrap();
-    worker.answer(&batch, &[(0, OK, "")]);
+    // With nothing left to run, whatever time all of it takes.
+    for _ in 0..DEPTH {
+        let batch = worker.take().unwrap();
+        worker.answer(&batch, &[(0, OK, "")]);
+    }
     assert_eq!(upstream.losses().len(), 1000);
-    assert_eq!(worker.take_texts(), Some(vec!["x".into()]));
     assert_eq!(worker.take_texts(), Some(vec!["last".into()]));
 }
 
