@@ -123,10 +123,15 @@ def test_one_of_two_dies(run: Run) -> None:
         run.see("exit code", service.stop(), spec=0)
 
 
+def shuts_down(answer: str) -> bool:
+    """The port closes as the first request's time is over, now before the next one comes and now after."""
+    return answer in ("503 gracefully shutting down", "refused ")
+
+
 @case(
     differs=[
         Difference("the one that killed", HANGS, DIED, "D1: the client is told at once"),
-        Difference("next", "503 gracefully shutting down", "200 1", "D3: the worker is started again"),
+        Difference("next", shuts_down, "200 1", "D3: the worker is started again"),
         Difference("ends by itself", True, False, "D3: the worker is started again"),
     ]
 )
@@ -134,7 +139,7 @@ def test_only_one_dies(run: Run) -> None:
     """The only worker of a stage dies."""
     with run.serve("actor.py", "--timeout", "6000") as service:
         run.see("the one that killed", service.post(act(exit=3)).short(), spec=HANGS)
-        run.see("next", service.post(b"1").short(), spec="503 gracefully shutting down")
+        run.see("next", service.post(b"1").short())
         ends = run.side.is_reference and service.exit_code() != "still running"
         run.see("ends by itself", ends or service.process.poll() is not None, spec=True)
         run.see("exit code", service.stop(), spec=0)
