@@ -109,10 +109,8 @@ impl Dispatcher {
     /// Sends nothing more to a target, if it is one.
     pub(crate) fn close_window(&self, id: &TargetId) {
         self.0.update(|state, _, now| {
+            state.note_ready(id, now);
             if let Some(slot) = state.targets.iter_mut().find(|slot| &slot.id == id) {
-                if slot.window.replicas > 0 {
-                    state.last_ready = Some(now);
-                }
                 slot.window = Window::default();
             }
         });
@@ -128,13 +126,7 @@ impl Dispatcher {
     /// Forgets a target. What is outstanding there is its own to give back.
     pub fn remove_target(&self, id: &TargetId) {
         self.0.update(|state, _, now| {
-            if state
-                .targets
-                .iter()
-                .any(|slot| &slot.id == id && slot.window.replicas > 0)
-            {
-                state.last_ready = Some(now);
-            }
+            state.note_ready(id, now);
             state.targets.retain(|slot| &slot.id != id);
         });
     }
@@ -218,11 +210,8 @@ impl Inner {
 
     fn set_target(&self, id: &TargetId, target: &Arc<dyn Target>, window: Window) {
         self.update(|state, _, now| {
-            let was_ready = state
-                .targets
-                .iter()
-                .any(|slot| &slot.id == id && slot.window.replicas > 0);
-            if was_ready || window.replicas > 0 {
+            state.note_ready(id, now);
+            if window.replicas > 0 {
                 state.last_ready = Some(now);
             }
             match state.targets.iter_mut().find(|slot| &slot.id == id) {

@@ -116,6 +116,14 @@ impl State {
             || self.last_ready.is_some_and(|at| now < at + grace)
     }
 
+    /// Notes that a target has a ready replica, if it has one: before its window changes or it goes.
+    pub(super) fn note_ready(&mut self, id: &TargetId, now: Instant) {
+        let is_ready = |slot: &Slot| &slot.id == id && slot.window.replicas > 0;
+        if self.targets.iter().any(is_ready) {
+            self.last_ready = Some(now);
+        }
+    }
+
     /// Takes out the requests that nobody waits for any more.
     pub(super) fn take_over(&mut self, now: Instant, outbox: &mut Outbox) {
         let mut over = self.queue.take_over(now, &mut outbox.released);
