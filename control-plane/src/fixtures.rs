@@ -54,6 +54,7 @@ pub(crate) fn stage(name: &str, replicas: u32) -> StageSpec {
         attempts: spec::DEFAULT_ATTEMPTS,
         mime: spec::DEFAULT_MIME.into(),
         streaming: false,
+        request_headers: Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@ mod coding;
 mod config;
 mod connection;
 mod events;
+mod headers;
 mod metrics;
 mod openapi;
 mod pages;

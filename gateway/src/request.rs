@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::EXPECT;
-use hyper::{Method, Request as HttpRequest, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request as HttpRequest, StatusCode, Version};
 use mosec_dispatch::{Outcome, Payload, Registry, Reply, Request, Stream};
 use mosec_types::{ErrorCode, RequestId};
 use tokio::sync::oneshot;
@@ -18,6 +18,7 @@ use crate::body::{Limits, Memory, Reader, Room};
 use crate::coding::{Coding, Codings};
 use crate::config::Config;
 use crate::events::{self, EventStream};
+use crate::headers;
 use crate::metrics::Metrics;
 use crate::pages;
 use crate::respond::{self, HttpResponse, SERVER_TIMING};
@@ -120,7 +121,6 @@ async fn answer(
     http: HttpRequest<Incoming>,
 ) -> Result<HttpResponse, ErrorCode> {
     let started = Instant::now();
-    let traced = http.headers().contains_key(TRACE_HEADER);
     let mut room = Room::default();
     let (parts, mut incoming) = http.into_parts();
     let coding = match &shared.codings {
@@ -163,11 +163,11 @@ async fn answer(
     if body.is_empty() {
         return Ok(respond::no_data(route.streams));
     }
-    let queued = enqueue(shared, route, body, traced)?;
-    match queued.answer {
+    let (queued, answer) = enqueue(shared, route, &parts.headers, body)?;
+    match answer {
         Awaited::Whole(outcome) => {
             let outcome = wait(queued.deadline, outcome).await?;
-            Ok(whole(shared, &queued.route, outcome, started, traced))
+            Ok(whole(shared, &queued, outcome, started))
         }
         Awaited::Events(events) => {
             let shared = shared.clone();
@@ -197,7 +197,8 @@ async fn wait(deadline: Instant, outcome: oneshot::Receiver<Outcome>) -> Result<
 }
 
 /// The answer to a request that is not a stream.
-fn whole(shared: &Shared, route: &Route, outcome: Outcome, started: Instant, traced: bool) -> HttpResponse {
+fn whole(shared: &Shared, queued: &Queued, outcome: Outcome, started: Instant) -> HttpResponse {
+    let Queued { route, traced, .. } = queued;
     let took = started.elapsed();
     let mut response = match outcome.code {
         ErrorCode::Ok => {
@@ -206,7 +207,7 @@ fn whole(shared: &Shared, route: &Route, outcome: Outcome, started: Instant, tra
         }
         code => respond::error(code, Some(outcome.payload.to_bytes())),
     };
-    if traced && let Ok(value) = trace::server_timing(&route.spec, &outcome.spans, took).parse() {
+    if *traced && let Ok(value) = trace::server_timing(&route.spec, &outcome.spans, took).parse() {
         response.headers_mut().insert(SERVER_TIMING, value);
     }
     response
@@ -217,7 +218,8 @@ struct Queued {
     /// The route it took.
     route: Arc<Route>,
     deadline: Instant,
-    answer: Awaited,
+    /// Whether its client asked where the time goes.
+    traced: bool,
 }
 
 enum Awaited {
@@ -240,7 +242,13 @@ impl Awaited {
 /// Puts the request into its first stage's queue.
 ///
 /// Its revision may have ended while its body came: then the newest one takes it, once.
-fn enqueue(shared: &Shared, mut route: Arc<Route>, body: Bytes, traced: bool) -> Result<Queued, ErrorCode> {
+fn enqueue(
+    shared: &Shared,
+    mut route: Arc<Route>,
+    http: &HeaderMap,
+    body: Bytes,
+) -> Result<(Queued, Awaited), ErrorCode> {
+    let traced = http.contains_key(TRACE_HEADER);
     let mut payload = Payload::Bytes(body);
     let mut is_last_try = false;
     loop {
@@ -253,6 +261,7 @@ fn enqueue(shared: &Shared, mut route: Arc<Route>, body: Bytes, traced: bool) ->
             route: route.index,
             deadline,
             arrived: now,
+            headers: headers::collect(&route.headers, http),
             payload,
             losses: 0,
             traced,
@@ -266,11 +275,12 @@ fn enqueue(shared: &Shared, mut route: Arc<Route>, body: Bytes, traced: bool) ->
             Some(dispatcher) => dispatcher.offer(request),
         };
         let Some((mut refused, code)) = refused else {
-            return Ok(Queued {
+            let queued = Queued {
                 route,
                 deadline,
-                answer,
-            });
+                traced,
+            };
+            return Ok((queued, answer));
         };
         payload = std::mem::replace(&mut refused.payload, Payload::Bytes(Bytes::new()));
         refused.fail(code);

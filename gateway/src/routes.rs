@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::HeaderName;
 use mosec_types::topology::{Deployment, Phase};
-use mosec_types::{PipelineSpec, RouteIndex, StageIndex, StageKey, Topology};
+use mosec_types::{PipelineSpec, RouteIndex, RouteSpec, StageIndex, StageKey, Topology};
 
 /// Where requests of one path go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(crate) struct Route {
     pub(crate) mime: String,
     /// Whether its answers are streams of events: the last stage's are.
     pub(crate) streams: bool,
+    /// Headers of the request that its stages ask for.
+    pub(crate) headers: Vec<HeaderName>,
 }
 
 /// All routes of a topology.
@@ -89,9 +92,16 @@ fn routes_of(deployment: &Deployment) -> impl Iterator<Item = (String, Route)> +
                 spec: spec.clone(),
                 mime: last.mime.clone(),
                 streams: last.streaming,
+                headers: headers_of(spec, route),
             },
         ))
     })
+}
+
+/// The headers that the stages of a route ask for. A validated specification has names only.
+fn headers_of(spec: &PipelineSpec, route: &RouteSpec) -> Vec<HeaderName> {
+    let names = spec.headers_of(route);
+    names.into_iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 /// The stage's index in its pipeline, for labels.
@@ -124,6 +134,7 @@ mod tests {
             attempts: 3,
             mime: (*mime).into(),
             streaming: false,
+            request_headers: Vec::new(),
         };
         let route = |(path, stages): &(&str, &[u16])| RouteSpec {
             path: (*path).into(),

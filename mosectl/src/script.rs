@@ -46,6 +46,9 @@ pub(crate) struct WorkerFound {
     /// Whether it answers with a stream of events.
     #[serde(default)]
     pub(crate) streaming: bool,
+    /// Request headers that it asks for.
+    #[serde(default)]
+    pub(crate) request_headers: Vec<String>,
     pub(crate) error: Option<CodeError>,
 }
 

@@ -99,6 +99,7 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
             route: item.route,
             deadline: now + item.remaining,
             arrived: now,
+            headers: item.headers,
             payload: Payload::Bytes(item.payload),
             losses: item.losses,
             traced: item.traced,

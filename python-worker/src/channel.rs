@@ -1,18 +1,20 @@
 //! Hot path. A worker's channel as a Python object.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use mosec_shm_ring::{
-    Answer, Batch, Next, Over, Payload, Progress, Reply, RespondError, Wake, WorkerChannel, now_nanos,
+    Answer, Batch, BatchItem, Next, Over, Payload, Progress, Reply, RespondError, Wake, WorkerChannel,
+    now_nanos,
 };
 use mosec_types::ErrorCode;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyList};
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView};
 
+use crate::view::View;
 use crate::watch::Watch;
 use crate::watchdog::Watchdog;
 
@@ -27,10 +29,16 @@ pub(crate) struct Channel {
     over: Mutex<Over>,
     /// Held while answers or events are sent: two that wait for room at the same doorbell would miss rings.
     sending: Mutex<()>,
+    /// Whether payloads are given as views.
+    views: AtomicBool,
 }
 
 /// A batch as Python takes it: its id, and flags and payload of each item.
-type PyBatch<'py> = (u64, Vec<(u32, Bound<'py, PyByteArray>)>);
+type PyBatch<'py> = (u64, Vec<(u32, Bound<'py, PyAny>)>);
+
+/// Payloads from this size on are looked at in place. To copy a smaller one costs less than to tell the agent of a view
+/// that lives on.
+const VIEW_BYTES: usize = 64 * 1024;
 
 #[pymethods]
 impl Channel {
@@ -46,6 +54,7 @@ impl Channel {
                 taken: AtomicU64::new(0),
                 over: Mutex::default(),
                 sending: Mutex::default(),
+                views: AtomicBool::new(false),
             },
             spec,
         ))
@@ -54,6 +63,11 @@ impl Channel {
     /// Says that the worker takes batches from now on.
     fn ready(&self) -> PyResult<()> {
         self.inner.ready().map_err(runtime_error)
+    }
+
+    /// Gives payloads as `memoryview`s from now on, large ones of the shared memory itself.
+    fn give_views(&self) {
+        self.views.store(true, Ordering::Relaxed);
     }
 
     /// Says why the worker cannot start.
@@ -70,13 +84,13 @@ impl Channel {
             self.taken.store(now, Ordering::Relaxed);
             let over = Over::of(&batch, now / 1000);
             if over.is_empty() {
-                return to_python(py, &batch, |_| true).map(Some);
+                return self.to_python(py, &batch, |_| true).map(Some);
             }
             if over.is_all_of(&batch) {
                 self.send(py, batch.id, over.answers())?;
                 continue;
             }
-            let taken = to_python(py, &batch, |item| !over.has(item));
+            let taken = self.to_python(py, &batch, |item| !over.has(item));
             *self.over() = over;
             return taken.map(Some);
         }
@@ -211,6 +225,38 @@ impl Channel {
         }
     }
 
+    fn to_python<'py>(
+        &self,
+        py: Python<'py>,
+        batch: &Batch,
+        takes: impl Fn(usize) -> bool,
+    ) -> PyResult<PyBatch<'py>> {
+        let views = self.views.load(Ordering::Relaxed);
+        let items = batch.items.iter().enumerate().filter(|(index, _)| takes(*index));
+        let items = items.map(|(index, item)| {
+            let payload = if views {
+                self.view(py, batch, index)?.into_any()
+            } else {
+                copied(py, item)?.into_any()
+            };
+            Ok((item.flags, payload))
+        });
+        Ok((batch.id, items.collect::<PyResult<_>>()?))
+    }
+
+    /// A payload to look at: in place where it is large, and the worker does not keep too many.
+    fn view<'py>(&self, py: Python<'py>, batch: &Batch, index: usize) -> PyResult<Bound<'py, PyMemoryView>> {
+        let item = &batch.items[index];
+        let in_place = (item.len() >= VIEW_BYTES).then(|| self.inner.view(batch, index));
+        if let Some(view) = in_place.flatten() {
+            return View::memoryview(py, view);
+        }
+        let copy = PyBytes::new_with(py, item.len(), |target| {
+            item.copy_to(target).map_err(runtime_error)
+        })?;
+        PyMemoryView::from(copy.as_any())
+    }
+
     fn over(&self) -> MutexGuard<'_, Over> {
         self.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -247,15 +293,10 @@ impl<'py> Source<'py> {
 }
 
 /// MOSEC's workers get bytearrays: writable, and with all the methods that `json`, `pickle` and users call.
-fn to_python<'py>(py: Python<'py>, batch: &Batch, takes: impl Fn(usize) -> bool) -> PyResult<PyBatch<'py>> {
-    let items = batch.items.iter().enumerate().filter(|(index, _)| takes(*index));
-    let items = items.map(|(_, item)| {
-        let payload = PyByteArray::new_with(py, item.len(), |target| {
-            item.copy_to(target).map_err(runtime_error)
-        })?;
-        Ok((item.flags, payload))
-    });
-    Ok((batch.id, items.collect::<PyResult<_>>()?))
+fn copied<'py>(py: Python<'py>, item: &BatchItem) -> PyResult<Bound<'py, PyByteArray>> {
+    PyByteArray::new_with(py, item.len(), |target| {
+        item.copy_to(target).map_err(runtime_error)
+    })
 }
 
 /// The stage's `timeout`, in the specification the node agent sends.

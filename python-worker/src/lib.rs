@@ -7,6 +7,7 @@ mod commands;
 mod embedded;
 mod json;
 mod json_text;
+mod view;
 mod watch;
 mod watchdog;
 

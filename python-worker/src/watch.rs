@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mosec_shm_ring::now_micros;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 /// Follows one item until its batch has been answered.
 #[pyclass(frozen, module = "mosec._native")]
@@ -36,6 +37,11 @@ impl Watch {
     /// The request's number.
     fn request(&self) -> u64 {
         self.inner.request()
+    }
+
+    /// The client's headers that the stage asks for: `name:value` in lines that end with a line feed.
+    fn headers<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.inner.headers())
     }
 
     /// The deadline, as `time.monotonic` counts; infinite where there is none.

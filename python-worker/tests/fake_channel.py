@@ -1,6 +1,6 @@
 """A channel with the interface of `mosec._native.Channel` that gives prepared batches and keeps what it is told."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 INGRESS = 1
@@ -15,10 +15,16 @@ class FakeChannel:
         self.events: list[str] = []
         self.sent: list[tuple[int, int, str]] = []
         self.cancelled: set[int] = set()
+        #: What each request's client has sent, of what its route asks for.
+        self.headers = b""
+        self._payload: Callable[[bytes], Any] = bytearray
 
-    def next(self) -> tuple[int, list[tuple[int, bytearray]]] | None:
+    def give_views(self) -> None:
+        self._payload = memoryview
+
+    def next(self) -> tuple[int, list[tuple[int, Any]]] | None:
         for number, items in self._batches:
-            return number, [(flags, bytearray(data)) for flags, data in items]
+            return number, [(flags, self._payload(data)) for flags, data in items]
         return None
 
     def answer(self, batch: int, codes: list[int], payloads: list[Any]) -> None:
@@ -55,6 +61,9 @@ class FakeWatch:
 
     def request(self) -> int:
         return self._batch << 32 | self._index
+
+    def headers(self) -> bytes:
+        return self._channel.headers
 
     def deadline(self) -> float:
         return float(self._index)

@@ -1,11 +1,13 @@
 """What `forward` may be besides a plain function of its data: contexts, coroutines, streams of events, and the end."""
 
 import asyncio
+import json
 import logging
 import math
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from mosec import ClientError, Context, SSEWorker, Worker
 from mosec.forward import Forward
 from mosec.log import internal_logger
 from mosec.runner import close, warm_up
+from mosec.worker import header_names
 
 
 def named(worker: Worker, max_batch_size: int = 1) -> Worker:
@@ -65,6 +68,83 @@ def test_contexts_are_in_the_order_of_the_data() -> None:
         [b"[", b'"2",', b"false", b"]"],
         [b"[", b'"3",', b"true", b"]"],
     ]
+
+
+def test_a_context_has_the_headers_that_its_worker_asks_for() -> None:
+    seen: list[Context] = []
+
+    def forward(_self: Worker, data: Any, ctx: Context) -> Any:
+        seen.append(ctx)
+        return dict(ctx.headers)
+
+    channel = FakeChannel([items(b"1")])
+    channel.headers = b"x-user:a: \xe9\naccept:a/b\nx-other:1\naccept:c\ncookie:a=1\ncookie:b=2\n"
+    worker = make(forward, request_headers=["X-User", "accept", "cookie", "x-none"])
+    ((code, body),) = serve_on(channel, worker)[0]
+    assert code == 0
+    assert json.loads(body) == {"x-user": "a: \xe9", "accept": "a/b, c", "cookie": "a=1; b=2"}
+    assert seen[0].headers["x-user"] == "a: \xe9", "they stay when the request has been answered"
+    with pytest.raises(TypeError):
+        seen[0].headers["x-user"] = "another"  # type: ignore[index]
+
+
+def test_a_context_has_no_headers_where_none_are_asked_for() -> None:
+    channel = FakeChannel([items(b"1")])
+    channel.headers = b"x-user:a\n"
+    assert serve_on(channel, make(lambda _self, data, ctx: dict(ctx.headers))) == [[(0, b"{}")]]
+    assert dict(Context().headers) == {}, "nor in a warm-up"
+
+
+@pytest.mark.parametrize("names", ["x-user", [b"x-user"], [1]])
+def test_what_is_no_list_of_names_is_refused(names: Any) -> None:
+    worker = type("Fake", (Worker,), {"forward": lambda _self, data: data, "request_headers": names})
+    with pytest.raises(TypeError, match=r"expected a list of names as Fake\.request_headers, found "):
+        header_names(worker)
+
+
+@pytest.mark.parametrize("max_batch_size", [1, 4])
+def test_views_are_what_decoders_get_who_ask_for_them(max_batch_size: int) -> None:
+    seen: list[Any] = []
+
+    def decode(self: Worker, data: Any) -> Any:
+        seen.append(data)
+        return Worker.deserialize(self, data)
+
+    channel = FakeChannel([items(b'{"a": [1]}', b"", b"{")])
+    channel.give_views()
+    worker = make(lambda _self, data: data, max_batch_size, deserialize=decode, serialize=lambda _self, data: data)
+    worker.serialize = lambda data: json.dumps(data).encode()  # type: ignore[method-assign]
+    answers = serve_on(channel, worker)[0]
+    assert [code for code, _ in answers] == [0, 0, 1], "the default codec reads them"
+    assert [body for code, body in answers if code == 0] == [b'{"a": [1]}', b"{}"]
+    assert all(type(data) is memoryview for data in seen)
+
+
+@pytest.mark.parametrize("max_batch_size", [1, 4])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_payload_is_let_go_before_its_answer_is_sent(max_batch_size: int, count: int) -> None:
+    """What is seen in place goes back to the node agent with the answer, unless somebody uses it."""
+
+    class Payload(bytearray):
+        pass
+
+    alive: list[weakref.ref[Payload]] = []
+
+    class Channel(FakeChannel):
+        def next(self) -> tuple[int, list[tuple[int, Any]]] | None:
+            work = super().next()
+            if work is None:
+                return None
+            batch, given = work
+            given = [(flags, Payload(data)) for flags, data in given]
+            alive.extend(weakref.ref(data) for _, data in given)
+            return batch, given
+
+        def answer(self, batch: int, codes: list[int], payloads: list[Any]) -> None:
+            assert [payload() for payload in alive] == [None] * count
+            super().answer(batch, codes, payloads)
+
+    serve_on(Channel([items(*[b"1"] * count)]), make(lambda _self, data: data, max_batch_size))
 
 
 def forward_of_keywords(_self: Worker, data: Any, **options: Any) -> Any:
@@ -135,6 +215,17 @@ def test_what_a_coroutine_raises_is_answered() -> None:
     assert serve_on(channel, make(forward), 2) == [[(1, b"bad request: x")], [(0, b"2")]]
 
 
+def test_a_coroutine_that_cancels_itself_fails_its_request_alone() -> None:
+    async def forward(_self: Worker, data: Any) -> Any:
+        if data == 1:
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+            await asyncio.sleep(60)
+        return data
+
+    channel = FakeChannel([items(b"1"), items(b"2")])
+    assert serve_on(channel, make(forward), 2) == [[INFERENCE], [(0, b"2")]]
+
+
 @pytest.mark.parametrize("where", ["in its own code", "asleep", "a callback is busy", "another task is busy"])
 def test_a_coroutine_over_its_limit_is_ended_before_the_next_begins(where: str) -> None:
     events: list[str] = []
@@ -161,6 +252,7 @@ def test_a_coroutine_over_its_limit_is_ended_before_the_next_begins(where: str) 
                 await asyncio.sleep(60)
             elif where == "another task is busy":
                 beside = asyncio.create_task(overrun_beside())
+                beside.add_done_callback(asyncio.Task.exception)  # else asyncio reports it whenever it is collected
                 await asyncio.sleep(60)
                 await beside
             else:

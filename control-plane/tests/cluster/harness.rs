@@ -263,6 +263,7 @@ pub fn pipeline(name: &str, replicas: u32) -> PipelineSpec {
         attempts: spec::DEFAULT_ATTEMPTS,
         mime: spec::DEFAULT_MIME.into(),
         streaming: false,
+        request_headers: Vec::new(),
     };
     PipelineSpec {
         name: PipelineName::new(name).unwrap(),

@@ -248,6 +248,7 @@ fn to_wire(stage: StageKey, requests: &[Request], now: Instant) -> Batch {
             remaining: request.deadline.saturating_duration_since(now),
             losses: request.losses,
             traced: request.traced,
+            headers: request.headers.clone(),
             payload: request.payload.to_bytes(),
         })
         .collect();

@@ -89,7 +89,7 @@ impl Queue {
 
     /// Takes the next batch.
     pub(crate) fn take_batch(&mut self, limits: Limits, released: &mut Vec<Hold>) -> Vec<Request> {
-        let sizes = self.waiting.iter().map(|waiting| waiting.request.payload.len());
+        let sizes = self.waiting.iter().map(|waiting| waiting.request.bytes());
         let count = batch::fitting(sizes, limits);
         let mut requests = Vec::with_capacity(count);
         for Waiting { request, hold } in self.waiting.drain(..count) {

@@ -17,6 +17,8 @@ pub struct Request {
     pub deadline: Instant,
     /// When it came to the stage's queue; the batch window counts from here.
     pub arrived: Instant,
+    /// The client's headers that the route's stages ask for, as [`mosec_wire::Item::headers`] says.
+    pub headers: Bytes,
     pub payload: Payload,
     /// Replicas of this stage that have been lost under it.
     pub losses: u8,
@@ -86,6 +88,11 @@ impl Request {
             respond.event(payload);
         }
         true
+    }
+
+    /// Bytes that it takes on a link.
+    pub(crate) fn bytes(&self) -> usize {
+        self.headers.len() + self.payload.len()
     }
 
     /// Answers with the error's own text.

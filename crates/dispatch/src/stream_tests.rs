@@ -42,6 +42,7 @@ fn request() -> (Request, Client) {
         route: RouteIndex(0),
         deadline: Instant::now() + IDLE,
         arrived: Instant::now(),
+        headers: Bytes::new(),
         payload: text("in"),
         losses: 0,
         traced: false,

@@ -114,6 +114,7 @@ pub(crate) fn request(id: u64, reply: oneshot::Sender<Outcome>) -> Request {
         route: RouteIndex(0),
         deadline: Instant::now() + DEADLINE,
         arrived: Instant::now(),
+        headers: Bytes::new(),
         payload: Payload::Bytes(Bytes::from(id.to_string())),
         losses: 0,
         traced: false,
@@ -143,6 +144,7 @@ pub(crate) fn spec(stages: u16, once: &[u16], routes: &[&[u16]]) -> PipelineSpec
         attempts: 3,
         mime: "x".into(),
         streaming: false,
+        request_headers: Vec::new(),
     };
     let route = |(index, stages): (usize, &&[u16])| RouteSpec {
         path: format!("/{index}"),

@@ -93,6 +93,7 @@ fn round_trip(agent: &AgentChannel, batch: u64, payloads: &[Bytes]) -> Result<Re
         flags,
         deadline_micros: 0,
         request: 5,
+        headers: b"",
         payload: ItemPayload::Bytes(bytes),
     };
     let items: Vec<_> = payloads.iter().map(item).collect();

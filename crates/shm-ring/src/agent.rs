@@ -28,7 +28,7 @@ use crate::ring::{Bell, Consumer, CorruptRing, Producer};
 use crate::segment::{Segment, SegmentError};
 use crate::{ArenaFull, PROTOCOL_VERSION};
 
-use inflight::InFlight;
+use inflight::{Held, InFlight};
 pub use inflight::{Misbehaviour, Response, ResponseItem};
 pub use request::{ItemPayload, Prepared, Request, RequestItem};
 
@@ -119,6 +119,8 @@ struct State {
     requests: Producer<SharedRing>,
     responses: Consumer<SharedRing>,
     batches: HashMap<u64, InFlight>,
+    /// Batches that are done, whose payloads the worker still uses. It bounds them; see `WorkerChannel::view`.
+    held: HashMap<u64, Held>,
     /// Segments of the arena the worker knows of; none before the hello.
     announced: Option<usize>,
     armed: bool,
@@ -148,6 +150,7 @@ impl AgentChannel {
             requests: Producer::new(requests, ring_slots),
             responses: Consumer::new(responses, ring_slots),
             batches: HashMap::new(),
+            held: HashMap::new(),
             announced: None,
             armed: false,
             reclaimed: false,
@@ -210,7 +213,8 @@ impl AgentChannel {
 
     /// Hands a prepared batch over, under a number that is not in flight.
     ///
-    /// Everything it lends stays with the worker until the batch is done or the channel is reclaimed.
+    /// Everything it lends stays with the worker until the batch is done or the channel is reclaimed, and payloads that it
+    /// goes on using until it says so.
     pub fn submit(&self, batch: u64, prepared: Prepared) -> Result<(), RequestError> {
         let mut state = self.state.lock();
         state.check_room()?;
@@ -315,6 +319,7 @@ impl AgentChannel {
     pub fn reclaim(&self) -> Vec<u64> {
         let mut state = self.state.lock();
         state.reclaimed = true;
+        state.held.clear();
         let mut lost: Vec<_> = state.batches.drain().map(|(batch, _)| batch).collect();
         lost.sort_unstable();
         lost
@@ -327,6 +332,9 @@ impl AgentChannel {
         out: &mut Vec<Response>,
     ) -> Result<(), ChannelError> {
         let batch = descriptor.batch;
+        if descriptor.body == Body::Release {
+            return Ok(state.release(batch)?);
+        }
         let in_flight = state
             .batches
             .get_mut(&batch)
@@ -335,13 +343,18 @@ impl AgentChannel {
             Body::Answers { count, region, nanos } => (in_flight.answers(count, region)?, nanos),
             Body::Fail { item, code, nanos } => (vec![in_flight.failure(item, code)?], nanos),
             Body::Alloc { bytes } => return self.grant(state, batch, bytes),
-            Body::Batch { .. } | Body::Grant { .. } | Body::Refuse { .. } => {
+            Body::Hold => {
+                in_flight.hold(true);
+                return Ok(());
+            }
+            Body::Batch { .. } | Body::Grant { .. } | Body::Refuse { .. } | Body::Release => {
                 return Err(Misbehaviour::UnknownKind.into());
             }
         };
         let done = in_flight.is_done();
         if done {
-            state.batches.remove(&batch);
+            let held = state.batches.remove(&batch).and_then(InFlight::into_held);
+            state.held.extend(held.map(|held| (batch, held)));
         }
         out.push(Response {
             batch,
@@ -400,6 +413,15 @@ impl AgentChannel {
 }
 
 impl State {
+    /// Takes back the payloads of a batch that the worker held, answered by now or not.
+    fn release(&mut self, batch: u64) -> Result<(), Misbehaviour> {
+        match self.batches.get_mut(&batch) {
+            Some(in_flight) => in_flight.hold(false),
+            None => drop(self.held.remove(&batch).ok_or(Misbehaviour::NotHeld(batch))?),
+        }
+        Ok(())
+    }
+
     fn check_room(&mut self) -> Result<(), RequestError> {
         if self.reclaimed {
             return Err(RequestError::Reclaimed);
@@ -426,6 +448,7 @@ impl Drop for AgentChannel {
             );
             state.batches.drain().for_each(std::mem::forget);
         }
+        state.held.drain().for_each(std::mem::forget); // as above; a reclaimed channel has none
     }
 }
 

@@ -13,6 +13,8 @@
 //! | 40..44 | count      | items              |              |          | answers        |           | item   |
 //! | 48..56 | number     |                    |              | bytes    | nanoseconds    | bytes     | nanoseconds |
 //!
+//! `Hold` is 20 and `Release` 21; they have a batch and nothing else.
+//!
 //! A region is segment, offset, length, 4 bytes each. Answer table, 16 bytes each: item (4), code (2), flags (2: bit 0
 //! last), offset from the table's start (4), length (4). Item table, 48 bytes each, at a multiple of 16:
 //!
@@ -23,7 +25,7 @@
 //! | 16..24 | deadline  | on the machine's monotonic clock, in microseconds; zero: none. The agent may move it later  |
 //! | 24..32 | request   | the request's id                                                                            |
 //! | 32..36 | cancelled | not zero: nobody waits for the answer any more. The agent may set it later                  |
-//! | 36..48 |           | zero                                                                                        |
+//! | 36..48 | headers   | region of the client's headers that the worker is told of; zero: none                       |
 //!
 //! What the agent changes while the worker has the batch, it writes atomically; the worker only reads the table.
 
@@ -75,6 +77,10 @@ pub(crate) enum Body {
     Alloc { bytes: u64 },
     /// To the agent: the last answer of one item, without any payload.
     Fail { item: u32, code: u16, nanos: u64 },
+    /// To the agent: the batch's payloads stay in use when it has been answered, until `Release`.
+    Hold,
+    /// To the agent: they are not in use any more.
+    Release,
 }
 
 const BATCH: u16 = 1;
@@ -83,6 +89,8 @@ const REFUSE: u16 = 3;
 const ANSWERS: u16 = 17;
 const ALLOC: u16 = 18;
 const FAIL: u16 = 19;
+const HOLD: u16 = 20;
+const RELEASE: u16 = 21;
 
 impl Descriptor {
     pub(crate) fn encode(&self) -> Words {
@@ -120,6 +128,8 @@ impl Descriptor {
                 put_u64(&mut bytes, 48, nanos);
                 FAIL
             }
+            Body::Hold => HOLD,
+            Body::Release => RELEASE,
         };
         put_u16(&mut bytes, 0, kind);
         words_of(&bytes)
@@ -150,6 +160,8 @@ impl Descriptor {
                 code: u16_at(&bytes, 2),
                 nanos: number,
             },
+            HOLD => Body::Hold,
+            RELEASE => Body::Release,
             _ => return None,
         };
         Some(Self {
@@ -167,6 +179,7 @@ pub(crate) struct ItemEntry {
     pub(crate) flags: u32,
     pub(crate) deadline_micros: u64,
     pub(crate) request: u64,
+    pub(crate) headers: Region,
 }
 
 impl ItemEntry {
@@ -176,6 +189,7 @@ impl ItemEntry {
         put_u32(&mut bytes, 12, self.flags);
         put_u64(&mut bytes, ITEM_DEADLINE, self.deadline_micros);
         put_u64(&mut bytes, 24, self.request);
+        put_region(&mut bytes, 36, self.headers);
         bytes
     }
 
@@ -185,6 +199,7 @@ impl ItemEntry {
             flags: u32_at(bytes, 12),
             deadline_micros: u64_at(bytes, ITEM_DEADLINE),
             request: u64_at(bytes, 24),
+            headers: region_at(bytes, 36),
         }
     }
 }
@@ -308,6 +323,8 @@ mod tests {
             }),
             any::<u64>().prop_map(|bytes| Body::Alloc { bytes }),
             any::<(u32, u16, u64)>().prop_map(|(item, code, nanos)| Body::Fail { item, code, nanos }),
+            Just(Body::Hold),
+            Just(Body::Release),
         ]
     }
 
@@ -322,13 +339,13 @@ mod tests {
 
         #[test]
         fn table_rows_survive_their_bytes(
-            payload in region(), flags: u32, deadline_micros: u64, request: u64, code: u16, last: bool,
+            payload in region(), headers in region(), flags: u32, deadline_micros: u64, request: u64, code: u16, last: bool,
         ) {
-            let item = ItemEntry { payload, flags, deadline_micros, request };
+            let item = ItemEntry { payload, flags, deadline_micros, request, headers };
             let bytes = item.encode();
             prop_assert_eq!(ItemEntry::decode(&bytes), item);
             prop_assert_eq!(u64_at(&bytes, ITEM_DEADLINE), deadline_micros);
-            prop_assert_eq!(&bytes[ITEM_CANCELLED..], [0; 16], "not cancelled, and zero behind");
+            prop_assert_eq!(u32_at(&bytes, ITEM_CANCELLED), 0, "not cancelled");
             let answer = AnswerEntry { item: flags, code, last, offset: payload.offset, len: payload.len };
             prop_assert_eq!(AnswerEntry::decode(&answer.encode()), answer);
         }

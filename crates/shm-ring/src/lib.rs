@@ -48,12 +48,12 @@ pub use self::{
     segment::{OutOfBounds, SegmentError, ShmBackend, ShmConfig, sweep_stale},
     worker::{
         Answer, AttachError, Batch, BatchItem, Next, OnAgentLoss, Over, Payload, Progress, Reply,
-        RespondError, Wake, Watch, WorkerChannel, WorkerError,
+        RespondError, View, Wake, Watch, WorkerChannel, WorkerError,
     },
 };
 
 /// Version of everything both halves must agree on: byte layouts, descriptors and control messages.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Item of a batch that came straight from a client: decode it with `deserialize`.
 pub const ITEM_INGRESS: u32 = 1;

@@ -3,6 +3,7 @@
 //! One thread takes batches and answers them. A second one, the watcher, sits on the control socket: it maps segments as
 //! the arena grows, and ends the process when the agent is gone, so no worker outlives its agent, however that died.
 
+mod loan;
 mod over;
 mod reply;
 mod table;
@@ -31,6 +32,8 @@ use crate::layout::{SharedRing, channel_bytes};
 use crate::ring::{Bell, Consumer, CorruptRing, Producer};
 use crate::segment::{OutOfBounds, Segment, SegmentError};
 
+use loan::Loans;
+pub use loan::View;
 pub use over::Over;
 use reply::Running;
 pub use reply::{Answer, Payload, Progress, Reply, RespondError};
@@ -176,6 +179,7 @@ struct State {
     /// Batches taken from the ring while waiting for a grant.
     queue: VecDeque<Batch>,
     running: HashMap<u64, Running>,
+    loans: Arc<Loans>,
 }
 
 impl WorkerChannel {
@@ -234,6 +238,7 @@ impl WorkerChannel {
             responses: Producer::new(responses, slots),
             queue: VecDeque::new(),
             running: HashMap::new(),
+            loans: Arc::default(),
         };
         let shared = Arc::new(Shared::new(control, Doorbell::from_fd(request_bell)));
         let watcher = Some(watcher::spawn(Arc::clone(&shared), on_loss)?);
@@ -285,6 +290,7 @@ impl WorkerChannel {
     /// The next batch, if one has come.
     pub fn try_next(&self) -> Result<Option<Batch>, WorkerError> {
         let mut state = self.state.lock();
+        self.release(&mut state)?;
         if let Some(batch) = state.queue.pop_front() {
             return Ok(Some(batch));
         }
@@ -319,6 +325,30 @@ impl WorkerChannel {
     /// Follows one item of a batch that has been taken; `None` where there is none, or the batch has been answered.
     pub fn watch(&self, batch: u64, item: u32) -> Option<Watch> {
         self.state.lock().running.get_mut(&batch)?.watch(item as usize)
+    }
+
+    /// A payload of a batch that has been taken, in place: its memory is not given to others while the view lives, though
+    /// the batch may have been answered. `None` where the batch has been answered, or where so much of what has been
+    /// answered is in use that the payload had better be copied.
+    pub fn view(&self, batch: &Batch, item: usize) -> Option<View> {
+        let state = &mut *self.state.lock();
+        let running = state.running.get_mut(&batch.id)?;
+        let item = batch.items.get(item)?;
+        let bytes = batch.items.iter().map(BatchItem::len).sum();
+        let loan = running.lend_out(|| state.loans.begin(batch.id, bytes, &self.shared))?;
+        Some(View::new(loan, &item.segment, item.offset, item.len))
+    }
+
+    /// Tells the agent of payloads that are not in use any more, as far as the ring has room.
+    fn release(&self, state: &mut State) -> Result<(), WorkerError> {
+        while let Some(batch) = state.loans.ended() {
+            if state.responses.free(1)? == 0 {
+                state.loans.put_back(batch);
+                break;
+            }
+            self.push(state, batch, Body::Release)?;
+        }
+        Ok(())
     }
 
     /// Whether an event or an answer to this item would go nowhere: the agent has said so, or it has been answered.
@@ -382,7 +412,7 @@ impl WorkerChannel {
                 let running = state.running.get_mut(&id).ok_or(WorkerError::NotUnderstood)?;
                 running.refused(bytes);
             }
-            Body::Answers { .. } | Body::Alloc { .. } | Body::Fail { .. } => {
+            Body::Answers { .. } | Body::Alloc { .. } | Body::Fail { .. } | Body::Hold | Body::Release => {
                 return Err(WorkerError::NotUnderstood);
             }
         }
@@ -398,6 +428,7 @@ impl WorkerChannel {
                 flags,
                 deadline_micros,
                 request,
+                headers: _, // read by who asks, see `Watch::headers`
             } = table.row(item)?;
             // Most payloads lie beside their table.
             let segment = if payload.segment == region.segment {

@@ -86,6 +86,7 @@ fn send(agent: &AgentChannel, batch: u64, payloads: &[Bytes], reply_hint: usize)
             flags: 3,
             deadline_micros: 99,
             request: 5,
+            headers: b"",
             payload: ItemPayload::Bytes(bytes),
         })
         .collect();
@@ -187,12 +188,14 @@ fn flags_and_deadlines_arrive() {
             flags: 1,
             deadline_micros: 0,
             request: 7,
+            headers: b"",
             payload: ItemPayload::Bytes(&empty),
         },
         RequestItem {
             flags: 2,
             deadline_micros: u64::MAX,
             request: u64::MAX,
+            headers: b"",
             payload: ItemPayload::Bytes(&Bytes::from_static(b"x")),
         },
     ];
@@ -383,6 +386,7 @@ fn an_answer_becomes_a_request_without_a_copy() {
             flags: 0,
             deadline_micros: 0,
             request: 5,
+            headers: b"",
             payload: ItemPayload::Slice(&between),
         };
         second
@@ -423,6 +427,7 @@ fn a_slice_of_another_arena_is_copied() {
                 flags: 0,
                 deadline_micros: 0,
                 request: 5,
+                headers: b"",
                 payload: ItemPayload::Slice(&slice),
             };
             agent

@@ -34,6 +34,7 @@ fn send(agent: &AgentChannel, batch: u64, items: usize) {
         flags: 3,
         deadline_micros: 1000,
         request: 5,
+        headers: b"",
         payload: ItemPayload::Bytes(&payload),
     };
     let prepared = agent.prepare(&vec![item; items], 0).expect("a channel with room");
@@ -132,6 +133,7 @@ fn a_batch_that_is_not_handed_over_leaves_nothing() {
         flags: 0,
         deadline_micros: 0,
         request: 0,
+        headers: b"",
         payload: ItemPayload::Bytes(&payload),
     };
     let prepared = agent.prepare(&[item], 0).unwrap();
@@ -178,6 +180,7 @@ fn what_is_over_is_not_run_and_the_others_keep_their_places() {
         flags: 0,
         deadline_micros,
         request: 0,
+        headers: b"",
         payload: ItemPayload::Bytes(&payload),
     });
     agent.submit(7, agent.prepare(&items, 0).unwrap()).unwrap();
@@ -203,6 +206,29 @@ fn what_is_over_is_not_run_and_the_others_keep_their_places() {
     assert_eq!(answers, [(1, late), (3, late), (4, left)]);
     assert!(over.of_batch(8).is_empty() && !over.of_batch(7).is_empty());
     assert!(Over::of(&batch, 0).has(4) && Over::of(&batch, u64::MAX).answers().len() == 5);
+    agent.reclaim();
+}
+
+#[test]
+fn each_item_has_the_headers_of_its_own_request() {
+    let (_arena, agent, worker) = pair(1 << 18);
+    let payload = Bytes::from_static(b"payload");
+    let headers: [&[u8]; 3] = [b"x-user:a\n", b"", b"x-user:bc\nx-user:d\n"];
+    let items = headers.map(|headers| RequestItem {
+        flags: 0,
+        deadline_micros: 0,
+        request: 0,
+        headers,
+        payload: ItemPayload::Bytes(&payload),
+    });
+    agent.submit(1, agent.prepare(&items, 0).unwrap()).unwrap();
+    let batch = worker.try_next().unwrap().unwrap();
+    let watches = [0, 1, 2].map(|item| worker.watch(1, item).unwrap());
+    assert!(batch.items.iter().all(|item| item.to_vec() == b"payload"));
+    let answers = [0, 1, 2].map(|item| answer(item, true, b""));
+    worker.respond(1, &answers, 0).unwrap();
+    // They are the watch's own, whatever becomes of the batch.
+    assert_eq!(watches.each_ref().map(|watch| watch.headers()), headers);
     agent.reclaim();
 }
 

@@ -19,6 +19,11 @@ pub const MAX_REPLICAS: u32 = 4096;
 /// Largest batch; the item count of a frame is 16 bits wide.
 pub const MAX_BATCH_SIZE: u32 = 65_535;
 
+/// Most request headers that one stage may ask for.
+pub const MAX_STAGE_HEADERS: usize = 64;
+/// Most bytes of headers that go with a request: no more than a gateway takes as the whole head of one.
+pub const MAX_HEADER_BYTES: usize = 64 * 1024;
+
 /// Largest OpenAPI document, in bytes: it travels with the pipeline through the log and to every node.
 pub const MAX_OPENAPI_BYTES: usize = 1024 * 1024;
 
@@ -117,6 +122,9 @@ pub struct StageSpec {
     /// Whether its class is an `SSEWorker`: where this is a route's last stage, answers are streams of events.
     #[serde(default)]
     pub streaming: bool,
+    /// Names of the request headers, in lower case, that its workers are told of.
+    #[serde(default)]
+    pub request_headers: Vec<String>,
 }
 
 /// When a batch that is not full leaves.
@@ -173,6 +181,14 @@ impl PipelineSpec {
 
     pub fn route(&self, index: RouteIndex) -> Option<&RouteSpec> {
         self.routes.get(usize::from(index.0))
+    }
+
+    /// The request headers that the stages of a route ask for, each once.
+    pub fn headers_of(&self, route: &RouteSpec) -> BTreeSet<&str> {
+        let stages = route.stages.iter().filter_map(|&stage| self.stage(stage));
+        stages
+            .flat_map(|stage| stage.request_headers.iter().map(String::as_str))
+            .collect()
     }
 
     /// Longest time from a request's arrival to the end of its answer: a stream, which only has to go on within
@@ -290,8 +306,33 @@ impl StageSpec {
                     self.env.len()
                 )
             },
-        )
+        )?;
+        self.validate_headers(&format!("{at}.request_headers"))
     }
+
+    fn validate_headers(&self, at: &str) -> Result<(), InvalidSpec> {
+        let names = &self.request_headers;
+        check(names.len() <= MAX_STAGE_HEADERS, at, || {
+            format!(
+                "expected at most {MAX_STAGE_HEADERS} names, found {}",
+                names.len()
+            )
+        })?;
+        let wrong = names.iter().find(|name| !is_header_name(name));
+        check(wrong.is_none(), at, || {
+            format!(
+                "expected names of headers in lower case, found {:?}",
+                wrong.map_or("", String::as_str)
+            )
+        })
+    }
+}
+
+/// Whether `name` is a field name of HTTP as it is compared: a token without capitals (RFC 9110, section 5.6.2).
+fn is_header_name(name: &str) -> bool {
+    let is_token =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    (1..=256).contains(&name.len()) && name.bytes().all(is_token)
 }
 
 impl RouteSpec {
@@ -389,6 +430,7 @@ mod tests {
             attempts: DEFAULT_ATTEMPTS,
             mime: DEFAULT_MIME.into(),
             streaming: false,
+            request_headers: Vec::new(),
         }
     }
 

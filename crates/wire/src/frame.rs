@@ -1,9 +1,9 @@
-//! Hot path. The data plane's frames, version 1: little-endian, a fixed header, then tables, then payloads.
+//! Hot path. The data plane's frames, version 2: little-endian, a fixed header, then tables, then payloads.
 //!
 //! | offset | bytes | header field | used by |
 //! |---|---|---|---|
 //! | 0 | 4 | magic `msec` | all |
-//! | 4 | 1 | version, 1 | all |
+//! | 4 | 1 | version, 2 | all |
 //! | 5 | 1 | kind | all |
 //! | 6 | 2 | flags, 0 | none yet |
 //! | 8 | 8 | revision | `Batch`, `Window`, else 0 |
@@ -26,7 +26,7 @@ mod fields;
 mod tests;
 
 use bytes::Bytes;
-use mosec_types::spec::MAX_LINK_REQUEST_BYTES;
+use mosec_types::spec::{MAX_HEADER_BYTES, MAX_LINK_REQUEST_BYTES};
 use mosec_types::{Revision, StageIndex, StageKey};
 
 pub(crate) use answers::body_bytes_of;
@@ -43,10 +43,10 @@ pub const HEADER_BYTES: usize = 32;
 /// Most items of one frame: the count is 16 bits wide.
 pub const MAX_ITEMS: usize = u16::MAX as usize;
 /// Default limit of a body: the largest request, or as many bytes of smaller ones, and the tables that go with the most items.
-pub const DEFAULT_MAX_BODY_BYTES: usize = MAX_LINK_REQUEST_BYTES as usize + MAX_ITEMS * 32;
+pub const DEFAULT_MAX_BODY_BYTES: usize = MAX_LINK_REQUEST_BYTES as usize + MAX_HEADER_BYTES + MAX_ITEMS * 32;
 
 const MAGIC: [u8; 4] = *b"msec";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Why bytes are not a frame, or a value does not fit into one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -39,6 +39,9 @@ pub struct Item {
     pub losses: u8,
     /// Whether the answer should say where the time went.
     pub traced: bool,
+    /// The client's headers that the stages of its route ask for: `name:value` in lines that end with a line feed, which
+    /// neither has. Names are in lower case; values are the client's bytes.
+    pub headers: Bytes,
     pub payload: Bytes,
 }
 

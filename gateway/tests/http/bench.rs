@@ -62,6 +62,7 @@ pub(crate) fn spec() -> PipelineSpec {
         attempts: DEFAULT_ATTEMPTS,
         mime: mime.into(),
         streaming: false,
+        request_headers: Vec::new(),
     };
     let route = |path: &str, stages: &[u16]| RouteSpec {
         path: path.into(),

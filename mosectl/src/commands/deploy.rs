@@ -174,6 +174,7 @@ fn from_manifest(path: &Path, python: Option<&str>) -> Result<PipelineSpec> {
             stage.mime = mime;
         }
         stage.streaming = worker.streaming;
+        stage.request_headers = worker.request_headers;
     }
     Ok(spec)
 }

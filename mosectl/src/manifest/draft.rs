@@ -267,6 +267,7 @@ impl Stage {
             attempts: self.attempts.unwrap_or(DEFAULT_ATTEMPTS),
             mime: DEFAULT_MIME.into(),
             streaming: false,
+            request_headers: Vec::new(),
         }
     }
 }

@@ -43,6 +43,7 @@ fn defaults_are_mosecs() {
         attempts: 3,
         mime: "application/json".into(),
         streaming: false,
+        request_headers: Vec::new(),
     };
     let expected = PipelineSpec {
         name: PipelineName::new("echo").unwrap(),

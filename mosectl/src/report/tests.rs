@@ -21,6 +21,7 @@ fn spec(name: &str) -> PipelineSpec {
         attempts: 3,
         mime: "application/json".into(),
         streaming: false,
+        request_headers: Vec::new(),
     };
     PipelineSpec {
         name: PipelineName::new(name).unwrap(),

@@ -63,6 +63,7 @@ pub(crate) fn topology(revision: u64, capacity: u32) -> Topology {
         attempts: 2,
         mime: "x".into(),
         streaming: false,
+        request_headers: Vec::new(),
     };
     let route = |path: &str, stages: &[u16]| RouteSpec {
         path: path.into(),
@@ -338,6 +339,7 @@ pub(super) fn request_of(route: u16, body: Bytes, reply: impl Respond + 'static)
         route: RouteIndex(route),
         deadline: Instant::now() + BOUND,
         arrived: Instant::now(),
+        headers: Bytes::new(),
         payload: Payload::Bytes(body),
         losses: 0,
         traced: false,

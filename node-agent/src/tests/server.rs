@@ -54,6 +54,7 @@ impl Connected {
             remaining: Duration::from_secs(20),
             losses: 0,
             traced: true,
+            headers: Bytes::new(),
             payload: Bytes::copy_from_slice(text.as_bytes()),
         });
         self.link

@@ -153,6 +153,7 @@ impl Worker {
                 flags: deliver.item_flags(request.route),
                 deadline_micros: clock.micros(request.deadline),
                 request: request.id.0,
+                headers: &request.headers,
                 payload: match &request.payload {
                     Payload::Bytes(bytes) => ItemPayload::Bytes(bytes),
                     Payload::Slice(slice) => ItemPayload::Slice(slice),

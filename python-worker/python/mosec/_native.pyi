@@ -31,8 +31,14 @@ class Channel:
     def failed(self, traceback: str) -> None:
         """Says why the worker cannot start."""
 
-    def next(self) -> tuple[int, list[tuple[int, bytearray]]] | None:
-        """Waits for the next batch; `None` when the worker is to stop. Without the items that nobody waits for."""
+    def give_views(self) -> None:
+        """Gives payloads as `memoryview`s from now on, large ones of the shared memory itself."""
+
+    def next(self) -> tuple[int, list[tuple[int, Any]]] | None:
+        """Waits for the next batch; `None` when the worker is to stop. Without the items that nobody waits for.
+
+        Payloads are `bytearray`s, or `memoryview`s after `give_views`.
+        """
 
     def answer(self, batch: int, codes: list[int], payloads: list[Buffer]) -> None:
         """Answers every item of a batch, in order."""
@@ -55,6 +61,9 @@ class Watch:
 
     def request(self) -> int:
         """The request's number."""
+
+    def headers(self) -> bytes:
+        """The client's headers that the stage asks for: `name:value` in lines that end with a line feed."""
 
     def deadline(self) -> float:
         """The deadline, as `time.monotonic` counts; infinite where there is none."""

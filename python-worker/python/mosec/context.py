@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 
@@ -10,6 +12,9 @@ class _Nobody:
 
     def request(self) -> int:
         return 0
+
+    def headers(self) -> bytes:
+        return b""
 
     def deadline(self) -> float:
         return math.inf
@@ -25,15 +30,29 @@ class Context:
     thread, cost less than a microsecond, and stay safe after the request has been answered.
     """
 
-    __slots__ = ("_watch",)
+    __slots__ = ("_headers", "_names", "_watch")
 
-    def __init__(self, watch: Any = None) -> None:
+    def __init__(self, watch: Any = None, names: Collection[str] = ()) -> None:
+        """`names`: headers that the worker asks for, in lower case."""
         self._watch = _Nobody() if watch is None else watch
+        self._names = names
+        self._headers: Mapping[str, str] | None = None
 
     @property
     def request_id(self) -> str:
         """The request's number, sixteen hexadecimal digits: the same in every stage, and in the logs."""
         return f"{self._watch.request():016x}"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The client's headers, of those that the worker's `request_headers` names. Names are in lower case.
+
+        Values are decoded as Latin-1, which loses nothing. Those of a header that came several times are joined by
+        commas, cookies by semicolons.
+        """
+        if self._headers is None:
+            self._headers = MappingProxyType(_parse(self._watch.headers(), self._names))
+        return self._headers
 
     @property
     def deadline(self) -> float:
@@ -51,3 +70,14 @@ class Context:
 
     def __repr__(self) -> str:
         return f"<Context of request {self.request_id}>"
+
+
+def _parse(block: bytes, names: Collection[str]) -> dict[str, str]:
+    """Headers in lines `name:value`. Those of other stages' are passed over."""
+    found: dict[str, str] = {}
+    for line in block.decode("latin-1").split("\n")[:-1]:
+        name, _, value = line.partition(":")
+        if name in names:
+            joint = "; " if name == "cookie" else ", "
+            found[name] = f"{found[name]}{joint}{value}" if name in found else value
+    return found

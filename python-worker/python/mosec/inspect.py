@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from mosec import server, source
-from mosec.worker import SSEWorker
+from mosec.worker import SSEWorker, header_names
 
 _EXPECTED = "a script that calls Server.run() when it is run"
 
@@ -79,7 +79,12 @@ def check_worker(place: str) -> dict[str, Any]:
         return found | _failed_import(module, error)
     except BaseException as error:  # the module's own code may raise anything
         return found | _failed_import(module, error)
-    return found | {"mime": worker.resp_mime_type, "streaming": issubclass(worker, SSEWorker)}
+    try:
+        headers = header_names(worker)
+    except TypeError as error:
+        return found | _error(str(error), expected='names as ["x-user"]')
+    streaming = issubclass(worker, SSEWorker)
+    return found | {"mime": worker.resp_mime_type, "streaming": streaming, "request_headers": headers}
 
 
 def _check(argv: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ the main thread, one batch at a time. A native thread watches the time limit and
 Requests that nobody waits for any more are answered by the channel and never seen here.
 """
 
+import asyncio
 import inspect
 import json
 import signal
@@ -19,10 +20,10 @@ from mosec.context import Context
 from mosec.errors import EncodingError, MosecError, MosecTimeoutError
 from mosec.forward import Forward
 from mosec.log import internal_logger, one_line
-from mosec.worker import SSEWorker, Worker
+from mosec.worker import SSEWorker, Worker, header_names
 
 # What a request can fail by. Anything else (SystemExit, KeyboardInterrupt) ends the process.
-FAILURES = (Exception, MosecTimeoutError)
+FAILURES = (Exception, MosecTimeoutError, asyncio.CancelledError)
 # Flags of an item: which of the codecs apply is a matter of its route, so it may differ within a batch.
 INGRESS = 1
 EGRESS = 2
@@ -35,6 +36,8 @@ def main() -> int:
     channel, spec_text = _native.Channel.attach()
     try:
         worker, forward, timeout = start(json.loads(spec_text))
+        if worker.zero_copy:
+            channel.give_views()
         loop = Loop(channel, worker, forward, timeout)
         _take_signals(loop)
     except BaseException:  # whatever ends the start, the node agent is told why
@@ -141,10 +144,11 @@ class Loop:
         self._forward = forward
         self._call = forward.call
         # Indexed by an item's flags.
-        self._decoders: tuple[Callable[[bytearray], Any], ...] = (worker.deserialize_ipc, worker.deserialize)
+        self._decoders: tuple[Callable[[Any], Any], ...] = (worker.deserialize_ipc, worker.deserialize)
         self._encoders: tuple[Callable[[Any], Any], ...] = (worker.serialize_ipc, worker.serialize)
         self._forward_started = channel.forward_started
         self._forward_ended = channel.forward_ended
+        self._headers = frozenset(header_names(type(worker)))
         self._timeout = timeout
         self._started_at = 0.0
         self._forwarding = False
@@ -158,14 +162,18 @@ class Loop:
         next_batch, answer, batching = self._channel.next, self._channel.answer, self._batching
         while (work := next_batch()) is not None:
             batch, items = work
+            # What is seen in place goes back with the answer, if nobody uses it any more: nothing here may.
+            del work
             if batching:
                 codes, payloads = self._run_list(batch, items)
+                del items
                 answer(batch, codes, payloads)
             elif len(items) == 1:
-                code, payload = self._run_one(batch, 0, *items[0])
+                code, payload = self._run_one(batch, 0, *items.pop())
                 answer(batch, [code], [payload])
             else:
                 answers = [self._run_one(batch, place, flags, data) for place, (flags, data) in enumerate(items)]
+                del items
                 answer(batch, [code for code, _ in answers], [payload for _, payload in answers])
 
     def on_alarm(self, _signum: int, _frame: Any) -> None:
@@ -176,14 +184,14 @@ class Loop:
             self._forward.interrupt(error)
             raise error
 
-    def _run_one(self, batch: int, place: int, flags: int, data: bytearray) -> tuple[int, Any]:
+    def _run_one(self, batch: int, place: int, flags: int, data: Any) -> tuple[int, Any]:
         try:
             result = self._timed_forward(self._decoders[flags & INGRESS](data), batch, [place])
             return self._encode(flags, result)
         except FAILURES as error:
             return self._failure(error)
 
-    def _run_list(self, batch: int, items: list[tuple[int, bytearray]]) -> tuple[list[int], list[Any]]:
+    def _run_list(self, batch: int, items: list[tuple[int, Any]]) -> tuple[list[int], list[Any]]:
         """One `forward` for all items that can be decoded. What fails of one item alone, fails it alone."""
         codes: list[int] = [errors.OK] * len(items)
         payloads: list[Any] = [b""] * len(items)
@@ -233,7 +241,7 @@ class Loop:
 
     def _options(self, batch: int, places: list[int]) -> dict[str, Any]:
         watch = self._channel.watch
-        return {"ctx": self._forward.context([Context(watch(batch, place)) for place in places])}
+        return {"ctx": self._forward.context([Context(watch(batch, place), self._headers) for place in places])}
 
     def _encode(self, flags: int, result: Any) -> tuple[int, Any]:
         if isinstance(result, FAILURES):

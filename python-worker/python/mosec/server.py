@@ -15,7 +15,7 @@ from mosec import args, dry_run, openapi, reload, source
 from mosec.daemons import Daemons, Process
 from mosec.log import internal_logger
 from mosec.runtime import Runtime
-from mosec.worker import SSEWorker, Worker
+from mosec.worker import SSEWorker, Worker, header_names
 
 _RESERVED = ("/", "/metrics", "/openapi", "/openapi/metadata.json", "/openapi/swagger", "/openapi/swagger/")
 # Most times a request is given to a worker when workers die under it; `DEFAULT_ATTEMPTS` of crates/types/src/spec.rs.
@@ -193,6 +193,7 @@ class Server:
             "attempts": _ATTEMPTS,
             "mime": mime,
             "streaming": issubclass(stage.worker, SSEWorker),
+            "request_headers": header_names(stage.worker),
         }
 
 

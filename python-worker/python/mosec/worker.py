@@ -39,6 +39,11 @@ class Worker(ABC):
     resp_mime_type: str = "application/json"
     #: Content type of the requests, for the description of the service only.
     req_mime_type: str = "application/json"
+    #: Names of the request headers that `ctx.headers` of `forward` has. No others leave the server.
+    request_headers: Sequence[str] = ()
+    #: Whether `deserialize` and `deserialize_ipc` get a read-only `memoryview` in place of a copy. Large payloads are
+    #: seen where they lie in memory shared with the server, and stay there as long as the view, or an array made of it.
+    zero_copy: bool = False
 
     _worker_id: int = 0
     _stage: str = ""
@@ -130,6 +135,14 @@ class SSEWorker(Worker):
         self._send_event(text, index)
 
 
+def header_names(worker: type[Worker]) -> list[str]:
+    """The names in `request_headers` of a class, in lower case. `TypeError` where it holds anything else."""
+    names = worker.request_headers
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"expected a list of names as {worker.__qualname__}.request_headers, found {names!r}")
+    return [name.lower() for name in names]
+
+
 def _decode_json(data: bytes) -> Any:
     """`json.loads` of bytes, sooner: most bodies are UTF-8 and begin with their value, so nothing is to be found out.
 
@@ -142,4 +155,4 @@ def _decode_json(data: bytes) -> Any:
             return value
     except Exception:  # the library finds the right value, or the right words
         pass
-    return json.loads(data)
+    return json.loads(bytes(data) if isinstance(data, memoryview) else data)

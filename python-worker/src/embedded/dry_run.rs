@@ -134,6 +134,7 @@ impl Service {
                 route,
                 deadline,
                 arrived: Instant::now(),
+                headers: Bytes::new(),
                 payload: Payload::Bytes(payload.into()),
                 losses: 0,
                 traced: false,

@@ -23,6 +23,8 @@ pub enum Misbehaviour {
     Table { count: u32, bytes: u32 },
     #[error("item {0} is not in the batch or has had its last answer")]
     NotAwaited(u32),
+    #[error("batch {0} is held by nobody")]
+    NotHeld(u64),
     #[error("asked for memory again without waiting for the answer")]
     AskedOn,
 }
@@ -58,6 +60,14 @@ pub(super) struct InFlight {
     reply: Arc<Extent>,
     /// The item table is at its start.
     request: Extent,
+    inputs: Vec<Slice>,
+    /// The worker goes on using the payloads when it has answered.
+    held: bool,
+}
+
+/// The payloads of a batch that has been answered, which its worker still uses. Dropping it returns the memory.
+pub(super) struct Held {
+    _request: Extent,
     _inputs: Vec<Slice>,
 }
 
@@ -68,8 +78,21 @@ impl InFlight {
             left: prepared.items,
             reply: Arc::new(prepared.reply),
             request: prepared.request,
-            _inputs: prepared.inputs,
+            inputs: prepared.inputs,
+            held: false,
         }
+    }
+
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// What stays with the worker of a batch that is done.
+    pub(super) fn into_held(self) -> Option<Held> {
+        self.held.then_some(Held {
+            _request: self.request,
+            _inputs: self.inputs,
+        })
     }
 
     pub(super) fn is_done(&self) -> bool {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::arena::{Arena, ArenaFull, Extent, Slice};
-use crate::descriptor::{ANSWER_BYTES, Body, ITEM_BYTES, ItemEntry, PAYLOAD_ALIGN, align};
+use crate::descriptor::{ANSWER_BYTES, Body, ITEM_BYTES, ItemEntry, PAYLOAD_ALIGN, Region, align};
 
 /// A batch for a worker.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,8 @@ pub struct RequestItem<'a> {
     pub deadline_micros: u64,
     /// The request's id, for the worker to read.
     pub request: u64,
+    /// What the worker is told of the client's headers; copied.
+    pub headers: &'a [u8],
     pub payload: ItemPayload<'a>,
 }
 
@@ -40,7 +42,7 @@ pub enum ItemPayload<'a> {
 /// A batch in the arena, ready to be named by a descriptor. Dropping it returns the memory.
 pub struct Prepared {
     pub(super) items: usize,
-    /// Item table, then the payloads that were copied.
+    /// Item table, then headers, then the payloads that were copied.
     pub(super) request: Extent,
     pub(super) request_bytes: usize,
     pub(super) reply: Extent,
@@ -67,16 +69,17 @@ pub(super) fn prepare(
 ) -> Result<Prepared, ArenaFull> {
     let table_bytes = items.len() * ITEM_BYTES;
     let (copies, inputs) = split(arena, items);
+    let headers_end = table_bytes + items.iter().map(|item| item.headers.len()).sum::<usize>();
     let request_bytes = copies
         .iter()
         .flatten()
-        .fold(table_bytes, |end, copy| align(end) + copy.len());
+        .fold(headers_end, |end, copy| align(end) + copy.len());
     let mut extent = arena.alloc(request_bytes)?;
     // Each answer may need up to one alignment step beyond its bytes.
     let reply = arena.alloc((items.len() * (ANSWER_BYTES + PAYLOAD_ALIGN)).saturating_add(reply_hint))?;
 
     let mut table = Vec::with_capacity(table_bytes);
-    let mut end = table_bytes;
+    let (mut headers_at, mut end) = (table_bytes, headers_end);
     let mut shared = inputs.iter();
     for (item, copy) in items.iter().zip(&copies) {
         let payload = match copy {
@@ -90,11 +93,22 @@ pub(super) fn prepare(
             }
             None => shared.next().expect("what is not copied is shared").region(),
         };
+        let headers = if item.headers.is_empty() {
+            Region::default()
+        } else {
+            let at = headers_at;
+            extent
+                .write(at, item.headers)
+                .expect("the extent was sized for all headers");
+            headers_at += item.headers.len();
+            extent.region_at(at, item.headers.len())
+        };
         let entry = ItemEntry {
             payload,
             flags: item.flags,
             deadline_micros: item.deadline_micros,
             request: item.request,
+            headers,
         };
         table.extend_from_slice(&entry.encode());
     }

@@ -39,6 +39,7 @@ impl Hostile {
             flags: 0,
             deadline_micros: 0,
             request: 5,
+            headers: b"",
             payload: ItemPayload::Bytes(&Bytes::from_static(b"payload")),
         };
         for batch in 1..=2 {
@@ -127,6 +128,7 @@ fn body() -> impl Strategy<Value = Body> {
         2 => prop_oneof![0_u64..40_000, any::<u64>()].prop_map(|bytes| Body::Alloc { bytes }),
         4 => (0..ITEMS + 1, any::<u16>()).prop_map(|(item, code)| Body::Fail { item, code, nanos: 0 }),
         1 => any::<u64>().prop_map(|bytes| Body::Refuse { bytes }),
+        2 => prop_oneof![Just(Body::Hold), Just(Body::Release)],
     ]
 }
 
@@ -215,4 +217,24 @@ fn a_worker_that_asks_for_memory_without_end_is_refused() {
     );
     hostile.agent.reclaim();
     assert_eq!(hostile.arena.stats().used_bytes, 0);
+}
+
+#[test]
+fn a_worker_that_gives_back_what_it_does_not_hold_is_refused() {
+    let hostile = Hostile::new();
+    let release = Descriptor {
+        generation: 7,
+        batch: 9,
+        body: Body::Release,
+    };
+    hostile.publish(&[release.encode()], 1);
+    let error = hostile
+        .agent
+        .poll_responses(&mut Vec::new())
+        .expect_err("not held");
+    assert!(
+        matches!(error, ChannelError::Misbehaved(Misbehaviour::NotHeld(9))),
+        "{error}"
+    );
+    hostile.agent.reclaim();
 }

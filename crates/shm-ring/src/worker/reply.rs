@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mosec_types::ErrorCode;
 
+use super::loan::Loan;
 use super::table::{Live, Table, Watch};
 use super::{State, WorkerChannel, WorkerError};
 use crate::descriptor::{ANSWER_BYTES, AnswerEntry, Body, Descriptor, PAYLOAD_ALIGN, Region, align};
@@ -158,6 +159,10 @@ pub(super) struct Running {
     table: Table,
     /// Made when somebody first asks to follow an item.
     live: Option<Arc<Live>>,
+    /// Made when a payload is first seen in place.
+    loan: Option<Arc<Loan>>,
+    /// The agent has been told that payloads stay in use.
+    holds: bool,
     segment: Arc<Segment>,
     reply: Region,
     /// Bytes of `reply` that hold answers sent earlier.
@@ -177,6 +182,8 @@ impl Running {
             cut: 0,
             table,
             live: None,
+            loan: None,
+            holds: false,
             segment,
             reply,
             used: 0,
@@ -192,6 +199,17 @@ impl Running {
         }
         let live = self.live.get_or_insert_with(|| Live::new(self.table.clone()));
         Watch::new(Arc::clone(live), item).ok()
+    }
+
+    /// The loan of its payloads, which `begin` makes, or refuses to. None once the agent has been told how long it lasts.
+    pub(super) fn lend_out(&mut self, begin: impl FnOnce() -> Option<Arc<Loan>>) -> Option<Arc<Loan>> {
+        if self.holds {
+            return None;
+        }
+        if self.loan.is_none() {
+            self.loan = begin();
+        }
+        self.loan.clone()
     }
 
     fn is_open(&self, item: usize) -> bool {
@@ -383,6 +401,9 @@ impl WorkerChannel {
             if running.asked || !self.has_slot(state)? {
                 return Ok(Progress::Wait);
             }
+            if self.hold(state, running, reply)? && !self.has_slot(state)? {
+                return Ok(Progress::Wait);
+            }
             if reply.bare {
                 let item = first.item;
                 running.end(item, first.last);
@@ -421,6 +442,20 @@ impl WorkerChannel {
         }
     }
 
+    /// Before a last answer, after which the agent may take the batch's memory back: says that it is in use, where it is.
+    /// True: a slot has been used.
+    fn hold(&self, state: &mut State, running: &mut Running, reply: &Reply<'_>) -> Result<bool, CorruptRing> {
+        let may_end =
+            reply.answers.iter().any(|answer| answer.last) || reply.bare || !reply.given_way.is_empty();
+        let in_use = running.loan.as_ref().filter(|_| may_end && !running.holds);
+        if !in_use.is_some_and(|loan| loan.keep()) {
+            return Ok(false);
+        }
+        running.holds = true;
+        self.push(state, reply.batch, Body::Hold)?;
+        Ok(true)
+    }
+
     /// Asks for an extent that holds the reply. For an event, one as large as that which is used up, unless `exact`: more
     /// events follow, and not each of them is to wait for memory.
     fn ask(
@@ -452,7 +487,7 @@ impl WorkerChannel {
         Ok(state.responses.free(1)? > 0 || !state.responses.sleep_for_room()?)
     }
 
-    fn push(&self, state: &mut State, batch: u64, body: Body) -> Result<(), CorruptRing> {
+    pub(super) fn push(&self, state: &mut State, batch: u64, body: Body) -> Result<(), CorruptRing> {
         let words = Descriptor {
             generation: self.generation,
             batch,

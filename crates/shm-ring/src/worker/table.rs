@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::RwLock;
 
-use crate::descriptor::{ITEM_BYTES, ITEM_CANCELLED, ITEM_DEADLINE, ItemEntry};
+use crate::descriptor::{ITEM_BYTES, ITEM_CANCELLED, ITEM_DEADLINE, ItemEntry, Region};
 use crate::segment::{OutOfBounds, Segment};
 
 /// Where a table lies. It is the batch's until the batch has been answered in full.
@@ -35,6 +35,17 @@ impl Table {
         // SAFETY: the agent writes a table before it names it, and no thread of this process writes into it.
         unsafe { self.segment.read_once(self.at + item * ITEM_BYTES, &mut bytes)? };
         Ok(ItemEntry::decode(&bytes))
+    }
+
+    /// Headers lie behind their table, in one extent.
+    fn headers(&self, row: &ItemEntry) -> Result<Arc<[u8]>, OutOfBounds> {
+        let Region { offset, len, .. } = row.headers;
+        if len == 0 {
+            return Ok(Arc::default());
+        }
+        // SAFETY: the agent writes headers before it names their table, and no thread of this process writes them.
+        let copy = unsafe { self.segment.to_vec(offset as usize, len as usize)? };
+        Ok(copy.into())
     }
 
     pub(super) fn is_cancelled(&self, item: usize) -> bool {
@@ -78,13 +89,25 @@ pub struct Watch {
     live: Arc<Live>,
     item: usize,
     request: u64,
+    headers: Arc<[u8]>,
 }
 
 impl Watch {
-    /// `item` is in the table.
+    /// `item` is in the table, and the batch has not been answered.
     pub(super) fn new(live: Arc<Live>, item: usize) -> Result<Self, OutOfBounds> {
-        let request = live.table.row(item)?.request;
-        Ok(Self { live, item, request })
+        let row = live.table.row(item)?;
+        let headers = live.table.headers(&row)?;
+        Ok(Self {
+            live,
+            item,
+            request: row.request,
+            headers,
+        })
+    }
+
+    /// The client's headers that the worker is told of: `name:value` in lines that end with a line feed.
+    pub fn headers(&self) -> &[u8] {
+        &self.headers
     }
 
     /// The request's id.

@@ -31,10 +31,11 @@ prop_compose! {
         micros in any::<u64>(),
         losses in any::<u8>(),
         traced in any::<bool>(),
+        headers in payload(),
         payload in payload(),
     ) -> Item {
         let remaining = Duration::from_micros(micros);
-        Item { id: RequestId(id), route: RouteIndex(route), remaining, losses, traced, payload }
+        Item { id: RequestId(id), route: RouteIndex(route), remaining, losses, traced, headers, payload }
     }
 }
 
@@ -174,13 +175,13 @@ fn header(kind: Kind, items: u16, body_bytes: u64) -> [u8; HEADER_BYTES] {
 fn a_header_is_refused_before_its_body_is_read() {
     let refused = |header: [u8; HEADER_BYTES]| Header::decode(&header, LIMIT).unwrap_err();
     let with = |at: usize, value: u8| {
-        let mut header = header(Kind::Batch, 1, 24);
+        let mut header = header(Kind::Batch, 1, 28);
         header[at] = value;
         header
     };
-    assert!(Header::decode(&header(Kind::Batch, 1, 24), LIMIT).is_ok());
+    assert!(Header::decode(&header(Kind::Batch, 1, 28), LIMIT).is_ok());
     assert_eq!(refused(with(0, b'x')), FrameError::Magic(*b"xsec"));
-    assert_eq!(refused(with(4, 2)), FrameError::Version(2));
+    assert_eq!(refused(with(4, 1)), FrameError::Version(1));
     assert_eq!(refused(with(5, 0)), FrameError::Kind(0));
     assert_eq!(refused(with(6, 1)), FrameError::Reserved);
     assert_eq!(refused(with(20, 1)), FrameError::Reserved);
@@ -217,7 +218,7 @@ fn a_header_lies_where_its_table_says() {
         },
     };
     let expected = [
-        b"msec\x01\x11\0\0".as_slice(),
+        b"msec\x02\x11\0\0".as_slice(),
         &[1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0, 0, 0, 0, 0, 0],
         &[8, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 0, 0, 5, 0, 0, 0],
@@ -276,6 +277,7 @@ fn what_does_not_fit_is_not_encoded() {
         remaining: Duration::MAX,
         losses: 0,
         traced: false,
+        headers: Bytes::new(),
         payload: Bytes::from(vec![0; 100]),
     };
     let batch = |count| Batch {
@@ -284,13 +286,13 @@ fn what_does_not_fit_is_not_encoded() {
     };
     assert_eq!(encode_batch(&batch(0), LIMIT), Err(FrameError::NoItems));
     assert_eq!(
-        encode_batch(&batch(2), 247),
+        encode_batch(&batch(2), 255),
         Err(FrameError::TooLarge {
-            bytes: 248,
-            limit: 247
+            bytes: 256,
+            limit: 255
         })
     );
-    assert!(encode_batch(&batch(2), 248).is_ok());
+    assert!(encode_batch(&batch(2), 256).is_ok());
     assert_eq!(
         encode_batch(&batch(65_536), usize::MAX),
         Err(FrameError::TooManyItems(65_536))
@@ -305,6 +307,7 @@ fn the_largest_request_fits_and_so_do_the_most_items() {
         remaining: Duration::MAX,
         losses: 0,
         traced: false,
+        headers: Bytes::new(),
         payload,
     };
     let bytes = MAX_LINK_REQUEST_BYTES as usize;

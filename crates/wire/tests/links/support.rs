@@ -76,6 +76,7 @@ pub(crate) fn batch_of(payloads: impl IntoIterator<Item = Bytes>) -> Batch {
         remaining: Duration::from_millis(1500),
         losses: 2,
         traced: true,
+        headers: Bytes::from_static(b"x-user:someone\n"),
         payload,
     };
     Batch {

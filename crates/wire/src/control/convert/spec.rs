@@ -104,6 +104,7 @@ impl From<&StageSpec> for proto::StageSpec {
             attempts: stage.attempts,
             mime: stage.mime.clone(),
             streaming: stage.streaming,
+            request_headers: stage.request_headers.clone(),
             batching: batching.into(),
         }
     }
@@ -138,6 +139,7 @@ impl TryFrom<proto::StageSpec> for StageSpec {
             attempts: message.attempts,
             mime: message.mime,
             streaming: message.streaming,
+            request_headers: message.request_headers,
             batching,
         })
     }

@@ -40,8 +40,9 @@ prop_compose! {
         delivery in prop_oneof![Just(Delivery::Retry), Just(Delivery::AtMostOnce)],
         streaming in any::<bool>(),
         batching in prop_oneof![Just(Batching::Window), Just(Batching::Adaptive)],
+        request_headers in vec("[a-z-]{1,8}", 0..3),
     ) -> StageSpec {
-        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime, streaming, batching }
+        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime, streaming, batching, request_headers }
     }
 }
 
