@@ -55,25 +55,58 @@ impl Drop for Waiting {
     }
 }
 
+/// What of a batch its upstream has given up.
+pub(crate) struct GivenUp {
+    all: AtomicBool,
+    items: Vec<AtomicBool>,
+}
+
+impl GivenUp {
+    pub(crate) fn new(items: usize) -> Arc<Self> {
+        let items = (0..items).map(|_| AtomicBool::new(false)).collect();
+        let all = AtomicBool::new(false);
+        Arc::new(Self { all, items })
+    }
+
+    /// How many the batch has.
+    pub(crate) fn items(&self) -> usize {
+        self.items.len()
+    }
+
+    pub(crate) fn give_up(&self) {
+        self.all.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn give_up_items(&self, items: &[u32]) {
+        for item in items.iter().filter_map(|&item| self.items.get(item as usize)) {
+            item.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn has(&self, item: u32) -> bool {
+        let item = self.items.get(item as usize);
+        self.all.load(Ordering::Relaxed) || item.is_some_and(|item| item.load(Ordering::Relaxed))
+    }
+}
+
 /// Answers one item of a batch.
 pub(crate) struct LinkReply {
     item: u32,
     stage: StageIndex,
     received: Instant,
     traced: bool,
-    cancelled: Arc<AtomicBool>,
+    given_up: Arc<GivenUp>,
     sender: mpsc::UnboundedSender<Message>,
     /// None before the first event.
     events: OnceLock<Arc<Events>>,
 }
 
 impl LinkReply {
-    /// `cancelled`: set when the upstream has given the batch up.
     pub(crate) fn new(
         (item, stage): (u32, StageIndex),
         traced: bool,
         received: Instant,
-        cancelled: Arc<AtomicBool>,
+        given_up: Arc<GivenUp>,
         sender: mpsc::UnboundedSender<Message>,
     ) -> Self {
         Self {
@@ -81,7 +114,7 @@ impl LinkReply {
             stage,
             received,
             traced,
-            cancelled,
+            given_up,
             sender,
             events: OnceLock::new(),
         }
@@ -179,7 +212,7 @@ impl Respond for LinkReply {
     }
 
     fn is_wanted(&self) -> bool {
-        !self.cancelled.load(Ordering::Relaxed) && !self.is_ended()
+        !self.given_up.has(self.item) && !self.is_ended()
     }
 }
 
@@ -189,8 +222,8 @@ mod tests {
 
     fn reply() -> (LinkReply, mpsc::UnboundedReceiver<Message>) {
         let (sender, messages) = mpsc::unbounded_channel();
-        let cancelled = Arc::default();
-        let reply = LinkReply::new((3, StageIndex(0)), false, Instant::now(), cancelled, sender);
+        let given_up = GivenUp::new(4);
+        let reply = LinkReply::new((3, StageIndex(0)), false, Instant::now(), given_up, sender);
         (reply, messages)
     }
 
@@ -217,6 +250,16 @@ mod tests {
         );
         assert!(matches!(messages.try_recv(), Ok(Message::Answer(answer)) if answer.last));
         assert!(messages.try_recv().is_err());
+    }
+
+    #[test]
+    fn items_are_given_up_one_by_one_or_together() {
+        let given_up = GivenUp::new(3);
+        let gone = || [0, 1, 2, 3].map(|item| given_up.has(item));
+        given_up.give_up_items(&[1, 7]);
+        assert_eq!(gone(), [false, true, false, false]);
+        given_up.give_up();
+        assert_eq!(gone(), [true; 4]);
     }
 
     #[tokio::test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use mosec_dispatch::custody::Loss;
 use mosec_dispatch::{Credit, Dispatched, Home, Payload, Reply, Request, Stream, Target, Window};
 use mosec_types::{ErrorCode, StageKey};
 use mosec_wire::frame::FrameError;
-use mosec_wire::{Answer, AnswerSink, Incoming, LinkError, LinkEvent, LinkServer};
+use mosec_wire::{Answer, AnswerSink, Cancelled, Incoming, LinkError, LinkEvent, LinkServer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::Agent;
 use crate::pool::PoolTarget;
-use crate::reply::{LinkReply, Message};
+use crate::reply::{GivenUp, LinkReply, Message};
 pub use crate::windows::Upstream;
 use crate::windows::changes;
 
@@ -84,8 +83,7 @@ fn tell_windows(
 async fn serve_batch(agent: Agent, incoming: Incoming) {
     let Incoming { batch, mut answers } = incoming;
     let (sender, mut messages) = mpsc::unbounded_channel();
-    let cancelled = Arc::new(AtomicBool::new(false));
-    let total = batch.items.len();
+    let given_up = GivenUp::new(batch.items.len());
     let stage = batch.stage;
     let now = Instant::now();
     let pool = agent.pool(stage);
@@ -109,7 +107,7 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
                 (u32::try_from(index).unwrap_or(u32::MAX), stage.stage),
                 item.traced,
                 now,
-                cancelled.clone(),
+                given_up.clone(),
                 sender.clone(),
             )),
         })
@@ -129,7 +127,7 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
             .into_iter()
             .for_each(|request| request.give_back(Loss::Refused, ErrorCode::UnknownStage)),
     }
-    let result = pass_on(&mut messages, &mut answers, total).await;
+    let result = pass_on(&mut messages, &mut answers, &given_up).await;
     match result {
         Ok(()) => {
             if let Err(error) = answers.finish().await {
@@ -137,7 +135,7 @@ async fn serve_batch(agent: Agent, incoming: Incoming) {
             }
         }
         Err(error) => {
-            cancelled.store(true, Ordering::Relaxed);
+            given_up.give_up();
             tracing::debug!(%stage, %error, "batch was given up by its upstream");
         }
     }
@@ -150,8 +148,9 @@ const MAX_EVENTS: usize = 64;
 async fn pass_on(
     messages: &mut mpsc::UnboundedReceiver<Message>,
     answers: &mut Box<dyn AnswerSink>,
-    total: usize,
+    given_up: &GivenUp,
 ) -> Result<(), LinkError> {
+    let total = given_up.items();
     let mut buffer = Vec::new();
     let mut answered = 0;
     // Items that were ended by an event that no frame carries. What they still say goes nowhere.
@@ -164,7 +163,10 @@ async fn pass_on(
                 // Every reply answers when it is dropped, so this is a bug of ours; the upstream sees a reset.
                 return Err(LinkError::Reset);
             },
-            () = answers.cancelled() => return Err(LinkError::Cancelled),
+            cancelled = answers.cancelled() => match cancelled {
+                Cancelled::Batch => return Err(LinkError::Cancelled),
+                Cancelled::Items(items) => given_up.give_up_items(&items),
+            },
         }
         let mut group = Vec::with_capacity(buffer.len());
         let mut credit = false;
@@ -293,7 +295,7 @@ mod tests {
             std::future::ready(Ok(())).boxed()
         }
 
-        fn cancelled(&mut self) -> BoxFuture<'_, ()> {
+        fn cancelled(&mut self) -> BoxFuture<'_, Cancelled> {
             std::future::pending().boxed()
         }
     }
@@ -310,13 +312,13 @@ mod tests {
     #[tokio::test]
     async fn an_event_that_no_frame_carries_ends_its_item_alone() {
         let (sender, mut messages) = mpsc::unbounded_channel();
+        let given_up = GivenUp::new(3);
         let reply = |item| {
-            let cancelled = Arc::default();
             LinkReply::new(
                 (item, StageIndex(0)),
                 false,
                 Instant::now(),
-                cancelled,
+                given_up.clone(),
                 sender.clone(),
             )
         };
@@ -329,7 +331,7 @@ mod tests {
         let small = Small::default();
         let mut sink: Box<dyn AnswerSink> = Box::new(small.clone());
         {
-            let mut passing = std::pin::pin!(pass_on(&mut messages, &mut sink, 3));
+            let mut passing = std::pin::pin!(pass_on(&mut messages, &mut sink, &given_up));
             assert!(passing.as_mut().now_or_never().is_none(), "one item is open");
             assert!(!cut.is_wanted(), "so that its worker stops");
             respond(cut);

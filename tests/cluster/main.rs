@@ -3,6 +3,7 @@
 mod bad_input;
 mod custody;
 mod embedded;
+mod leave;
 mod spread;
 mod stability;
 mod streams;

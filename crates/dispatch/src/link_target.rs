@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::custody::Loss;
 use crate::{Credit, Dispatched, Home, Payload, Request, Target};
 
-/// How often a batch that is out is looked at, to cancel it when nobody waits for it any more.
+/// How often a batch that is out is looked at, to cancel it, or those of its requests that nobody waits for any more.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How long the end of a stream may take to arrive after the last answer: it is on its way.
@@ -128,13 +128,23 @@ impl Flight {
         mut answers: Box<dyn Answers>,
     ) -> Result<Option<Box<dyn Answers>>, LinkError> {
         while self.open > 0 {
-            match self.while_wanted(answers.next()).await {
-                None => return Ok(None),
-                Some(Ok(Some(Returned::Answers(group)))) => self.take(group),
-                Some(Ok(Some(Returned::Credit))) => self.credit = None,
-                // Finished without an answer for each: the peer's fault, and as good as a reset.
-                Some(Ok(None)) => return Err(LinkError::Reset),
-                Some(Err(error)) => return Err(error),
+            tokio::select! {
+                // An answer that is there comes first.
+                biased;
+                returned = answers.next() => match returned? {
+                    Some(Returned::Answers(group)) => self.take(group),
+                    Some(Returned::Credit) => self.credit = None,
+                    // Finished without an answer for each: the peer's fault, and as good as a reset.
+                    None => return Err(LinkError::Reset),
+                },
+                now = self.look.tick() => {
+                    let over = self.over(now);
+                    if over.len() == self.open {
+                        return Ok(None);
+                    }
+                    // Whatever was said before may have been lost.
+                    answers.cancel(&over);
+                }
             }
         }
         Ok(Some(answers))
@@ -208,7 +218,7 @@ impl Flight {
         }
     }
 
-    /// Awaits `future` while anybody waits for the batch; `None` when nobody does any more.
+    /// Awaits `future`, which brings no answers, while anybody waits for the batch; `None` when nobody does any more.
     async fn while_wanted<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(future);
         loop {
@@ -217,12 +227,22 @@ impl Flight {
                 biased;
                 done = &mut future => return Some(done),
                 now = self.look.tick() => {
-                    if !self.requests.iter().flatten().any(|request| request.is_live(now)) {
+                    if self.over(now).len() == self.open {
                         return None;
                     }
                 }
             }
         }
+    }
+
+    /// The items that have not been answered and that nobody waits for.
+    fn over(&self, now: Instant) -> Vec<u32> {
+        let open = (0..)
+            .zip(&self.requests)
+            .filter_map(|(item, request)| Some((item, request.as_ref()?)));
+        open.filter(|(_, request)| !request.is_live(now))
+            .map(|(item, _)| item)
+            .collect()
     }
 }
 

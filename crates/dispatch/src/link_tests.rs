@@ -8,7 +8,7 @@ use mosec_types::topology::{Node, NodeHealth};
 use mosec_types::{ErrorCode, Incarnation, NodeId, Revision, RouteIndex, StageIndex, StageKey};
 use mosec_wire::link::BoxFuture;
 use mosec_wire::memory::{MemoryLink, MemoryServer, pair};
-use mosec_wire::{Answer, Custody, Incoming, Link, LinkError, LinkEvent, LinkServer as _};
+use mosec_wire::{Answer, Cancelled, Custody, Incoming, Link, LinkError, LinkEvent, LinkServer as _};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -152,7 +152,7 @@ async fn the_end_of_a_stream_is_not_waited_for() {
     assert_eq!(start.elapsed(), Duration::ZERO);
     // Nor for ever.
     let cancelled = tokio::time::timeout(DEADLINE, incoming.answers.cancelled());
-    assert!(cancelled.await.is_ok());
+    assert_eq!(cancelled.await, Ok(Cancelled::Batch));
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,6 +195,23 @@ async fn events_do_not_keep_a_batch_that_nobody_waits_for() {
         assert!(start.elapsed() < DEADLINE, "the agent goes on for nobody");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_hears_of_single_requests_that_nobody_waits_for() {
+    let bench = Bench::of(3, 1);
+    let [first, second, third] = [0; 3].map(|route| bench.submit(route));
+    let mut incoming = bench.accept(0).await;
+    drop(second);
+    let mut cancelled = async || tokio::time::timeout(DEADLINE, incoming.answers.cancelled()).await;
+    assert_eq!(cancelled().await, Ok(Cancelled::Items(vec![1])));
+    drop(third);
+    assert_eq!(cancelled().await, Ok(Cancelled::Items(vec![2])));
+    // They are the agent's to answer, as all others are.
+    incoming.answers.send(vec![answer(1), answer(0)]).await.unwrap();
+    assert_eq!(code(first).await, ErrorCode::Ok);
+    let left = tokio::time::timeout(DEADLINE, incoming.answers.cancelled()).await;
+    assert_eq!(left, Ok(Cancelled::Batch), "nobody waits for the rest");
 }
 
 /// Hands out one link, made before.

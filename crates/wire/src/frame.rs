@@ -8,11 +8,11 @@
 //! | 6 | 2 | flags, 0 | none yet |
 //! | 8 | 8 | revision | `Batch`, `Window`, else 0 |
 //! | 16 | 2 | stage | `Batch`, `Window`, else 0 |
-//! | 18 | 2 | number of items or answers | `Batch`, `Answers`, else 0 |
+//! | 18 | 2 | number of items or answers | `Batch`, `Answers`, `Cancel`, else 0 |
 //! | 20 | 4 | reserved, 0 | none yet |
 //! | 24 | 8 | bytes of the body | all |
 //!
-//! Bodies: `batch.rs` and `answers.rs` list theirs. `Hello`: incarnation u64, then the node's name. `Window`: replicas
+//! Bodies: `batch.rs`, `answers.rs` and `cancel.rs` list theirs. `Hello`: incarnation u64, then the node's name. `Window`: replicas
 //! u32, limit u32. `Finish`, `Credit`, `Drain`, `Heartbeat`: empty.
 //!
 //! Decoding trusts nothing: every length is checked against the bytes at hand before anything is allocated for it, a
@@ -20,6 +20,7 @@
 
 mod answers;
 mod batch;
+mod cancel;
 mod event;
 mod fields;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use mosec_types::{Revision, StageIndex, StageKey};
 pub(crate) use answers::body_bytes_of;
 pub use answers::encode as encode_answers;
 pub use batch::encode as encode_batch;
+pub(crate) use cancel::{MAX_CANCELLED, encode as encode_cancel};
 pub(crate) use event::MAX_EVENT_BYTES;
 pub use event::{encode as encode_event, encode_credit, encode_finish, encode_heartbeat};
 
@@ -98,6 +100,8 @@ pub enum Kind {
     Finish = 3,
     /// Agent to upstream, on the batch's stream: the batch's credit is free.
     Credit = 4,
+    /// Upstream to agent, as a datagram: nobody waits for some items of a batch any more.
+    Cancel = 5,
     /// These come from the agent on the control stream.
     Hello = 16,
     Window = 17,
@@ -106,11 +110,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Batch,
         Self::Answers,
         Self::Finish,
         Self::Credit,
+        Self::Cancel,
         Self::Hello,
         Self::Window,
         Self::Drain,
@@ -122,7 +127,7 @@ impl Kind {
     }
 
     fn has_items(self) -> bool {
-        matches!(self, Self::Batch | Self::Answers)
+        matches!(self, Self::Batch | Self::Answers | Self::Cancel)
     }
 
     fn has_stage(self) -> bool {
@@ -138,8 +143,18 @@ pub enum Frame {
     Answers(Vec<Answer>),
     Finish,
     Credit,
+    Cancel(Cancel),
     Event(LinkEvent),
     Heartbeat,
+}
+
+/// Items of one batch that nobody waits for any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancel {
+    /// The number of the batch's stream.
+    pub stream: u64,
+    /// Positions in the batch, at least one.
+    pub items: Vec<u32>,
 }
 
 impl Frame {
@@ -149,6 +164,7 @@ impl Frame {
             Self::Answers(_) => Kind::Answers,
             Self::Finish => Kind::Finish,
             Self::Credit => Kind::Credit,
+            Self::Cancel(_) => Kind::Cancel,
             Self::Event(LinkEvent::Hello { .. }) => Kind::Hello,
             Self::Event(LinkEvent::Window { .. }) => Kind::Window,
             Self::Event(LinkEvent::Drain) => Kind::Drain,
@@ -163,6 +179,10 @@ impl Frame {
             Self::Answers(answers) => encode_answers(answers, max_body_bytes),
             Self::Finish => Ok(vec![encode_finish()]),
             Self::Credit => Ok(vec![encode_credit()]),
+            Self::Cancel(Cancel { stream, items }) => {
+                check_size(items.len(), cancel::body_bytes(items.len()) as u64, max_body_bytes)?;
+                Ok(vec![encode_cancel(*stream, items)])
+            }
             Self::Event(event) => Ok(vec![encode_event(event)]),
             Self::Heartbeat => Ok(vec![encode_heartbeat()]),
         }
@@ -233,6 +253,7 @@ impl Header {
         let (least, most) = match self.kind {
             Kind::Batch => (items * batch::ITEM_BYTES, usize::MAX),
             Kind::Answers => (items * answers::ANSWER_BYTES, usize::MAX),
+            Kind::Cancel => (cancel::body_bytes(items), cancel::body_bytes(items)),
             Kind::Hello => event::HELLO_BYTES,
             Kind::Window => (event::WINDOW_BYTES, event::WINDOW_BYTES),
             Kind::Finish | Kind::Credit | Kind::Drain | Kind::Heartbeat => (0, 0),
@@ -260,6 +281,7 @@ impl Header {
         match self.kind {
             Kind::Batch => batch::decode(self.stage, items, &body).map(Frame::Batch),
             Kind::Answers => answers::decode(items, &body).map(Frame::Answers),
+            Kind::Cancel => cancel::decode(items, &body).map(Frame::Cancel),
             Kind::Hello => event::decode_hello(&body).map(Frame::Event),
             Kind::Window => event::decode_window(self.stage, &body).map(Frame::Event),
             Kind::Finish => Ok(Frame::Finish),

@@ -1,5 +1,6 @@
 //! Contracts between processes: the data plane's frames and links, and the control plane's protobuf API.
 
+mod cancelled;
 pub mod control;
 pub mod frame;
 pub mod link;
@@ -9,6 +10,6 @@ pub mod quic;
 pub mod tls;
 
 pub use link::{
-    Answer, AnswerSink, Answers, Batch, Custody, Incoming, Item, Link, LinkError, LinkEvent, LinkServer,
+    Answer, AnswerSink, Answers, Batch, Cancelled, Custody, Incoming, Item, Link, LinkError, LinkEvent, LinkServer,
     Returned, Window,
 };

@@ -7,6 +7,7 @@
 //! Story of a batch: `Link::send` hands it over and gives back its [`Answers`]. The agent gets an [`Incoming`] with
 //! the batch and an [`AnswerSink`]. Each item is answered on the sink once; the stream ends when the sink is finished.
 //! - Dropping `Answers` early cancels: the sink's `cancelled()` resolves and its sends fail with `Cancelled`.
+//! - `Answers::cancel` cancels single items, of which the sink's `cancelled()` tells, too.
 //! - Dropping the sink before every item was answered is a loss: `Answers::next` gives `LinkError::Reset`.
 //! - A connection that breaks or falls silent is a loss of every batch on it.
 //!
@@ -150,6 +151,13 @@ pub trait Answers: Send {
     ///
     /// Cancel safe.
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Returned>, LinkError>>;
+
+    /// Tells the agent that nobody waits for these items any more, while others of the batch are awaited. They are answered
+    /// all the same.
+    ///
+    /// Never waits, and may be lost on its way: to be said again while their answers are not there. The agent is told of
+    /// each once.
+    fn cancel(&mut self, items: &[u32]);
 }
 
 /// The receiving half of one connection.
@@ -184,6 +192,15 @@ pub trait AnswerSink: Send {
     /// Says that every item has been answered.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), LinkError>>;
 
-    /// Completes when the upstream no longer wants the answers. Cancel safe.
-    fn cancelled(&mut self) -> BoxFuture<'_, ()>;
+    /// What the upstream does not want any more. Cancel safe.
+    fn cancelled(&mut self) -> BoxFuture<'_, Cancelled>;
+}
+
+/// What of a batch its upstream has given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancelled {
+    /// Some items, by position, each told once. They still have to be answered.
+    Items(Vec<u32>),
+    /// All of it. Answers go nowhere.
+    Batch,
 }

@@ -94,7 +94,7 @@ impl Link for MemoryLink {
             if let Some(error) = self.shared.ended(Side::Upstream) {
                 return Err(error);
             }
-            let (answers, sink) = exchange::pair(Arc::clone(&self.shared));
+            let (answers, sink) = exchange::pair(Arc::clone(&self.shared), batch.items.len());
             let incoming = Incoming {
                 batch,
                 answers: Box::new(sink),

@@ -81,7 +81,10 @@ fn frame() -> impl Strategy<Value = Frame> {
             window: Window { replicas, limit },
         })
     });
+    let cancel = (any::<u64>(), vec(any::<u32>(), 1..8))
+        .prop_map(|(stream, items)| Frame::Cancel(Cancel { stream, items }));
     prop_oneof![
+        1 => cancel,
         4 => batch,
         4 => vec(answer(), 1..8).prop_map(Frame::Answers),
         1 => hello,

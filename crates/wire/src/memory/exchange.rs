@@ -6,18 +6,21 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Shared, Side};
-use crate::link::{Answer, AnswerSink, Answers, BoxFuture, LinkError, Returned};
+use crate::cancelled::CancelledItems;
+use crate::link::{Answer, AnswerSink, Answers, BoxFuture, Cancelled, LinkError, Returned};
 
 /// Bytes of answers that wait for a slow upstream, beyond which the sink waits: a QUIC stream's window.
 const MAX_WAITING_BYTES: usize = 2 * 1024 * 1024;
 /// What an answer counts beyond its payload, so that many empty ones are bounded too.
 const ANSWER_OVERHEAD_BYTES: usize = size_of::<Answer>();
 
-pub(super) fn pair(link: Arc<Shared>) -> (MemoryAnswers, MemorySink) {
+/// The two ends of a batch of `items`.
+pub(super) fn pair(link: Arc<Shared>, items: usize) -> (MemoryAnswers, MemorySink) {
     let exchange = Arc::new(Exchange {
         state: Mutex::default(),
         to_upstream: Notify::new(),
         to_sink: Notify::new(),
+        cancelled: CancelledItems::new(items),
         link,
     });
     (MemoryAnswers(Arc::clone(&exchange)), MemorySink(exchange))
@@ -29,6 +32,7 @@ struct Exchange {
     to_upstream: Notify,
     /// There is room, or nobody to read. One waiter.
     to_sink: Notify,
+    cancelled: CancelledItems,
     link: Arc<Shared>,
 }
 
@@ -149,6 +153,10 @@ impl Answers for MemoryAnswers {
             }
         })
     }
+
+    fn cancel(&mut self, items: &[u32]) {
+        self.0.cancelled.add(items);
+    }
 }
 
 impl AnswerSink for MemorySink {
@@ -174,10 +182,17 @@ impl AnswerSink for MemorySink {
         Box::pin(async move { self.0.finish() })
     }
 
-    fn cancelled(&mut self) -> BoxFuture<'_, ()> {
+    fn cancelled(&mut self) -> BoxFuture<'_, Cancelled> {
         Box::pin(async {
-            while !self.0.state.lock().upstream_gone && !self.0.link.closed.is_cancelled() {
-                self.0.wait(&self.0.to_sink).await;
+            let gone = async {
+                while !self.0.state.lock().upstream_gone && !self.0.link.closed.is_cancelled() {
+                    self.0.wait(&self.0.to_sink).await;
+                }
+            };
+            tokio::select! {
+                biased; // of a batch that is given up, single items are of no interest
+                () = gone => Cancelled::Batch,
+                items = self.0.cancelled.next() => Cancelled::Items(items),
             }
         })
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use quinn::SendStream;
+use quinn::{Connection, SendStream};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Code;
 use super::link::Shared;
 use super::reader::{FrameReader, StreamError};
-use crate::frame::{Frame, FrameError};
+use crate::frame::{self, Frame, FrameError, MAX_CANCELLED};
 use crate::link::{Answer, Answers, BoxFuture, LinkError, Returned};
 
 /// Answers handed over by one call; those beyond wait for the next.
@@ -20,6 +20,7 @@ pub(super) struct QuicAnswers {
     reader: FrameReader,
     /// The batch's way out: finished, kept to call back what has not left yet.
     batch: SendStream,
+    connection: Connection,
     items: usize,
     /// Read together with the frame before it, and due next.
     ahead: Option<Result<Option<Frame>, StreamError>>,
@@ -33,7 +34,7 @@ pub(super) struct QuicAnswers {
 impl QuicAnswers {
     pub(super) fn new(
         reader: FrameReader,
-        batch: SendStream,
+        (connection, batch): (Connection, SendStream),
         items: usize,
         shared: Arc<Shared>,
         outstanding: TaskTrackerToken,
@@ -41,6 +42,7 @@ impl QuicAnswers {
         Self {
             reader,
             batch,
+            connection,
             items,
             ahead: None,
             credit_returned: false,
@@ -123,6 +125,16 @@ impl Answers for QuicAnswers {
             }
             result
         })
+    }
+
+    fn cancel(&mut self, items: &[u32]) {
+        let stream = self.batch.id().index();
+        for items in items.chunks(MAX_CANCELLED) {
+            // One that does not leave is as good as lost, and will be said again.
+            if let Err(error) = self.connection.send_datagram(frame::encode_cancel(stream, items)) {
+                tracing::debug!(%error, "cancelled items were not told");
+            }
+        }
     }
 }
 

@@ -24,6 +24,8 @@ const MIB: u32 = 1024 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 2 * MIB;
 /// Bounds what one peer's unread data takes.
 const CONNECTION_WINDOW_BYTES: u32 = 32 * MIB;
+/// Unread datagrams, which name cancelled items and are read as they come. Beyond it the oldest are lost, and said again.
+const DATAGRAM_BYTES: usize = 64 * 1024;
 const SEND_WINDOW_BYTES: u64 = 32 * MIB as u64;
 /// Batches in flight on one connection. Credits keep well-behaved upstreams far below.
 const MAX_BATCH_STREAMS: u32 = 1024;
@@ -229,7 +231,7 @@ fn transport(mtu: u16) -> Result<TransportConfig, SetupError> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)
-        .datagram_receive_buffer_size(None) // nobody sends any
+        .datagram_receive_buffer_size(Some(DATAGRAM_BYTES)) // `None` would keep this end from sending, too
         .mtu_discovery_config(Some(discovery));
     Ok(transport)
 }

@@ -109,7 +109,7 @@ impl QuicLink {
         let shared = Arc::clone(&self.shared);
         Ok(Box::new(QuicAnswers::new(
             reader,
-            send,
+            (self.connection.clone(), send),
             batch.items.len(),
             shared,
             outstanding,

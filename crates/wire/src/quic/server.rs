@@ -16,12 +16,15 @@ use super::Code;
 use super::code::lost;
 use super::config::{BUDGET_UNIT_BYTES, Settings, budget_units};
 use super::reader::{FrameReader, StreamError};
-use super::sink::QuicSink;
+use super::sink::{Open, QuicSink};
 use super::speaker::Speaker;
 use crate::frame::{Frame, FrameError, Kind};
 use crate::link::{Batch, BoxFuture, Incoming, LinkError, LinkEvent, LinkServer};
 use crate::outbox::Outbox;
 use crate::tls::PeerIdentity;
+
+/// Largest body of a datagram; no packet is longer.
+const MAX_DATAGRAM_BYTES: usize = u16::MAX as usize;
 
 /// A link from an upstream in another process. Dropping it closes the connection.
 pub struct QuicServer {
@@ -33,6 +36,7 @@ pub struct QuicServer {
     /// Bounds the batches that are being received. One beyond it is refused, not left waiting: unread streams would
     /// use up the connection's window, which the others need to be completed. Upstreams hold back far earlier.
     budget: Arc<Semaphore>,
+    open: Arc<Open>,
     /// Streams whose batch has not arrived completely.
     arriving: Mutex<FuturesUnordered<BoxFuture<'static, Option<Incoming>>>>,
 }
@@ -47,7 +51,7 @@ pub(super) struct ServerParts {
 }
 
 impl QuicServer {
-    /// Starts the connection's speaker, on `tasks`.
+    /// Starts the connection's speaker and its reader of datagrams, on `tasks`.
     pub(super) fn start(parts: ServerParts, tasks: &TaskTracker) -> Self {
         let ServerParts {
             connection,
@@ -69,6 +73,8 @@ impl QuicServer {
             settings,
         };
         tasks.spawn(speaker.run());
+        let open = Arc::default();
+        tasks.spawn(read_datagrams(connection.clone(), Arc::clone(&open)));
         Self {
             connection,
             peer,
@@ -76,6 +82,7 @@ impl QuicServer {
             closing,
             max_body_bytes,
             budget,
+            open,
             arriving: Mutex::default(),
         }
     }
@@ -115,11 +122,11 @@ impl QuicServer {
     fn receive(&self, mut send: SendStream, recv: RecvStream) -> BoxFuture<'static, Option<Incoming>> {
         let mut reader = FrameReader::new(recv, self.max_body_bytes);
         let (peer, closing, max_body_bytes) = (self.peer.clone(), self.closing.clone(), self.max_body_bytes);
-        let budget = Arc::clone(&self.budget);
+        let (budget, open) = (Arc::clone(&self.budget), Arc::clone(&self.open));
         Box::pin(async move {
             let code = match read_batch(&mut reader, &budget).await {
                 Ok(batch) => {
-                    let sink = QuicSink::new(send, closing, max_body_bytes, batch.items.len());
+                    let sink = QuicSink::new(send, closing, max_body_bytes, batch.items.len(), open);
                     return Some(Incoming {
                         batch,
                         answers: Box::new(sink),
@@ -140,6 +147,17 @@ impl QuicServer {
             reader.stop(code);
             None
         })
+    }
+}
+
+/// Takes note of cancelled items until the connection ends. A datagram that is anything else costs itself alone.
+async fn read_datagrams(connection: Connection, open: Arc<Open>) {
+    while let Ok(datagram) = connection.read_datagram().await {
+        match Frame::decode(datagram, MAX_DATAGRAM_BYTES) {
+            Ok(Frame::Cancel(cancel)) => open.cancel(&cancel),
+            Ok(other) => warn!(kind = ?other.kind(), "datagram refused: misplaced"),
+            Err(error) => warn!(%error, "datagram refused: not a valid frame"),
+        }
     }
 }
 

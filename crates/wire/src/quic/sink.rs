@@ -1,11 +1,55 @@
 //! Hot path. The agent's end of a batch's stream.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use quinn::{SendStream, WriteError};
 use tokio_util::sync::CancellationToken;
 
 use super::code::lost;
-use crate::frame::{self, FrameError, MAX_ITEMS};
-use crate::link::{Answer, AnswerSink, BoxFuture, LinkError};
+use crate::cancelled::CancelledItems;
+use crate::frame::{self, Cancel, FrameError, MAX_ITEMS};
+use crate::link::{Answer, AnswerSink, BoxFuture, Cancelled, LinkError};
+
+/// The batches of a connection that are being answered, by the numbers of their streams.
+#[derive(Debug, Default)]
+pub(super) struct Open(Mutex<HashMap<u64, Arc<CancelledItems>>>);
+
+impl Open {
+    /// Tells a batch's sink of items that its upstream has given up. Of a batch that is not open, nobody.
+    pub(super) fn cancel(&self, Cancel { stream, items }: &Cancel) {
+        let cancelled = self.0.lock().get(stream).cloned();
+        if let Some(cancelled) = cancelled {
+            cancelled.add(items);
+        }
+    }
+}
+
+/// A batch's entry among those that are open. Dropping it takes it out.
+struct Entry {
+    open: Arc<Open>,
+    stream: u64,
+    cancelled: Arc<CancelledItems>,
+}
+
+impl Entry {
+    fn new(open: Arc<Open>, stream: u64, items: usize) -> Self {
+        let cancelled = Arc::new(CancelledItems::new(items));
+        open.0.lock().insert(stream, Arc::clone(&cancelled));
+        Self {
+            open,
+            stream,
+            cancelled,
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.open.0.lock().remove(&self.stream);
+    }
+}
 
 /// Writes the answers of one batch.
 ///
@@ -16,6 +60,7 @@ pub(super) struct QuicSink {
     closing: CancellationToken,
     max_body_bytes: usize,
     items: usize,
+    entry: Entry,
     credit_returned: bool,
     /// Why nothing can be written any more. Set while a frame is being written: one left half-way is the end, too.
     end: Option<LinkError>,
@@ -27,12 +72,15 @@ impl QuicSink {
         closing: CancellationToken,
         max_body_bytes: usize,
         items: usize,
+        open: Arc<Open>,
     ) -> Self {
+        let entry = Entry::new(open, stream.id().index(), items);
         Self {
             stream,
             closing,
             max_body_bytes,
             items,
+            entry,
             credit_returned: false,
             end: None,
         }
@@ -129,11 +177,13 @@ impl AnswerSink for QuicSink {
         })
     }
 
-    fn cancelled(&mut self) -> BoxFuture<'_, ()> {
+    fn cancelled(&mut self) -> BoxFuture<'_, Cancelled> {
         Box::pin(async {
             tokio::select! {
-                _ = self.stream.stopped() => {}
-                () = self.closing.cancelled() => {}
+                biased; // of a batch that is given up, single items are of no interest
+                _ = self.stream.stopped() => Cancelled::Batch,
+                () = self.closing.cancelled() => Cancelled::Batch,
+                items = self.entry.cancelled.next() => Cancelled::Items(items),
             }
         })
     }

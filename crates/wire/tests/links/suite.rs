@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use mosec_wire::{LinkError, LinkEvent, Returned, Window};
+use mosec_wire::{Cancelled, LinkError, LinkEvent, Returned, Window};
 use tokio::time::timeout;
 
 use crate::support::*;
@@ -36,6 +36,9 @@ suite![
     large_payloads_pass,
     empty_payloads_pass,
     dropping_answers_cancels,
+    single_items_are_cancelled_once_each,
+    many_items_are_cancelled_at_once,
+    items_of_other_batches_are_not_cancelled,
     dropping_the_sink_is_a_loss_of_the_rest,
     closing_the_link_loses_what_is_outstanding,
     closing_the_server_loses_what_is_outstanding,
@@ -142,7 +145,7 @@ async fn dropping_answers_cancels(pair: Pair) {
     let still_wanted = timeout(Duration::from_millis(20), sink.cancelled()).await;
     assert!(still_wanted.is_err(), "nobody has cancelled");
     drop(answers);
-    sink.cancelled().await;
+    assert_eq!(sink.cancelled().await, Cancelled::Batch);
     assert_eq!(
         sink.send(vec![answer(1, Bytes::new())]).await,
         Err(LinkError::Cancelled)
@@ -153,6 +156,57 @@ async fn dropping_answers_cancels(pair: Pair) {
     tokio::spawn(echo(Arc::clone(&pair.server)));
     let mut answers = pair.link.send(batch.clone()).await.unwrap();
     assert_eq!(all_answers(&mut *answers).await.unwrap(), echoes(&batch));
+}
+
+async fn single_items_are_cancelled_once_each(pair: Pair) {
+    let batch = batch_of((0..4).map(|seed| pattern(seed, 10)));
+    let mut answers = pair.link.send(batch.clone()).await.unwrap();
+    let mut sink = pair.server.accept().await.unwrap().answers;
+    answers.cancel(&[2, 0, 99]);
+    assert_eq!(sink.cancelled().await, Cancelled::Items(vec![2, 0]));
+    // What is said again is not told again.
+    answers.cancel(&[0, 2]);
+    answers.cancel(&[0, 3]);
+    assert_eq!(sink.cancelled().await, Cancelled::Items(vec![3]));
+    // They are answered like the others.
+    sink.send(echoes(&batch)).await.unwrap();
+    sink.finish().await.unwrap();
+    assert_eq!(all_answers(&mut *answers).await.unwrap(), echoes(&batch));
+    answers.cancel(&[1]);
+    drop(answers);
+    tokio::spawn(echo(Arc::clone(&pair.server)));
+    let mut answers = pair.link.send(batch.clone()).await.unwrap();
+    assert_eq!(all_answers(&mut *answers).await.unwrap(), echoes(&batch));
+}
+
+async fn many_items_are_cancelled_at_once(pair: Pair) {
+    let count = 3000;
+    let mut answers = pair.link.send(batch_of(vec![Bytes::new(); count])).await.unwrap();
+    let mut sink = pair.server.accept().await.unwrap().answers;
+    let all: Vec<_> = (0..u32::try_from(count).unwrap()).collect();
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < count {
+        answers.cancel(&all);
+        let Cancelled::Items(items) = sink.cancelled().await else {
+            panic!("the batch is wanted")
+        };
+        assert!(items.into_iter().all(|item| told.insert(item)), "told twice");
+    }
+}
+
+async fn items_of_other_batches_are_not_cancelled(pair: Pair) {
+    let mut sinks = Vec::new();
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        all.push(pair.link.send(batch_of([Bytes::new()])).await.unwrap());
+        sinks.push(pair.server.accept().await.unwrap().answers);
+    }
+    all[1].cancel(&[0]);
+    assert_eq!(sinks[1].cancelled().await, Cancelled::Items(vec![0]));
+    for sink in [0, 2] {
+        let told = timeout(Duration::from_millis(20), sinks[sink].cancelled()).await;
+        assert!(told.is_err(), "{told:?}");
+    }
 }
 
 async fn dropping_the_sink_is_a_loss_of_the_rest(pair: Pair) {
@@ -170,7 +224,7 @@ async fn closing_the_link_loses_what_is_outstanding(pair: Pair) {
     let mut answers = pair.link.send(batch_of([pattern(1, 10)])).await.unwrap();
     let mut sink = pair.server.accept().await.unwrap().answers;
     pair.link.close();
-    sink.cancelled().await;
+    assert_eq!(sink.cancelled().await, Cancelled::Batch);
     sink.send(vec![answer(0, Bytes::new())]).await.unwrap_err();
     assert!(matches!(pair.server.accept().await, Err(LinkError::Lost(_))));
     assert_eq!(answers.next().await, Err(LinkError::Closed));
@@ -185,7 +239,7 @@ async fn closing_the_server_loses_what_is_outstanding(pair: Pair) {
     let mut answers = pair.link.send(batch_of([pattern(1, 10)])).await.unwrap();
     let mut sink = pair.server.accept().await.unwrap().answers;
     pair.server.close();
-    sink.cancelled().await;
+    assert_eq!(sink.cancelled().await, Cancelled::Batch);
     assert_eq!(
         sink.send(vec![answer(0, Bytes::new())]).await,
         Err(LinkError::Closed)
