@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use hyper::{Response, StatusCode};
 use mosec_types::ErrorCode;
 
 use crate::events::EventStream;
+use crate::stall::Progress;
 
 pub(crate) type HttpResponse = Response<AnswerBody>;
 
@@ -24,9 +26,43 @@ pub(crate) const MOSEC_REPLICA_WAIT_SECONDS: HeaderValue = HeaderValue::from_sta
 
 /// The body of an answer.
 pub(crate) enum AnswerBody {
-    /// Until it is taken, all at once.
-    Whole(Option<Bytes>),
+    Whole(Whole),
     Events(EventStream),
+}
+
+/// An answer that is all there. On HTTP/1 it is handed over at once. On HTTP/2 what a client does not read would then lie in its
+/// connection, where nobody looks after it: there it goes piece by piece.
+pub(crate) struct Whole {
+    /// What has not been handed over.
+    rest: Bytes,
+    /// How the client gets on; absent where the kernel sees whether it reads, and of small answers.
+    progress: Option<Arc<Progress>>,
+    begun: bool,
+}
+
+/// Bytes that a client of HTTP/2 may be slow to take: enough to cost little, few enough to show that it reads.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Answers up to this size are handed over at once. As many as a connection may have streams take no more than a few
+/// hundred KiB.
+const SMALL_BYTES: usize = 1024;
+
+impl Whole {
+    fn next(&mut self) -> Option<Bytes> {
+        if !std::mem::replace(&mut self.begun, true) && self.rest.len() > SMALL_BYTES {
+            self.progress = Progress::watched();
+        }
+        let left = self.rest.len();
+        let piece = match &self.progress {
+            None => left,
+            // Hyper takes a piece once the client's window has room for all before it. So a last byte of its own keeps the
+            // stream, and the look at it, until the others are gone.
+            Some(progress) => {
+                progress.handed();
+                PIECE_BYTES.min(left.saturating_sub(1)).max(1)
+            }
+        };
+        (left > 0).then(|| self.rest.split_to(piece))
+    }
 }
 
 impl AnswerBody {
@@ -37,7 +73,7 @@ impl AnswerBody {
     /// The bytes of one that is all there, and not read yet.
     pub(crate) fn whole(&self) -> Option<&Bytes> {
         match self {
-            Self::Whole(bytes) => bytes.as_ref(),
+            Self::Whole(body) => Some(&body.rest).filter(|bytes| !bytes.is_empty()),
             Self::Events(_) => None,
         }
     }
@@ -45,7 +81,11 @@ impl AnswerBody {
 
 impl From<Bytes> for AnswerBody {
     fn from(bytes: Bytes) -> Self {
-        Self::Whole((!bytes.is_empty()).then_some(bytes))
+        Self::Whole(Whole {
+            rest: bytes,
+            progress: None,
+            begun: false,
+        })
     }
 }
 
@@ -58,21 +98,21 @@ impl Body for AnswerBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Whole(body) => Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Whole(body) => Poll::Ready(body.next().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Events(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(body) => body.is_none(),
+            Self::Whole(body) => body.rest.is_empty(),
             Self::Events(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Whole(body) => SizeHint::with_exact(body.rest.len() as u64),
             Self::Events(body) => body.size_hint(),
         }
     }

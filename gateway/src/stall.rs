@@ -1,4 +1,4 @@
-//! Streams of HTTP/2 whose client does not read: they end, as a connection of HTTP/1 does by the kernel's timeout.
+//! Answers over HTTP/2 whose client does not read: they end, as a connection of HTTP/1 does by the kernel's timeout.
 //!
 //! Hyper does not ask a body for more while its client reads nothing, so the body cannot end itself. The task that hyper
 //! runs for each stream is ended instead, which resets the stream and nothing else of its connection.

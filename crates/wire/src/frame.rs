@@ -180,7 +180,11 @@ impl Frame {
             Self::Finish => Ok(vec![encode_finish()]),
             Self::Credit => Ok(vec![encode_credit()]),
             Self::Cancel(Cancel { stream, items }) => {
-                check_size(items.len(), cancel::body_bytes(items.len()) as u64, max_body_bytes)?;
+                check_size(
+                    items.len(),
+                    cancel::body_bytes(items.len()) as u64,
+                    max_body_bytes,
+                )?;
                 Ok(vec![encode_cancel(*stream, items)])
             }
             Self::Event(event) => Ok(vec![encode_event(event)]),

@@ -10,6 +10,6 @@ pub mod quic;
 pub mod tls;
 
 pub use link::{
-    Answer, AnswerSink, Answers, Batch, Cancelled, Custody, Incoming, Item, Link, LinkError, LinkEvent, LinkServer,
-    Returned, Window,
+    Answer, AnswerSink, Answers, Batch, Cancelled, Custody, Incoming, Item, Link, LinkError, LinkEvent,
+    LinkServer, Returned, Window,
 };

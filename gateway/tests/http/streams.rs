@@ -291,3 +291,43 @@ async fn a_stream_of_http2_that_is_not_read_is_reset_alone() {
     assert!(read.ends_with(b"data: a\n\n"), "{read:?}");
     connection.abort();
 }
+
+#[tokio::test]
+async fn a_whole_answer_over_http2_that_is_not_read_is_given_up_and_one_that_is_read_slowly_is_not() {
+    let config = Config {
+        write_timeout: Duration::from_millis(500),
+        ..Default::default()
+    };
+    let bench = Bench::with_config(config, topology(1, vec![deployment(1, spec(), Phase::Serving)])).await;
+    bench.grant(key(1, 0), Window { limit: 2, ..ONE });
+    let io = TokioIo::new(TcpStream::connect(bench.address).await.unwrap());
+    let window = 100 << 10;
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(1 << 20)
+        .handshake(io)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let mut answers = Vec::new();
+    // Of the unread one even the last piece has to be given up; the other is three times as large as its window.
+    for bytes in [window as usize + 1, 3 * window as usize] {
+        let post = hyper::Request::post("http://x/inference");
+        let sent = sender.send_request(post.body(body("{}")).unwrap());
+        let (response, ()) = tokio::join!(sent, async {
+            let (request, _credit) = only(bench.batch().await);
+            answer(request, ErrorCode::Ok, &"x".repeat(bytes));
+        });
+        answers.push(response.unwrap().into_body());
+    }
+    let mut slow = answers.pop().unwrap();
+    let mut read = 0;
+    while let Some(frame) = slow.frame().await {
+        read += frame.unwrap().into_data().unwrap().len();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(read, 3 * window as usize);
+    let unread = answers.pop().unwrap().collect().await;
+    assert!(unread.is_err(), "it has been reset");
+    connection.abort();
+}
