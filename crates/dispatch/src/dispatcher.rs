@@ -6,6 +6,7 @@
 
 mod state;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -120,7 +121,7 @@ impl Dispatcher {
     pub(crate) fn is_busy_with(&self, id: &TargetId) -> bool {
         let state = self.0.state.lock();
         let slot = state.targets.iter().find(|slot| &slot.id == id);
-        slot.is_some_and(|slot| slot.outstanding > 0 || (slot.window.replicas > 0 && !state.is_idle()))
+        slot.is_some_and(|slot| slot.outstanding() > 0 || (slot.window.replicas > 0 && !state.is_idle()))
     }
 
     /// Forgets a target. What is outstanding there is its own to give back.
@@ -151,7 +152,7 @@ impl Dispatcher {
             .lock()
             .targets
             .iter()
-            .map(|slot| slot.outstanding)
+            .map(Slot::outstanding)
             .sum()
     }
 
@@ -223,7 +224,7 @@ impl Inner {
                     id: id.clone(),
                     target: target.clone(),
                     window,
-                    outstanding: 0,
+                    out: VecDeque::new(),
                     rest_until: None,
                 }),
             }
@@ -300,11 +301,12 @@ impl Inner {
                 target: slot.id.clone(),
                 sent: now,
                 lost: AtomicBool::new(false),
-                ahead: slot.outstanding,
+                ahead: slot.outstanding(),
                 replicas: slot.window.replicas,
+                requests: requests.len(),
             });
             self.in_custody.fetch_add(1, Ordering::Relaxed);
-            slot.outstanding += 1;
+            slot.out.push_back(requests.len());
             loads[index] = slot.load(now);
             let credit = home.credit();
             self.metrics.batches.inc();
@@ -385,8 +387,8 @@ impl Inner {
                     .observe(credit::time_of_one(elapsed, batch.ahead, batch.replicas));
             }
             if let Some(slot) = state.targets.iter_mut().find(|slot| slot.id == batch.target) {
-                debug_assert!(slot.outstanding > 0, "a credit was returned twice");
-                slot.outstanding = slot.outstanding.saturating_sub(1);
+                let returned = slot.take_out(batch.requests);
+                debug_assert!(returned, "a credit was returned twice");
             }
         });
     }
@@ -454,6 +456,8 @@ struct Custody {
     /// Batches that were at the target before, and its ready replicas then.
     ahead: u32,
     replicas: u32,
+    /// Its size.
+    requests: usize,
 }
 
 impl Custody {

@@ -44,9 +44,9 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// Whether clients are refused.
-    pub(crate) fn is_full(&self) -> bool {
-        self.len() >= self.capacity
+    /// Whether clients are refused. `sent_ahead`: requests that wait elsewhere.
+    pub(crate) fn is_full_with(&self, sent_ahead: usize) -> bool {
+        self.len().saturating_add(sent_ahead) >= self.capacity
     }
 
     /// What the policy sees. `batch_time`: how long the stage's batches take.
@@ -68,7 +68,7 @@ impl Queue {
 
     /// Gives `hold` back where the request does not need it.
     pub(crate) fn push_held(&mut self, request: Request, hold: Hold) -> Option<Hold> {
-        let (hold, spare) = if self.is_full() {
+        let (hold, spare) = if self.is_full_with(0) {
             (Some(hold), None)
         } else {
             (None, Some(hold))

@@ -458,3 +458,27 @@ async fn a_dropped_request_is_answered_all_the_same() {
     drop(bench.target.take());
     assert_eq!(code(outcome).await, ErrorCode::Internal);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_ahead_counts_as_waiting() {
+    // Capacity 3: beside the two that run, one that was sent ahead and two in the queue.
+    let mut bench = Bench::new(1, 3, Delivery::Retry);
+    bench.window(2, 3);
+    let mut outcomes: Vec<_> = (0..5).map(|_| bench.submit()).collect();
+    assert_eq!((bench.target.sizes().len(), bench.dispatcher.queued()), (3, 2));
+    assert_eq!(bench.dispatcher.refuse_early(), Some(ErrorCode::QueueFull));
+    assert_eq!(bench.refusal().await, ErrorCode::QueueFull);
+    // One that runs is done: the one ahead runs, and there is room for one more.
+    let mut out = bench.target.take();
+    echo(out.remove(0));
+    assert_eq!(bench.dispatcher.queued(), 1);
+    outcomes.push(bench.submit());
+    assert_eq!(bench.refusal().await, ErrorCode::QueueFull);
+    out.into_iter().for_each(echo);
+    while bench.dispatcher.outstanding() > 0 {
+        bench.target.take().into_iter().for_each(echo);
+    }
+    for outcome in outcomes {
+        assert_eq!(code(outcome).await, ErrorCode::Ok);
+    }
+}

@@ -37,7 +37,8 @@ pub(super) struct Slot {
     pub(super) id: TargetId,
     pub(super) target: Arc<dyn Target>,
     pub(super) window: Window,
-    pub(super) outstanding: u32,
+    /// The sizes of the batches that are out, the oldest first.
+    pub(super) out: VecDeque<usize>,
     pub(super) rest_until: Option<Instant>,
 }
 
@@ -48,8 +49,24 @@ impl Slot {
         Load {
             replicas: self.window.replicas,
             limit,
-            outstanding: self.outstanding,
+            outstanding: self.outstanding(),
         }
+    }
+
+    /// Batches that are out.
+    pub(super) fn outstanding(&self) -> u32 {
+        u32::try_from(self.out.len()).unwrap_or(u32::MAX)
+    }
+
+    /// One batch of this size less. False: there was none.
+    pub(super) fn take_out(&mut self, requests: usize) -> bool {
+        let oldest = self.out.iter().position(|&size| size == requests);
+        oldest.and_then(|at| self.out.remove(at)).is_some()
+    }
+
+    /// Requests whose batches were sent ahead: behind those that every replica is running.
+    fn sent_ahead(&self) -> usize {
+        self.out.iter().skip(self.window.replicas as usize).sum()
     }
 }
 
@@ -104,7 +121,7 @@ impl State {
             Some(ErrorCode::Draining)
         } else if !self.has_replica(grace, now) {
             Some(ErrorCode::NoReplica)
-        } else if self.queue.is_full() {
+        } else if self.queue.is_full_with(self.targets.iter().map(Slot::sent_ahead).sum()) {
             Some(ErrorCode::QueueFull)
         } else {
             None
