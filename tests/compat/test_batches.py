@@ -6,7 +6,7 @@ from harness import ABSENT, Difference, Run, case
 from harness.acts import act, serving
 from harness.service import Service
 
-BATCH = ("--batch", "32", "--window", "500", "--timeout", "3000")
+BATCH = ("--batch", "32", "--window", "3000", "--timeout", "9000")
 # Each way of being bad, and what the reference then answers to all 32.
 BAD = {
     "decode": "400 decoding error: decoding error",

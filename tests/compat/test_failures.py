@@ -1,10 +1,15 @@
 """Time limits, full queues, clients that leave, and processes that die."""
 
 import json
+import os
 import re
+import signal
+import time
+from pathlib import Path
 
 from harness import ANY, Difference, Run, case
 from harness.acts import act, serving
+from harness.service import Service
 from harness.wire import request
 
 LEAK = re.compile(r"mosec timeout error: \[14\]`forward` timeout after 0\.3s: <frame at 0x.*")
@@ -157,7 +162,7 @@ UNSENDABLE = {"str": "str", "none": "NoneType", "number": "int"}
 def test_wrong_bytes(run: Run) -> None:
     """`serialize` gives what cannot be sent: that item alone fails, and no process dies."""
     for kind in UNSENDABLE:
-        with run.serve("actor.py", "--workers", "2", "--batch", "2", "--window", "400", "--timeout", "1500") as service:
+        with run.serve("actor.py", "--workers", "2", "--batch", "2", "--window", "1400", "--timeout", "1500") as service:
             bodies = [json.dumps({"as": kind, "text": "x"}).encode(), b"1"]
             run.see(kind, [answer.short() for answer in service.together(bodies)], spec=[HANGS] * 2)
 
@@ -168,3 +173,46 @@ def test_leaving_forward(run: Run) -> None:
     with run.serve("actor.py", "--workers", "2", "--timeout", "6000") as service:
         run.see("SystemExit", service.post(act(forward=["SystemExit", 0])).short(), spec=HANGS)
         run.see("next", service.post(b"1").short(), spec="200 1")
+
+
+def workers(service: Service) -> list[int]:
+    """The processes of the service that run user code."""
+    return [pid for pid in service.family() if any(mark in command(pid) for mark in ("spawn_main", "mosec.runner"))]
+
+
+def servers(service: Service) -> list[int]:
+    """Those that hand requests to the workers: of MOSEC one beside the script, of this project the script."""
+    return [pid for pid in service.family() if "config.json" in command(pid)] or [service.process.pid]
+
+
+def command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+HALF_READ = "D22: nothing is read in parts that a pause could come between"
+
+
+@case(
+    differs=[
+        Difference("a large body", HANGS, "200 8000002", HALF_READ),
+        Difference("goes on", False, True, HALF_READ),
+    ]
+)
+def test_stopped_in_the_middle(run: Run) -> None:
+    """The server stands still for three seconds while a worker has read a part of a request, as on a busy host."""
+    with run.serve("actor.py", "--timeout", "9000") as service:
+        (worker,), (server,) = workers(service), servers(service)
+        os.kill(worker, signal.SIGSTOP)
+        answer = service.later(service.post, json.dumps("x" * 8_000_000).encode())
+        service.in_progress(1)
+        time.sleep(0.5)  # MOSEC's server gets as far as it can without the worker, which nothing outside of it shows
+        os.kill(server, signal.SIGSTOP)
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(3)  # longer than MOSEC's workers wait for the rest
+        os.kill(server, signal.SIGCONT)
+        response = answer.result()
+        run.see("a large body", response.short() if response.status != 200 else f"200 {len(response.body)}")
+        run.see("goes on", service.until(lambda: service.post(b"1").short() == "200 1"), spec=False)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 
 import zstandard
 from harness import ABSENT, ANY, Difference, Run, case
@@ -209,3 +210,23 @@ def see_packed(run: Run, key: str, service: Service, body: bytes | None, headers
     if encoding is not None:
         answer.headers = [(name, "<length>" if name == "content-length" else value) for name, value in answer.headers]
     run.see(key, answer)
+
+
+UNREADABLE = "400 request body could not be read"
+
+
+@case(
+    differs=[Difference("a body that stands still", "no answer", UNREADABLE, "D23: nobody is waited for for ever")]
+)
+def test_slow_body(run: Run) -> None:
+    """A client that begins a body and does not go on, and one that goes on slowly."""
+    with run.serve("actor.py", "--timeout", "9000") as service, service.connect() as slow:
+        whole = request("POST", "/inference", b"123")
+        still = service.later(service.raw, whole[:-1], patience=24)
+        for byte in whole:
+            slow.send(bytes([byte]))
+            time.sleep(0.05)
+        run.see("a slow one", slow.response().short(), spec="200 123")
+        answer = still.result()
+        run.see("a body that stands still", answer.short() if answer.body else answer.status, spec="no answer")
+        run.see("others", service.post(b"1").short(), spec="200 1")

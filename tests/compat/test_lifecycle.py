@@ -1,5 +1,6 @@
 """Start, readiness, shutdown, and what becomes of processes, ports and folders."""
 
+import itertools
 import json
 import os
 import signal
@@ -143,6 +144,20 @@ def test_cannot_start(run: Run) -> None:
         with run.serve("lifecycle.py", "--what", what, wait=False) as service:
             run.see(f"{what} / exit code", service.exit_code(), spec=0)
             run.see(f"{what} / port", service.get("/").status, spec="refused")
+
+
+@case(differs=[Difference("pauses grow", False, True, "D4: what fails again and again is tried less and less often")])
+def test_crash_loop(run: Run) -> None:
+    """A worker that cannot start, beside one that serves."""
+    with run.serve("lifecycle.py", "--what", "loops") as service:
+        service.release("may fail")
+        service.until(lambda: len(service.note("starts").split()) >= 7, patience=40)
+        starts = [float(at) for at in service.note("starts").split()[:7]]
+        pauses = [after - before for before, after in itertools.pairwise(starts)]
+        # From 0.1 s to 3.2 s on one side, all alike on the other; half of that is left for what the starts take.
+        run.see("pauses grow", pauses[-1] - pauses[0] > 1.5, spec=False)
+        run.see("the other one", service.post(b"1").short(), spec="200 1")
+        run.see("exit code", service.stop(), spec=0)
 
 
 @case()

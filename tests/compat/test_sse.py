@@ -1,11 +1,13 @@
 """Streams of events, byte for byte."""
 
 import json
+import statistics
 import time
 from typing import Any
 
-from harness import ANY, Difference, Response, Run, case
+from harness import ANY, Difference, Response, Run, case, wire
 from harness.service import Service
+from harness.wire import Connection, Stream
 
 
 def steps(*given: dict[str, Any]) -> bytes:
@@ -222,3 +224,23 @@ def test_stream_client_leaves(run: Run) -> None:
         service.release("gone")
         run.see("worker reaches its end", service.notes("steps", 1), spec=["end"])
         see_stream(run, "next one", service, steps({"send": "1"}), "data: 1\n\n")
+
+
+def first_event(connection: Connection) -> float:
+    """Seconds from the head of an answer to its first event, which is sent a moment later."""
+    connection.send(wire.request("POST", "/inference", steps({"sleep": 0.002}, {"send": "1"})))
+    stream = Stream(connection)
+    start = time.monotonic()
+    stream.until(b"data: 1\n\n")
+    waited = time.monotonic() - start
+    stream.rest()
+    return waited
+
+
+@case(differs=[Difference("the first event waits", True, False, "D25: no event waits for an acknowledgement")])
+def test_first_events(run: Run) -> None:
+    """On a connection that is kept open, an event may wait until the client's kernel acknowledges the head: 40 ms."""
+    with run.serve("sse.py") as service, service.connect() as connection:
+        first_event(connection)  # a new connection is acknowledged at once
+        waits = [first_event(connection) for _ in range(9)]
+        run.see("the first event waits", statistics.median(waits) > 0.03, spec=True)

@@ -48,6 +48,20 @@ class Leaves(Refuses):
         sys.exit(7)
 
 
+class Loops(Worker):
+    """One of two cannot start again and again, once the service is there."""
+
+    def __init__(self) -> None:
+        if os.environ["COMPAT_OWN"] == "starts":
+            return
+        wait_for("may fail")
+        note("starts", str(time.monotonic()))
+        raise RuntimeError("no model here")
+
+    def forward(self, data: Any) -> Any:
+        return data
+
+
 class OneExample(Worker):
     example = {"n": 1}
 
@@ -140,6 +154,8 @@ if __name__ == "__main__":
         environments = [{"COMPAT_OWN": "a"}, {"COMPAT_OWN": "b"}]
         server.append_worker(Env, num=2, env=environments, start_method="fork" if values.fork else "spawn")
         server.append_worker(After)
+    elif values.what == "loops":
+        server.append_worker(Loops, num=2, env=[{"COMPAT_OWN": "starts"}, {"COMPAT_OWN": "fails"}])
     elif values.what == "process":
         server.append_worker(After)
         process = multiprocessing.Process(target=helper, daemon=True)
