@@ -161,8 +161,9 @@ UNSENDABLE = {"str": "str", "none": "NoneType", "number": "int"}
 )
 def test_wrong_bytes(run: Run) -> None:
     """`serialize` gives what cannot be sent: that item alone fails, and no process dies."""
+    options = ("--workers", "2", "--batch", "2", "--window", "1400", "--timeout", "1500")
     for kind in UNSENDABLE:
-        with run.serve("actor.py", "--workers", "2", "--batch", "2", "--window", "1400", "--timeout", "1500") as service:
+        with run.serve("actor.py", *options) as service:
             bodies = [json.dumps({"as": kind, "text": "x"}).encode(), b"1"]
             run.see(kind, [answer.short() for answer in service.together(bodies)], spec=[HANGS] * 2)
 

@@ -215,9 +215,7 @@ def see_packed(run: Run, key: str, service: Service, body: bytes | None, headers
 UNREADABLE = "400 request body could not be read"
 
 
-@case(
-    differs=[Difference("a body that stands still", "no answer", UNREADABLE, "D23: nobody is waited for for ever")]
-)
+@case(differs=[Difference("a body that stands still", "no answer", UNREADABLE, "D23: nobody is waited for for ever")])
 def test_slow_body(run: Run) -> None:
     """A client that begins a body and does not go on, and one that goes on slowly."""
     with run.serve("actor.py", "--timeout", "9000") as service, service.connect() as slow:
