@@ -48,7 +48,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., co
                 pytest.skip("there is no mosectl: the wheel of this project is not installed")
             if not clusters:
                 clusters.append(stack.enter_context(running_cluster(tmp_path_factory.mktemp("cluster"))))
-            return clusters[0].deployed(script, options)
+            return clusters[0].deployed(script, options, env or {})
 
         yield run
 
@@ -91,6 +91,12 @@ def together() -> Callable[..., list[Any]]:
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     return a_free_port
+
+
+@pytest.fixture(scope="session", name="until")
+def until_fixture() -> Callable[..., Any]:
+    """Waits for a condition; an error that says `what` where it does not come true."""
+    return until
 
 
 @pytest.fixture(scope="session")
@@ -150,9 +156,9 @@ class Cluster(NamedTuple):
     output: Callable[[], str]
 
     @contextlib.contextmanager
-    def deployed(self, script: Path, options: Sequence[str]) -> Iterator[Service]:
+    def deployed(self, script: Path, options: Sequence[str], env: dict[str, str]) -> Iterator[Service]:
         name = f"{script.parent.name}-{script.stem}".replace("_", "-")
-        self.mosectl(script.parent, "deploy", script.name, "--name", name, "--", *options)
+        self.mosectl(script.parent, "deploy", script.name, "--name", name, "--", *options, env=env)
         try:
             status = json.loads(self.mosectl(script.parent, "status", "--output", "json"))
             (routes,) = [pipeline["routes"] for pipeline in status["pipelines"] if pipeline["name"] == name]
@@ -162,8 +168,9 @@ class Cluster(NamedTuple):
         finally:
             self.mosectl(script.parent, "delete", name)
 
-    def mosectl(self, folder: Path, *arguments: str) -> str:
-        done = subprocess.run([MOSECTL, *arguments], cwd=folder, env=self.env, capture_output=True, text=True)
+    def mosectl(self, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
+        command = [MOSECTL, *arguments]
+        done = subprocess.run(command, cwd=folder, env=self.env | (env or {}), capture_output=True, text=True)
         assert done.returncode == 0, f"mosectl {arguments} ended with {done.returncode}:\n{done.stderr}"
         return done.stdout
 

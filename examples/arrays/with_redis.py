@@ -1,11 +1,13 @@
-"""Sends arrays from stage to stage through a Redis server, which the service starts and watches.
+"""Sends arrays from stage to stage through a Redis server: the one that REDIS_URL names, or one of the service's own.
 
-When Redis ends, the service ends: a later stage could not read what an earlier one has written.
+The service watches its own. When that ends, the service ends: no stage could read what the one before has written.
 """
 
+import contextlib
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 
 import redis
 import stages
@@ -14,7 +16,6 @@ from mosec import Server
 from mosec.mixin import RedisShmIPCMixin
 
 PORT = int(os.environ.get("REDIS_PORT", "6379"))
-URL = f"redis://127.0.0.1:{PORT}/0"
 
 
 class Read(RedisShmIPCMixin, stages.Read):
@@ -29,28 +30,40 @@ class Peak(RedisShmIPCMixin, stages.Peak):
     pass
 
 
-def wait_until_it_answers(daemon: subprocess.Popen) -> None:
-    with redis.Redis.from_url(URL) as connection:
-        while daemon.poll() is None:
-            try:
-                connection.ping()
-                return
-            except redis.ConnectionError:
-                time.sleep(0.01)
-    raise RuntimeError(f"redis-server ended with {daemon.returncode}")
+@contextlib.contextmanager
+def own_redis() -> Iterator[tuple[str, subprocess.Popen]]:
+    """A Redis server that answers: its URL and its process."""
+    url = f"redis://127.0.0.1:{PORT}/0"
+    command = ["redis-server", "--port", str(PORT), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]
+    with subprocess.Popen(command) as daemon:
+        try:
+            with redis.Redis.from_url(url) as connection:
+                while not answers(connection):
+                    if daemon.poll() is not None:
+                        raise RuntimeError(f"redis-server ended with {daemon.returncode}")
+                    time.sleep(0.01)
+            yield url, daemon
+        finally:
+            daemon.terminate()
+
+
+def answers(connection: redis.Redis) -> bool:
+    try:
+        return bool(connection.ping())
+    except redis.ConnectionError:
+        return False
 
 
 if __name__ == "__main__":
     server = Server()
-    command = ["redis-server", "--port", str(PORT), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]
-    with subprocess.Popen(command) as daemon:
-        try:
-            wait_until_it_answers(daemon)
-            RedisShmIPCMixin.set_redis_url(URL)
+    server.append_worker(Read)
+    server.append_worker(Spectrum, max_batch_size=16, max_wait_time=5)
+    server.append_worker(Peak)
+    if "REDIS_URL" in os.environ:
+        RedisShmIPCMixin.set_redis_url(os.environ["REDIS_URL"])
+        server.run()
+    else:
+        with own_redis() as (url, daemon):
+            RedisShmIPCMixin.set_redis_url(url)
             server.register_daemon("redis-server", daemon)
-            server.append_worker(Read)
-            server.append_worker(Spectrum, max_batch_size=16, max_wait_time=5)
-            server.append_worker(Peak)
             server.run()
-        finally:
-            daemon.terminate()

@@ -181,10 +181,41 @@ def test_the_classes_of_a_manifest(tmp_path: Path, python_path: str) -> None:
 def test_good_classes_give_a_good_status(tmp_path: Path, python_path: str) -> None:
     (tmp_path / "workers.py").write_text(WORKERS)
     status, result, _ = inspect(tmp_path, python_path, "--check", "workers:Good")
-    good = {"module": "workers", "class": "Good", "mime": "image/png", "streaming": False}
+    good = {"module": "workers", "class": "Good", "mime": "image/png", "streaming": False, "request_headers": []}
     assert (status, result) == (0, {"workers": [good]})
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, python_path: str) -> None:
     status, result, _ = inspect(tmp_path, python_path, "--check", "workers:Good", "--dir", "absent")
     assert status == 1 and "there is no folder" in result["error"]["message"]
+
+
+def test_what_a_script_tells_mixins_goes_with_its_stages(tmp_path: Path, python_path: str) -> None:
+    """Workers on this machine inherit it; those of a cluster get it as variables, and nothing else."""
+    (tmp_path / "server.py").write_text(
+        """
+import os
+from mosec import Server, Worker
+from mosec.mixin.variables import PLASMA_PATH, REDIS_URL
+
+class Echo(Worker):
+    def forward(self, data):
+        return data
+
+if __name__ == "__main__":
+    os.environ["OTHER"] = "stays"
+    os.environ[REDIS_URL] = "redis://there"
+    os.environ[PLASMA_PATH] = "/tmp/there"
+    server = Server()
+    server.append_worker(Echo, num=2)
+    server.append_worker(Echo, env=[{"OWN": "1", REDIS_URL: "redis://own"}])
+    server.run()
+"""
+    )
+    status, result, errors = inspect(tmp_path, python_path, "server.py")
+    assert status == 0, errors
+    told = {"MOSEC_INTERNAL_REDIS_URL": "redis://there", "MOSEC_INTERNAL_PLASMA_PATH": "/tmp/there"}
+    assert [stage["env"] for stage in result["spec"]["stages"]] == [
+        [told, told],
+        [told | {"OWN": "1", "MOSEC_INTERNAL_REDIS_URL": "redis://own"}],
+    ]

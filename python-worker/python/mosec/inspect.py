@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from mosec import server, source
+from mosec.mixin.variables import PLASMA_PATH, REDIS_URL
 from mosec.worker import SSEWorker, header_names
 
 _EXPECTED = "a script that calls Server.run() when it is run"
@@ -45,7 +46,7 @@ def inspect_script(argv: Sequence[str]) -> dict[str, Any]:
     specs: list[dict[str, Any]] = []
 
     def take(spec: dict[str, Any]) -> NoReturn:
-        specs.append(spec)
+        specs.append(_with_mixins(spec))
         raise _SpecTaken
 
     server.intercept = take
@@ -60,6 +61,17 @@ def inspect_script(argv: Sequence[str]) -> dict[str, Any]:
     if not specs:
         return _error("never called Server.run()", file=path, expected=_EXPECTED)
     return {"spec": specs[0]}
+
+
+def _with_mixins(spec: dict[str, Any]) -> dict[str, Any]:
+    """The specification with what the script has told mixins, which its workers inherit where it starts them itself."""
+    told = {name: os.environ[name] for name in (REDIS_URL, PLASMA_PATH) if name in os.environ}
+    if not told:
+        return spec
+    stages = [
+        stage | {"env": [told | own for own in stage["env"] or [{}] * stage["replicas"]]} for stage in spec["stages"]
+    ]
+    return spec | {"stages": stages}
 
 
 def check_worker(place: str) -> dict[str, Any]:

@@ -5,9 +5,8 @@ from typing import Any
 
 from mosec.errors import ServerError
 from mosec.mixin.optional import require
+from mosec.mixin.variables import PLASMA_PATH
 from mosec.worker import Worker
-
-_VARIABLE = "MOSEC_INTERNAL_PLASMA_PATH"
 
 
 class PlasmaShmIPCMixin(Worker):
@@ -25,7 +24,7 @@ class PlasmaShmIPCMixin(Worker):
     @classmethod
     def set_plasma_path(cls, path: str) -> None:
         """Names the store's socket, before `Server.run`. Worker processes find it in their environment."""
-        os.environ[_VARIABLE] = path
+        os.environ[PLASMA_PATH] = path
 
     def serialize_ipc(self, data: Any) -> bytes:
         return self._plasma().put(super().serialize_ipc(data)).binary()
@@ -45,7 +44,7 @@ class PlasmaShmIPCMixin(Worker):
         if self._client is None:
             from pyarrow import plasma
 
-            path = os.environ.get(_VARIABLE)
+            path = os.environ.get(PLASMA_PATH)
             if not path:
                 raise RuntimeError("the store is not known: call `PlasmaShmIPCMixin.set_plasma_path` before `run`")
             self._client = plasma.connect(path)

@@ -6,9 +6,9 @@ from typing import Any
 
 from mosec.errors import ServerError
 from mosec.mixin.optional import require
+from mosec.mixin.variables import REDIS_URL
 from mosec.worker import Worker
 
-_VARIABLE = "MOSEC_INTERNAL_REDIS_URL"
 _PREFIX = b"mosec:ipc:"
 # Nobody comes for what a request left that failed on its way: no request is under way for this long. Seconds.
 _EXPIRES = 60 * 60
@@ -29,7 +29,7 @@ class RedisShmIPCMixin(Worker):
 
         Worker processes find it in their environment.
         """
-        os.environ[_VARIABLE] = url
+        os.environ[REDIS_URL] = url
 
     def serialize_ipc(self, data: Any) -> bytes:
         key = _PREFIX + uuid.uuid4().bytes
@@ -49,7 +49,7 @@ class RedisShmIPCMixin(Worker):
         if self._client is None:
             import redis
 
-            url = os.environ.get(_VARIABLE)
+            url = os.environ.get(REDIS_URL)
             if not url:
                 raise RuntimeError("the Redis server is not known: call `RedisShmIPCMixin.set_redis_url` before `run`")
             self._client = redis.Redis.from_url(url)
