@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # MOSEC as released, which tests/compat runs beside this project.
 REFERENCE := target/compat-venv
+# The last releases that have Plasma, and what they need.
+PLASMA := target/plasma-venv
 CARGO ?= cargo
 # nextest shows slow and leaky tests; plain cargo runs the same ones.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
@@ -14,7 +16,7 @@ EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-loom test-python test-pythons test-compat test-cluster check fix wheel wheel-dev bench clean
+.PHONY: help demo test test-rust test-loom test-python test-pythons test-plasma test-compat test-cluster check fix wheel wheel-dev bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +42,10 @@ test-python: wheel-dev ## the Python package and the examples, through the built
 
 test-pythons: wheel-dev ## the same wheel under other Pythons: PYTHONS=/a/bin/python3.12:/b/bin/python3.13
 	MOSEC_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -v -rs python-worker/tests/test_pythons.py
+
+test-plasma: wheel-dev $(PLASMA)/.installed ## the deprecated mixin for Plasma, which needs packages of 2023
+	$(PLASMA)/bin/pip install --quiet --force-reinstall --no-deps target/wheel-dev/*.whl
+	$(PLASMA)/bin/python -m pytest -q python-worker/tests/test_mixins.py -k plasma
 
 test-compat: wheel-dev $(VENV)/.compat $(REFERENCE)/.installed ## the same services on MOSEC from PyPI and on this, compared
 	$(BIN)/python -m pytest -q tests/compat
@@ -99,6 +105,12 @@ $(REFERENCE)/.installed: $(wildcard tests/compat/requirements-*.txt)
 	@echo "== installing MOSEC from PyPI in $(REFERENCE)"
 	@$(PYTHON) -m venv $(REFERENCE)
 	@$(REFERENCE)/bin/pip install --quiet -r tests/compat/requirements-reference.txt
+	@touch $@
+
+$(PLASMA)/.installed:
+	@echo "== installing pyarrow with Plasma in $(PLASMA)"
+	@$(PYTHON) -m venv $(PLASMA)
+	@$(PLASMA)/bin/pip install --quiet "pyarrow<12" "numpy<2" pytest msgpack msgspec numbin redis
 	@touch $@
 
 clean: ## remove what was built

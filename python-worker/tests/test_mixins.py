@@ -125,7 +125,7 @@ def test_workers_find_the_servers_redis(tmp_path: Path, redis_socket: Path) -> N
 
 
 def test_plasma_keeps_data_until_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plasma = pytest.importorskip("pyarrow.plasma", reason="Plasma needs pyarrow below 12")
+    plasma = pytest.importorskip("pyarrow.plasma", reason="Plasma needs pyarrow below 12: `make test-plasma`")
     from mosec.mixin import PlasmaShmIPCMixin
 
     worker = type("Plasma", (PlasmaShmIPCMixin, Echo), {})()
@@ -138,6 +138,20 @@ def test_plasma_keeps_data_until_it_is_read(tmp_path: Path, monkeypatch: pytest.
         assert worker.deserialize_ipc(bytearray(sent)) == {"a": 1}
         with pytest.raises(ServerError, match="no longer in the Plasma store"):
             worker.deserialize_ipc(bytearray(sent))
+
+
+def test_workers_find_the_plasma_store(tmp_path: Path) -> None:
+    pytest.importorskip("mosec._native", reason="the extension is not built: `make wheel-dev` installs it")
+    plasma = pytest.importorskip("pyarrow.plasma", reason="Plasma needs pyarrow below 12: `make test-plasma`")
+    script = tmp_path / "server.py"
+    with plasma.start_plasma_store(10_000_000) as (path, _):
+        text = SERVICE.replace("RedisShm", "PlasmaShm").replace("set_redis_url", "set_plasma_path")
+        script.write_text(text.replace("unix://SOCKET", path))
+        with Service(tmp_path, script) as service:
+            answers = service.post_all("/inference", [json.dumps({"word": str(n)}).encode() for n in range(20)])
+            assert [json.loads(answer) for _, _, answer in answers] == [[str(n)] for n in range(20)], service.output
+            assert service.end() == 0
+        assert plasma.connect(path).list() == {}, "nothing is left there"
 
 
 @pytest.mark.parametrize(
