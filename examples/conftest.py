@@ -36,7 +36,10 @@ class Service(NamedTuple):
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., contextlib.AbstractContextManager]]:
-    """Runs a script: `with serve(script, "alone") as service` or `"cluster"`, which is started when first needed."""
+    """Runs a script: `with serve(script, "alone") as service`, or `"cluster"`, which is started when first needed.
+
+    `env` is the script's; on `"cluster with env"`, one of its own, the nodes' too.
+    """
     with contextlib.ExitStack() as stack:
         clusters: list[Cluster] = []
 
@@ -46,6 +49,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., co
                 return alone(script, folder / "output", options, env or {})
             if not MOSECTL.exists():
                 pytest.skip("there is no mosectl: the wheel of this project is not installed")
+            if place == "cluster with env":
+                return on_own_cluster(tmp_path_factory.mktemp("cluster"), script, options, env or {})
             if not clusters:
                 clusters.append(stack.enter_context(running_cluster(tmp_path_factory.mktemp("cluster"))))
             return clusters[0].deployed(script, options, env or {})
@@ -176,9 +181,15 @@ class Cluster(NamedTuple):
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path) -> Iterator[Cluster]:
+def on_own_cluster(folder: Path, script: Path, options: Sequence[str], env: dict[str, str]) -> Iterator[Service]:
+    with running_cluster(folder, env) as cluster, cluster.deployed(script, options, env) as service:
+        yield service
+
+
+@contextlib.contextmanager
+def running_cluster(folder: Path, env: dict[str, str] | None = None) -> Iterator[Cluster]:
     # `mosectl` finds the cluster through this folder, and no other one of this user.
-    env = {"XDG_RUNTIME_DIR": str(folder)}
+    env = (env or {}) | {"XDG_RUNTIME_DIR": str(folder)}
     output = folder / "output"
     command = [MOSECTL, "up", "--port", "0", "--agents", "2", "--data", folder / "data"]
     with process(command, output, env) as running:

@@ -27,7 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("place", ["alone", "cluster with env"])
 def test_each_prompt_becomes_a_jpeg(
+    place: str,
     model: Path,
     serve: Callable[..., Any],
     client: ModuleType,
@@ -36,7 +38,7 @@ def test_each_prompt_becomes_a_jpeg(
     tmp_path: Path,
 ) -> None:
     env = {"STABLE_DIFFUSION_MODEL": str(model), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with serve(HERE / "server.py", "alone", ["--timeout", "120000"], env) as service:
+    with serve(HERE / "server.py", place, ["--timeout", "120000"], env) as service:
         assert "warmup successfully" in service.output()
         prompts = [f"a picture of {thing}" for thing in ("a cat", "a dog", "a tree", "the sea", "a city", "a star")]
         pictures = together(lambda prompt: client.ask(service.url, prompt), prompts)

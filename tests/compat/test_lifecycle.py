@@ -228,3 +228,11 @@ def test_work_folder(run: Run) -> None:
             run.see("exists afterwards", os.path.exists(path), spec=False)
         with run.serve("actor.py", env={"MOSEC_PATH": path}) as service:
             run.see("by the environment", os.path.isdir(path), spec=True)
+
+
+@case()
+def test_script_without_a_guard(run: Run) -> None:
+    """Workers load the script: what it does at its end, they do as well, and serve all the same."""
+    with run.serve("bare.py") as service:
+        run.see("answer", service.post(b"1"), spec={"status": 200})
+        run.see("exit code", service.stop(), spec=0)

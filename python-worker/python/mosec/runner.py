@@ -8,6 +8,7 @@ Requests that nobody waits for any more are answered by the channel and never se
 import asyncio
 import inspect
 import json
+import multiprocessing
 import signal
 import sys
 import time
@@ -54,6 +55,8 @@ def start(spec: dict[str, Any]) -> tuple[Worker, Forward, float]:
     """Makes the worker of one replica and runs its examples. Gives back the time limit of `forward` in seconds too."""
     stage, code = spec["stage"], spec["source"]
     server.in_worker = True
+    # As `multiprocessing` names a child: what asks for the name to do a thing once, in the main process, does it there.
+    multiprocessing.current_process().name = f"SpawnProcess-{spec['replica']}"
     source.enter(code["dir"], code.get("main"), code.get("argv", []))
     if code.get("main") is not None:
         source.run_script(code["main"], "__mp_main__")

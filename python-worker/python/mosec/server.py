@@ -106,7 +106,8 @@ class Server:
                 "no worker registered\nhelp: use `.append_worker(...)` to register at least one worker"
             )
         if in_worker:
-            raise RuntimeError("a worker process ran `Server.run()`: put it under `if __name__ == '__main__':`")
+            internal_logger().warning("`run()` does nothing in a worker: put it under `if __name__ == '__main__':`")
+            return
         spec = self._spec()
         if intercept is not None:
             for name in self._daemons.end():
