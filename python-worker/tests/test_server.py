@@ -142,6 +142,7 @@ def test_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
         "attempts": 3,
         "mime": "application/json",
         "streaming": False,
+        "request_headers": [],
     }
     assert (last["max_batch_size"], last["max_wait"], last["timeout"], last["mime"]) == (8, 3, 250, "text/plain")
     assert last["batching"] == "adaptive"
