@@ -1,6 +1,7 @@
--- Posts one JSON body over and over, and prints the result as one line of JSON.
+-- Posts one body over and over, JSON or BODY_BYTES of it, and prints the result as one line of JSON.
+local bytes = tonumber(os.getenv("BODY_BYTES") or "0")
 wrk.method = "POST"
-wrk.body = '{"x": 1}'
+wrk.body = bytes > 0 and string.rep("x", bytes) or '{"x": 1}'
 wrk.headers["Content-Type"] = "application/json"
 
 function done(summary, latency, requests)

@@ -22,8 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SERVICES = ("echo", "batch")
+SERVICES = ("echo", "batch", "large")
 BASE = "mosec"
+# Bodies of the service `large`: a picture, or an array of a million numbers.
+LARGE_BYTES = 4 << 20
+# What only this project offers, measured beside what it does otherwise.
+VARIANTS = {"batch": ("adaptive", "BATCHING=adaptive"), "large": ("zero copy", "ZERO_COPY=1")}
 TICKS = os.sysconf("SC_CLK_TCK")
 START_LIMIT = 60.0
 STOP_LIMIT = 15.0
@@ -42,16 +46,16 @@ class Sample:
 
 def main() -> int:
     values = arguments()
-    servers = commands(values)
     samples: dict[tuple[str, int, str], list[Sample]] = {}
     for number in range(values.rounds):
         for service in values.services:
+            servers = commands(values, service)
             names = list(servers)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 with Running(servers[name], service) as running:
-                    check(running.url)
+                    check(running.url, service)
                     for connections in values.connections:
-                        load(running.url, connections, values.warm_up)
+                        load(running, connections, values.warm_up)
                         sample = measure(running, connections, values.seconds)
                         samples.setdefault((service, connections, name), []).append(sample)
                         print(f"round {number + 1} {service} c={connections} {name}: {sample}", file=sys.stderr)
@@ -81,13 +85,16 @@ def arguments() -> argparse.Namespace:
     return values
 
 
-def commands(values: argparse.Namespace) -> dict[str, str]:
+def commands(values: argparse.Namespace, service: str) -> dict[str, str]:
     """The servers to compare, as commands with {script} and {port}."""
     found = {}
     if values.mosec:
         found[BASE] = shlex.quote(values.mosec) + " {script} --port {port}"
     if values.embedded:
         found["embedded"] = shlex.quote(values.embedded) + " {script} --port {port}"
+        if service in VARIANTS:
+            name, variable = VARIANTS[service]
+            found[f"embedded, {name}"] = f"env {variable} {found['embedded']}"
     if values.cluster:
         found["cluster"] = values.cluster
     return found
@@ -102,6 +109,7 @@ class Running:
         script = HERE / "services" / f"{service}.py"
         self._command = [part.format(script=script, port=port) for part in shlex.split(command)]
         self.url = f"http://127.0.0.1:{port}/inference"
+        self.body_bytes = LARGE_BYTES if service == "large" else 0
 
     def __enter__(self) -> "Running":
         self._log = tempfile.TemporaryFile()
@@ -163,28 +171,32 @@ def process_stats() -> dict[int, Stat]:
 
 def answers(url: str) -> bool:
     try:
-        return post(url, {"x": 0}) == {"x": 0}
+        return post(url, b"0") is not None
     except OSError:
         return False
 
 
-def check(url: str) -> None:
+def check(url: str, service: str) -> None:
     """Sends distinct requests: a server that mixes up answers is not worth measuring."""
     for number in range(200):
-        sent = {"x": number, "text": f"ä{number}"}
-        found = post(url, sent)
+        sent: object = {"x": number, "text": f"ä{number}"}
+        body = json.dumps(sent).encode()
+        if service == "large":
+            body += b" " * (number * 2000)
+            sent = [len(body), body[-1]]
+        found = post(url, body)
         if found != sent:
-            raise SystemExit(f"{url} answered {found} to {sent}")
+            raise SystemExit(f"{url} answered {found} to {body[:80]!r}")
 
 
-def post(url: str, body: object) -> object:
-    with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=10) as response:
+def post(url: str, body: bytes) -> object:
+    with urllib.request.urlopen(url, body, timeout=10) as response:
         return json.load(response)
 
 
 def measure(running: Running, connections: int, seconds: float) -> Sample:
     before = running.cpu_seconds()
-    result = load(running.url, connections, seconds)
+    result = load(running, connections, seconds)
     used = running.cpu_seconds() - before
     good = result["requests"] - result["bad_status"]
     return Sample(
@@ -196,9 +208,11 @@ def measure(running: Running, connections: int, seconds: float) -> Sample:
     )
 
 
-def load(url: str, connections: int, seconds: float) -> dict[str, float]:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(HERE / "post.lua"), url]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def load(running: Running, connections: int, seconds: float) -> dict[str, float]:
+    script = str(HERE / "post.lua")
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", script, running.url]
+    env = os.environ | {"BODY_BYTES": str(running.body_bytes)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     return json.loads(line.removeprefix("RESULT "))
 

@@ -1,5 +1,9 @@
-"""One stage that takes 2 ms for a batch of up to 32 requests, as a small model on an accelerator does."""
+"""One stage that takes 2 ms for a batch of up to 32 requests, as a small model on an accelerator does.
 
+`BATCHING=adaptive` is for this project alone.
+"""
+
+import os
 import time
 from typing import Any
 
@@ -13,6 +17,7 @@ class Batch(Worker):
 
 
 if __name__ == "__main__":
+    options = {"batching": os.environ["BATCHING"]} if "BATCHING" in os.environ else {}
     server = Server()
-    server.append_worker(Batch, max_batch_size=32, max_wait_time=2)
+    server.append_worker(Batch, max_batch_size=32, max_wait_time=2, **options)
     server.run()

@@ -147,13 +147,7 @@ impl Dispatcher {
 
     /// Batches sent and not yet done.
     pub fn outstanding(&self) -> u32 {
-        self.0
-            .state
-            .lock()
-            .targets
-            .iter()
-            .map(Slot::outstanding)
-            .sum()
+        self.0.state.lock().targets.iter().map(Slot::outstanding).sum()
     }
 
     /// Whether anything that was sent may still come back: batches that are not done, and those whose requests are with

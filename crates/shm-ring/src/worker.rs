@@ -6,6 +6,7 @@
 mod loan;
 mod over;
 mod reply;
+mod running;
 mod table;
 mod watcher;
 
@@ -35,8 +36,8 @@ use crate::segment::{OutOfBounds, Segment, SegmentError};
 use loan::Loans;
 pub use loan::View;
 pub use over::Over;
-use reply::Running;
 pub use reply::{Answer, Payload, Progress, Reply, RespondError};
+use running::Running;
 use table::Table;
 pub use table::Watch;
 pub use watcher::OnAgentLoss;

@@ -1,32 +1,16 @@
 //! Payloads that a worker looks at in place, and how long their memory is theirs.
 #![cfg(not(loom))]
 
+mod support;
+
 use bytes::Bytes;
 use mosec_shm_ring::{
-    AgentChannel, Answer, Arena, ArenaConfig, Batch, ChannelConfig, ItemPayload, Next, OnAgentLoss, Payload,
-    RequestItem, ShmBackend, ShmConfig, View, WorkerChannel,
+    AgentChannel, Answer, Batch, ItemPayload, Next, Payload, RequestItem, View, WorkerChannel,
 };
-use mosec_types::Generation;
+
+use crate::support::pair;
 
 const BYTES: usize = 1 << 20;
-
-fn pair(bytes: usize) -> (Arena, AgentChannel, WorkerChannel) {
-    let shm = ShmConfig {
-        backend: ShmBackend::Memfd,
-        ..ShmConfig::default()
-    };
-    let config = ArenaConfig {
-        initial_bytes: bytes,
-        max_bytes: bytes,
-        shm,
-    };
-    let arena = Arena::new(config).expect("memory");
-    let (agent, end) =
-        AgentChannel::create(&arena, Generation(1), &ChannelConfig::default()).expect("a channel");
-    agent.hello("{}").expect("a channel with room");
-    let (worker, _) = WorkerChannel::attach(end, OnAgentLoss::Tell).expect("a channel");
-    (arena, agent, worker)
-}
 
 /// Hands over a batch of items that are `fill` all over, and takes it.
 fn take(agent: &AgentChannel, worker: &WorkerChannel, batch: u64, fills: &[u8]) -> Batch {

@@ -1,32 +1,17 @@
 //! What a worker is told of the items it has, and how long it may look.
 #![cfg(not(loom))]
 
+mod support;
+
 use std::thread;
 
 use bytes::Bytes;
 use mosec_shm_ring::{
-    AgentChannel, Answer, Arena, ArenaConfig, ChannelConfig, ItemPayload, OnAgentLoss, Over, Payload,
-    Progress, Reply, RequestItem, ShmBackend, ShmConfig, WorkerChannel, now_micros,
+    AgentChannel, Answer, ItemPayload, Over, Payload, Progress, Reply, RequestItem, now_micros,
 };
-use mosec_types::{ErrorCode, Generation};
+use mosec_types::ErrorCode;
 
-fn pair(bytes: usize) -> (Arena, AgentChannel, WorkerChannel) {
-    let shm = ShmConfig {
-        backend: ShmBackend::Memfd,
-        ..ShmConfig::default()
-    };
-    let config = ArenaConfig {
-        initial_bytes: bytes,
-        max_bytes: bytes,
-        shm,
-    };
-    let arena = Arena::new(config).expect("a channel with room");
-    let (agent, end) =
-        AgentChannel::create(&arena, Generation(1), &ChannelConfig::default()).expect("a channel with room");
-    agent.hello("{}").expect("a channel with room");
-    let (worker, _) = WorkerChannel::attach(end, OnAgentLoss::Tell).expect("a channel with room");
-    (arena, agent, worker)
-}
+use crate::support::pair;
 
 fn send(agent: &AgentChannel, batch: u64, items: usize) {
     let payload = Bytes::from_static(b"payload");

@@ -121,7 +121,10 @@ impl State {
             Some(ErrorCode::Draining)
         } else if !self.has_replica(grace, now) {
             Some(ErrorCode::NoReplica)
-        } else if self.queue.is_full_with(self.targets.iter().map(Slot::sent_ahead).sum()) {
+        } else if self
+            .queue
+            .is_full_with(self.targets.iter().map(Slot::sent_ahead).sum())
+        {
             Some(ErrorCode::QueueFull)
         } else {
             None
