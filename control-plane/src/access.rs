@@ -28,6 +28,15 @@ pub(crate) fn require<T>(request: &Request<T>, roles: &[Role]) -> Result<(), Sta
     }
 }
 
+/// Who asks for a change: the caller, or whom a member says that it forwards for.
+pub(crate) fn asked_by<T>(request: &Request<T>, forwarded_for: &str) -> Result<String, Status> {
+    Ok(match caller(request)? {
+        Some(peer) if peer.role == Role::ControlPlane => forwarded_for.to_owned(),
+        Some(peer) => peer.name.to_string(),
+        None => String::new(),
+    })
+}
+
 /// The node that an agent may speak for: its own. `None` for callers that may speak for any.
 pub(crate) fn speaks_for<T>(request: &Request<T>) -> Result<Option<NodeId>, Status> {
     require(request, &[Role::Agent, Role::ControlPlane])?;

@@ -114,6 +114,7 @@ pub(crate) fn model(version: u64, of: impl IntoIterator<Item = Node>, rollouts: 
         version,
         nodes: nodes(of),
         rollouts,
+        histories: BTreeMap::new(),
         clients: BTreeMap::new(),
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{ca, completions, delete, deploy, status, up};
+use crate::commands::{ca, completions, delete, deploy, history, rollback, status, up};
 use crate::failure::Result;
 
 /// Runs, fills and looks into a model-serving cluster.
@@ -22,6 +22,10 @@ enum Command {
     Up(up::Args),
     /// Deploys a MOSEC script or a manifest and waits until it serves.
     Deploy(deploy::Args),
+    /// Goes back to an earlier revision and waits until it serves.
+    Rollback(rollback::Args),
+    /// Lists what was deployed of a pipeline, by whom, and what became of it.
+    History(history::Args),
     /// Shows pipelines, replicas, nodes and the control plane.
     Status(status::Args),
     /// Removes a pipeline.
@@ -48,6 +52,8 @@ fn run(command: Command) -> Result {
     match command {
         Command::Up(args) => up::run(args),
         Command::Deploy(args) => block_on(deploy::run(args)),
+        Command::Rollback(args) => block_on(rollback::run(args)),
+        Command::History(args) => block_on(history::run(args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Delete(args) => block_on(delete::run(args)),
         Command::Ca(args) => ca::run(args),

@@ -8,6 +8,7 @@ mod commands;
 mod connect;
 pub mod context;
 mod failure;
+mod follow;
 pub mod manifest;
 mod nearest;
 mod pki;

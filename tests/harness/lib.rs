@@ -10,7 +10,7 @@ mod status;
 
 pub use client::{Answer, Client, EventReader};
 pub use cluster::{Cluster, Options};
-pub use load::{Load, Report};
+pub use load::{Load, Report, Running};
 pub use process::{Daemon, descendants, kill, process_exists, shared_memory_of};
 pub use status::{Status, Worker};
 

@@ -5,6 +5,7 @@
 
 mod forward;
 mod heartbeat;
+mod revisions;
 mod status;
 mod watch;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
-use mosec_types::{Incarnation, NodeId, PipelineName, PipelineSpec};
+use mosec_types::{Incarnation, NodeId, PipelineName};
 use mosec_wire::control::proto::{self, control_plane_server};
 use mosec_wire::tls::Role;
 use tokio::sync::watch as channel;
@@ -26,8 +27,6 @@ use crate::raft::handle::{Handle, ProposeError};
 use crate::reconcile::Leadership;
 use crate::state::{Command, Dedup, Model, Proposal, Refusal, Reply};
 
-/// Most replicas of a pipeline: so many have their places in one log entry.
-const MAX_PIPELINE_REPLICAS: u64 = 4096;
 /// Longest client name in a dedup number: longer ones would fill the state.
 const MAX_CLIENT_BYTES: usize = 64;
 /// Longest address and labels of a node.
@@ -90,21 +89,21 @@ impl control_plane_server::ControlPlane for Api {
         &self,
         request: Request<proto::DeployRequest>,
     ) -> Result<Response<proto::DeployResponse>, Status> {
-        access::require(&request, &[Role::Operator, Role::ControlPlane])?;
-        let proposal = self.deployment(request.get_ref().clone())?;
-        match self.handle.propose(proposal).await {
-            Err(ProposeError::NotLeader { leader }) => {
-                let send = |mut client: forward::Client, request| async move { client.deploy(request).await };
-                self.forward(leader, request, send).await
-            }
-            reply => match answer(reply)? {
-                Reply::Deployed { revision } => {
-                    tracing::info!(%revision, "revision deployed");
-                    Ok(Response::new(proto::DeployResponse { revision: revision.0 }))
-                }
-                other => Err(unexpected(&other)),
-            },
-        }
+        revisions::deploy(self, request).await
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<proto::RollbackRequest>,
+    ) -> Result<Response<proto::DeployResponse>, Status> {
+        revisions::rollback(self, request).await
+    }
+
+    async fn history(
+        &self,
+        request: Request<proto::HistoryRequest>,
+    ) -> Result<Response<proto::HistoryResponse>, Status> {
+        revisions::history(self, request).await
     }
 
     async fn delete(
@@ -150,34 +149,6 @@ impl control_plane_server::ControlPlane for Api {
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
         let from_version = request.get_ref().from_version;
         Ok(Response::new(Box::pin(watch::follow(self.clone(), from_version))))
-    }
-}
-
-impl Api {
-    fn deployment(&self, message: proto::DeployRequest) -> Result<Proposal, Status> {
-        let spec = message.spec.ok_or_else(|| invalid("spec", "is missing"))?;
-        let spec = PipelineSpec::try_from(spec).map_err(|error| invalid("spec", error))?;
-        spec.validate_for_cluster()
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let replicas: u64 = spec.stages.iter().map(|stage| u64::from(stage.replicas)).sum();
-        if replicas > MAX_PIPELINE_REPLICAS {
-            let problem =
-                format!("expected at most {MAX_PIPELINE_REPLICAS} replicas in all, found {replicas}");
-            return Err(invalid("stages", problem));
-        }
-        let default = u64::try_from(self.healthy_deadline.as_millis()).unwrap_or(u64::MAX);
-        let healthy_deadline_ms = match message.healthy_deadline_ms {
-            0 => default,
-            given => given,
-        };
-        let command = Command::Deploy {
-            spec: Arc::new(spec),
-            healthy_deadline_ms,
-        };
-        Ok(Proposal {
-            command,
-            dedup: dedup(message.dedup)?,
-        })
     }
 }
 
@@ -245,8 +216,13 @@ fn refused(refusal: &Refusal) -> Status {
         // The code by which an agent learns that it has been replaced.
         Refusal::StaleIncarnation { .. } | Refusal::StaleWrite { .. } => Status::aborted(text),
         Refusal::TooManyNodes(_) => Status::resource_exhausted(text),
-        Refusal::UnknownPipeline(_) | Refusal::UnknownRevision(_) => Status::not_found(text),
-        Refusal::RouteTaken { .. } | Refusal::NotStarting { .. } => Status::failed_precondition(text),
+        Refusal::UnknownPipeline(_) | Refusal::UnknownRevision(_) | Refusal::ForgottenRevision { .. } => {
+            Status::not_found(text)
+        }
+        Refusal::RouteTaken { .. }
+        | Refusal::NotStarting { .. }
+        | Refusal::NothingBefore(_)
+        | Refusal::AlreadyThere { .. } => Status::failed_precondition(text),
     }
 }
 

@@ -1,12 +1,11 @@
 //! Applies commands to the state.
 
-use std::sync::Arc;
-
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase};
 use mosec_types::worker::trim_error;
 use mosec_types::{Incarnation, NodeId, PipelineName, PipelineSpec, Revision};
 
 use super::command::{Command, Dedup, Places, Proposal, Refusal, Reply};
+use super::history::{Outcome, Record};
 use super::model::{LastWrite, MAX_CLIENTS, MAX_FAILED, MAX_NODES, Model, Rollout};
 
 /// Applies the proposal logged at `index`.
@@ -72,7 +71,33 @@ fn apply_command(model: &mut Model, index: u64, command: Command) -> Reply {
         Command::Deploy {
             spec,
             healthy_deadline_ms,
-        } => deploy(model, Revision(index), spec, healthy_deadline_ms),
+            origin,
+        } => deploy(
+            model,
+            healthy_deadline_ms,
+            Record {
+                revision: Revision(index),
+                spec,
+                origin,
+                rollback_of: None,
+                outcome: Outcome::Starting,
+            },
+        ),
+        Command::Rollback {
+            pipeline,
+            to,
+            healthy_deadline_ms,
+            origin,
+        } => earlier(model, &pipeline, to).and_then(|earlier| {
+            let record = Record {
+                revision: Revision(index),
+                spec: earlier.spec,
+                origin,
+                rollback_of: Some(earlier.revision),
+                outcome: Outcome::Starting,
+            };
+            deploy(model, healthy_deadline_ms, record)
+        }),
         Command::SetPlacement {
             revision,
             places,
@@ -143,12 +168,36 @@ fn mark_node(
     }
 }
 
-fn deploy(
-    model: &mut Model,
-    revision: Revision,
-    spec: Arc<PipelineSpec>,
-    healthy_deadline_ms: u64,
-) -> Result<Effect, Refusal> {
+/// The revision to go back to.
+fn earlier(model: &Model, pipeline: &PipelineName, to: Option<Revision>) -> Result<Record, Refusal> {
+    let history = model
+        .histories
+        .get(pipeline)
+        .ok_or_else(|| Refusal::UnknownPipeline(pipeline.clone()))?;
+    let Some(revision) = to else {
+        let previous = history.previous().cloned();
+        return previous.ok_or_else(|| Refusal::NothingBefore(pipeline.clone()));
+    };
+    let record = history.find(revision).ok_or_else(|| {
+        let known: Vec<_> = history.records().iter().map(|r| r.revision.to_string()).collect();
+        Refusal::ForgottenRevision {
+            pipeline: pipeline.clone(),
+            revision,
+            known: known.join(", "),
+        }
+    })?;
+    match record.outcome {
+        Outcome::Starting | Outcome::Serving => Err(Refusal::AlreadyThere {
+            pipeline: pipeline.clone(),
+            revision,
+            outcome: record.outcome.name().into(),
+        }),
+        Outcome::Replaced { .. } | Outcome::Failed { .. } => Ok(record.clone()),
+    }
+}
+
+fn deploy(model: &mut Model, healthy_deadline_ms: u64, record: Record) -> Result<Effect, Refusal> {
+    let (revision, spec) = (record.revision, record.spec.clone());
     check_routes(model, &spec)?;
     for older in model.revisions_of(&spec.name) {
         if let Some(rollout) = model.rollouts.get_mut(&older)
@@ -158,9 +207,16 @@ fn deploy(
                 rollout,
                 &format!("replaced by revision {revision} before it was healthy"),
             );
+            let phase = rollout.deployment.phase.clone();
+            note(model, &spec.name, older, &phase);
         }
     }
     forget_old_failures(model, &spec.name);
+    model
+        .histories
+        .entry(spec.name.clone())
+        .or_default()
+        .begin(record);
     let deployment = Deployment {
         revision,
         spec,
@@ -240,17 +296,28 @@ fn set_phase(model: &mut Model, revision: Revision, phase: Phase) -> Result<Effe
     let pipeline = deployment.spec.name.clone();
     match phase {
         Phase::Starting => return Ok(Effect::Void),
-        Phase::Failed { reason } => fail(rollout, &reason),
+        Phase::Failed { reason } => {
+            fail(rollout, &reason);
+            let phase = rollout.deployment.phase.clone();
+            note(model, &pipeline, revision, &phase);
+        }
         Phase::Serving => {
             deployment.phase = Phase::Serving;
             model.rollouts.retain(|&other, rollout| {
                 let deployment = &rollout.deployment;
                 other == revision || deployment.spec.name != pipeline || deployment.phase != Phase::Serving
             });
+            note(model, &pipeline, revision, &Phase::Serving);
         }
     }
     forget_old_failures(model, &pipeline);
     Ok(Effect::Changed)
+}
+
+fn note(model: &mut Model, pipeline: &PipelineName, revision: Revision, phase: &Phase) {
+    if let Some(history) = model.histories.get_mut(pipeline) {
+        history.note(revision, phase);
+    }
 }
 
 /// Nothing of a failed revision runs, so it has no places.
@@ -269,6 +336,7 @@ fn delete(model: &mut Model, pipeline: &PipelineName) -> Result<Effect, Refusal>
     if model.rollouts.len() == before {
         return Err(Refusal::UnknownPipeline(pipeline.clone()));
     }
+    model.histories.remove(pipeline);
     Ok(Effect::Changed)
 }
 

@@ -1,11 +1,15 @@
 //! Command in; whole state and reply out.
 
+use std::sync::Arc;
+
 use mosec_types::topology::NodeHealth::{Down, Suspect, Up};
 use mosec_types::topology::Placement;
 use proptest::prelude::*;
 
 use super::*;
 use crate::fixtures::{model, node, node_id, pipeline, placement, rollout, stage, up};
+use crate::state::command::Origin;
+use crate::state::history::MAX_REMEMBERED;
 
 /// Applies `command` as entry 50 and compares the whole outcome.
 fn check(name: &str, before: &Model, command: Command, reply: Reply, edit: impl FnOnce(&mut Model)) {
@@ -40,6 +44,29 @@ fn register(node: Node) -> Command {
 
 fn name(text: &str) -> PipelineName {
     PipelineName::new(text).unwrap()
+}
+
+fn origin() -> Origin {
+    Origin {
+        by: "someone".into(),
+        at_unix_ms: 1,
+    }
+}
+
+/// A revision as the history has it once it was deployed.
+fn record(revision: u64, spec: &PipelineSpec) -> Record {
+    Record {
+        revision: Revision(revision),
+        spec: Arc::new(spec.clone()),
+        origin: origin(),
+        rollback_of: None,
+        outcome: Outcome::Starting,
+    }
+}
+
+fn begin(model: &mut Model, record: Record) {
+    let pipeline = record.spec.name.clone();
+    model.histories.entry(pipeline).or_default().begin(record);
 }
 
 fn failed(reason: &str) -> Phase {
@@ -160,6 +187,7 @@ fn deploying_replaces_what_still_starts() {
     let deploy = |spec: &PipelineSpec| Command::Deploy {
         spec: Arc::new(spec.clone()),
         healthy_deadline_ms: 120_000,
+        origin: origin(),
     };
     let before = model(
         7,
@@ -180,6 +208,7 @@ fn deploying_replaces_what_still_starts() {
             .insert(Revision(5), rollout(5, &p, failed(reason), vec![]));
         m.rollouts
             .insert(Revision(50), rollout(50, &p, Phase::Starting, vec![]));
+        begin(m, record(50, &p));
     });
 
     let mut thief = pipeline("r", vec![stage("S", 1)]);
@@ -208,6 +237,7 @@ fn deploying_replaces_what_still_starts() {
             m.version = 50;
             m.rollouts
                 .insert(Revision(50), rollout(50, &thief, Phase::Starting, vec![]));
+            begin(m, record(50, &thief));
         },
     );
 }
@@ -225,6 +255,7 @@ fn the_last_failures_are_kept() {
     let deploy = Command::Deploy {
         spec: Arc::new(p.clone()),
         healthy_deadline_ms: 120_000,
+        origin: origin(),
     };
     check(
         "deploy",
@@ -238,8 +269,91 @@ fn the_last_failures_are_kept() {
             m.rollouts.retain(|revision, _| revision.0 > 2);
             m.rollouts
                 .insert(Revision(50), rollout(50, &p, Phase::Starting, vec![]));
+            begin(m, record(50, &p));
         },
     );
+}
+
+#[test]
+fn a_rollback_deploys_an_earlier_specification_anew() {
+    let [old, bad, new] = [1, 2, 3].map(|replicas| pipeline("p", vec![stage("S", replicas)]));
+    let mut state = Model::default();
+    let mut run = |index, command: Command| apply(&mut state, index, command.into());
+    let deploy = |spec: &PipelineSpec| Command::Deploy {
+        spec: Arc::new(spec.clone()),
+        healthy_deadline_ms: 1,
+        origin: origin(),
+    };
+    let back = |to: Option<u64>| Command::Rollback {
+        pipeline: name("p"),
+        to: to.map(Revision),
+        healthy_deadline_ms: 9,
+        origin: origin(),
+    };
+    let serve = |revision, phase| Command::SetPhase {
+        revision: Revision(revision),
+        phase,
+    };
+    let unknown = Refusal::UnknownPipeline(name("p"));
+    assert_eq!(run(1, back(None)), Reply::Refused(unknown));
+    run(2, deploy(&old));
+    run(3, serve(2, Phase::Serving));
+    let nothing = Refusal::NothingBefore(name("p"));
+    assert_eq!(run(4, back(None)), Reply::Refused(nothing));
+    run(5, deploy(&bad));
+    run(6, serve(5, failed("x")));
+    run(7, deploy(&new));
+    run(8, serve(7, Phase::Serving));
+    // The one that failed never served, so it is not what was before.
+    let revision = Revision(9);
+    assert_eq!(run(9, back(None)), Reply::Deployed { revision });
+    let there = |revision, outcome: &str| Refusal::AlreadyThere {
+        pipeline: name("p"),
+        revision: Revision(revision),
+        outcome: outcome.into(),
+    };
+    assert_eq!(run(10, back(Some(9))), Reply::Refused(there(9, "starting")));
+    assert_eq!(run(11, back(Some(7))), Reply::Refused(there(7, "serving")));
+    let forgotten = Refusal::ForgottenRevision {
+        pipeline: name("p"),
+        revision: Revision(4),
+        known: "2, 5, 7, 9".into(),
+    };
+    assert_eq!(run(12, back(Some(4))), Reply::Refused(forgotten));
+    run(13, serve(9, Phase::Serving));
+    // By number anything may be taken, as what failed it may be mended by now.
+    let revision = Revision(14);
+    assert_eq!(run(14, back(Some(5))), Reply::Deployed { revision });
+    run(15, serve(14, failed("y")));
+
+    let rolled_back = &state.rollouts[&Revision(9)];
+    assert_eq!(
+        (&*rolled_back.deployment.spec, rolled_back.healthy_deadline_ms),
+        (&old, 9)
+    );
+    let rows: Vec<_> = state.histories[&name("p")]
+        .records()
+        .iter()
+        .map(|r| (r.revision.0, r.rollback_of.map(|of| of.0), r.outcome.clone()))
+        .collect();
+    let by = |revision| Outcome::Replaced {
+        by: Revision(revision),
+    };
+    let reason = |reason: &str| Outcome::Failed {
+        reason: reason.into(),
+    };
+    assert_eq!(
+        rows,
+        [
+            (2, None, by(7)),
+            (5, None, reason("x")),
+            (7, None, by(9)),
+            (9, Some(2), Outcome::Serving),
+            (14, Some(5), reason("y")),
+        ]
+    );
+    apply(&mut state, 16, Command::Delete { pipeline: name("p") }.into());
+    assert!(state.histories.is_empty());
 }
 
 #[test]
@@ -396,6 +510,7 @@ fn a_repeated_write_has_one_effect_and_one_answer() {
     let deploy = || Command::Deploy {
         spec: p.clone(),
         healthy_deadline_ms: 1,
+        origin: origin(),
     };
     let mut state = Model::default();
     let first = apply(&mut state, 10, numbered("c", 4, deploy()));
@@ -467,9 +582,16 @@ fn command() -> impl Strategy<Value = Command> {
             incarnation: Incarnation(incarnation),
             health
         }),
+        ("[pq]", proptest::option::of(revision())).prop_map(|(pipeline, to)| Command::Rollback {
+            pipeline: name(&pipeline),
+            to,
+            healthy_deadline_ms: 1,
+            origin: origin(),
+        }),
         "[pq]".prop_map(|name| Command::Deploy {
             spec: Arc::new(pipeline(&name, vec![stage("S", 1)])),
-            healthy_deadline_ms: 1
+            healthy_deadline_ms: 1,
+            origin: origin(),
         }),
         (revision(), 0u64..30).prop_map(|(revision, based_on)| {
             Command::SetPlacement {
@@ -506,6 +628,13 @@ proptest! {
                 prop_assert!(phases.iter().filter(|phase| **phase == Phase::Serving).count() <= 1);
                 prop_assert!(phases.iter().filter(|phase| **phase == Phase::Starting).count() <= 1);
                 prop_assert!(phases.iter().filter(|phase| !phase.runs()).count() <= MAX_FAILED);
+                let running = |r: &Revision| state.rollouts[r].deployment.phase.runs();
+                let expected: Vec<_> = state.revisions_of(&name(pipeline)).into_iter().filter(running).collect();
+                let records = state.histories.get(&name(pipeline)).map_or(&[][..], |history| history.records());
+                let is_there = |record: &&Record| matches!(record.outcome, Outcome::Starting | Outcome::Serving);
+                let found: Vec<_> = records.iter().filter(is_there).map(|record| record.revision).collect();
+                prop_assert_eq!(found, expected, "the history knows what runs");
+                prop_assert!(records.len() <= MAX_REMEMBERED);
             }
         }
         let json = serde_json::to_string(&state).unwrap();

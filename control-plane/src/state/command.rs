@@ -29,6 +29,15 @@ pub struct Dedup {
     pub seq: u64,
 }
 
+/// Who asked for a change, and when: for people to read, nothing is decided by it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Origin {
+    /// Name in the caller's certificate; empty where the connection was plain text.
+    pub by: String,
+    /// Milliseconds since 1970 on the clock of the member that took the call.
+    pub at_unix_ms: u64,
+}
+
 /// One change of the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -50,6 +59,15 @@ pub enum Command {
     Deploy {
         spec: Arc<PipelineSpec>,
         healthy_deadline_ms: u64,
+        #[serde(default)]
+        origin: Origin,
+    },
+    /// Deploys the specification of an earlier revision anew: of `to`, or else of the one that served before.
+    Rollback {
+        pipeline: PipelineName,
+        to: Option<Revision>,
+        healthy_deadline_ms: u64,
+        origin: Origin,
     },
     /// Places a revision's replicas. Void if anything changed since version `based_on`.
     SetPlacement {
@@ -137,6 +155,20 @@ pub enum Refusal {
     UnknownPipeline(PipelineName),
     #[error("there is no revision {0}")]
     UnknownRevision(Revision),
+    #[error("no revision {revision} of pipeline {pipeline} is remembered, only {known}")]
+    ForgottenRevision {
+        pipeline: PipelineName,
+        revision: Revision,
+        known: String,
+    },
+    #[error("no revision of pipeline {0} has served before the one that does now")]
+    NothingBefore(PipelineName),
+    #[error("revision {revision} of pipeline {pipeline} is {outcome} now")]
+    AlreadyThere {
+        pipeline: PipelineName,
+        revision: Revision,
+        outcome: String,
+    },
     #[error("revision {revision} is {phase}, not starting")]
     NotStarting { revision: Revision, phase: String },
     #[error("write {seq} of this client comes after its write {last}")]

@@ -5,8 +5,10 @@
 
 pub mod apply;
 pub mod command;
+pub mod history;
 pub mod model;
 
 pub use apply::apply;
-pub use command::{Command, Dedup, Places, Proposal, Refusal, Reply};
+pub use command::{Command, Dedup, Origin, Places, Proposal, Refusal, Reply};
+pub use history::{History, Outcome, Record};
 pub use model::{Model, Rollout};

@@ -7,6 +7,7 @@ use mosec_types::{NodeId, PipelineName, Revision, Topology};
 use serde::{Deserialize, Serialize};
 
 use super::command::Reply;
+use super::history::History;
 
 /// Most nodes of a cluster. Bounds what registrations under ever new names can take.
 pub const MAX_NODES: usize = 4096;
@@ -22,6 +23,9 @@ pub struct Model {
     pub version: u64,
     pub nodes: BTreeMap<NodeId, Node>,
     pub rollouts: BTreeMap<Revision, Rollout>,
+    /// What was deployed of each pipeline that there is.
+    #[serde(default)]
+    pub histories: BTreeMap<PipelineName, History>,
     /// The last write of each client that numbers its writes.
     pub clients: BTreeMap<String, LastWrite>,
 }

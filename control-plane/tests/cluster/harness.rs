@@ -294,5 +294,6 @@ pub fn numbered(spec: &PipelineSpec, seq: u64) -> proto::DeployRequest {
         spec: Some(spec.into()),
         dedup: Some(dedup),
         healthy_deadline_ms: 0,
+        by: String::new(),
     }
 }

@@ -3,25 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
-use mosec_types::{PipelineName, PipelineSpec, Revision};
-use mosec_wire::control::ControlError;
-use tokio::time::{Instant, sleep};
+use anyhow::Context as _;
+use mosec_types::{PipelineName, PipelineSpec};
 
-use crate::connect::{Cluster, Connection, connect};
+use crate::connect::{Connection, connect};
 use crate::failure::{Failure, Result};
+use crate::follow;
 use crate::manifest::{Manifest, units};
-use crate::report::table::indent;
-use crate::report::{Report, RevisionReport};
 use crate::script;
-use crate::terminal::{self, Progress};
-
-/// How often the status is asked for while the workers start: soon enough for the eye, and nothing to the leader.
-const LOOK: Duration = Duration::from_millis(200);
-/// How long the control plane may be silent meanwhile: many elections long.
-const SILENCE: Duration = Duration::from_secs(20);
-/// What the control plane is given beyond the deadline to say itself what was wrong.
-const MARGIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -44,7 +33,7 @@ pub(crate) struct Args {
     arguments: Vec<String>,
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     match units::parse_duration(text)? {
         Duration::ZERO => Err("expected a time above zero".into()),
         timeout => Ok(timeout),
@@ -60,51 +49,7 @@ pub(crate) async fn run(args: Args) -> Result {
         .deploy(&spec, Some(args.timeout))
         .await
         .context("cannot deploy")?;
-    let mut progress = Progress::new();
-    progress.line(&format!("{} revision {revision} is accepted", spec.name));
-    match wait(
-        &cluster,
-        revision,
-        &mut progress,
-        Instant::now() + args.timeout + MARGIN,
-    )
-    .await?
-    {
-        Outcome::Serving => {
-            progress.end();
-            Ok(terminal::print(&served(
-                &spec,
-                revision,
-                cluster.gateway.as_deref(),
-            ))?)
-        }
-        Outcome::Failed { reason, serving } => {
-            progress.end();
-            let still = serving
-                .map(|other| format!("\nrevision {other} keeps serving"))
-                .unwrap_or_default();
-            Err(anyhow!(
-                "{} revision {revision} failed:\n{}{still}",
-                spec.name,
-                indent(&reason)
-            )
-            .into())
-        }
-        Outcome::Gone => {
-            let message = anyhow!("{} revision {revision} is gone", spec.name);
-            Err(Failure::from(message).hint("it was deleted, or replaced by a newer one"))
-        }
-        Outcome::Waiting(report) => {
-            progress.end();
-            Err(anyhow!(
-                "{} revision {revision} is not ready after {:?}:\n{}",
-                spec.name,
-                args.timeout,
-                indent(&report.missing().join("\n"))
-            )
-            .into())
-        }
-    }
+    follow::until_it_serves(&cluster, &spec.name, revision, args.timeout).await
 }
 
 /// What the file stands for, its Python code looked at.
@@ -184,112 +129,9 @@ fn default_python() -> String {
     std::env::var("MOSEC_PYTHON").unwrap_or_else(|_| "python3".into())
 }
 
-/// What has become of a revision.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Serving,
-    Failed {
-        reason: String,
-        /// The revision that takes the pipeline's requests meanwhile.
-        serving: Option<u64>,
-    },
-    /// No longer known.
-    Gone,
-    Waiting(RevisionReport),
-}
-
-fn outcome(report: &Report, revision: Revision) -> Outcome {
-    match report.revision(revision.0) {
-        None => Outcome::Gone,
-        Some(found) if found.phase == "serving" => Outcome::Serving,
-        Some(RevisionReport {
-            reason: Some(reason),
-            name,
-            ..
-        }) => {
-            let serving = report
-                .pipelines
-                .iter()
-                .find(|other| other.name == *name && other.phase == "serving");
-            Outcome::Failed {
-                reason: reason.clone(),
-                serving: serving.map(|other| other.revision),
-            }
-        }
-        Some(found) => Outcome::Waiting(found.clone()),
-    }
-}
-
-/// Waits for an end and shows the way there.
-async fn wait(
-    cluster: &Cluster,
-    revision: Revision,
-    progress: &mut Progress,
-    deadline: Instant,
-) -> Result<Outcome> {
-    let mut heard = Instant::now();
-    loop {
-        match cluster.client.status().await {
-            Ok(response) => {
-                heard = Instant::now();
-                let report =
-                    Report::try_from(response).context("the control plane's answer is of another version")?;
-                match outcome(&report, revision) {
-                    Outcome::Waiting(found) if Instant::now() < deadline => progress.show(&found.readiness()),
-                    end => return Ok(end),
-                }
-            }
-            // A control plane that changes its leader is back soon; what was accepted goes on meanwhile.
-            Err(ControlError::Unavailable { .. }) if Instant::now() < deadline.min(heard + SILENCE) => {
-                progress.show("the control plane does not answer");
-            }
-            Err(error) => {
-                let hint =
-                    format!("revision {revision} is accepted; `mosectl status` will tell what becomes of it");
-                return Err(Failure::from(error).hint(hint));
-            }
-        }
-        sleep(LOOK).await;
-    }
-}
-
-fn served(spec: &PipelineSpec, revision: Revision, gateway: Option<&str>) -> String {
-    let mut text = format!("{} revision {revision} is serving\n", spec.name);
-    for route in &spec.routes {
-        text.push_str(&format!("  {}{}\n", gateway.unwrap_or_default(), route.path));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::response;
-
-    #[test]
-    fn a_revision_ends_in_its_phase() {
-        let mut response = response();
-        let report = Report::try_from(response.clone()).unwrap();
-        let Outcome::Waiting(found) = outcome(&report, Revision(9)) else {
-            panic!("{report:?}")
-        };
-        assert_eq!(found.missing().len(), 3);
-        let Outcome::Failed {
-            reason,
-            serving: None,
-        } = outcome(&report, Revision(5))
-        else {
-            panic!("{report:?}")
-        };
-        assert!(reason.contains("Traceback"));
-        assert_eq!(outcome(&report, Revision(6)), Outcome::Gone);
-        let serving = mosec_wire::control::proto::Phase::Serving;
-        response.deployments[0].deployment.as_mut().unwrap().phase = serving.into();
-        assert_eq!(
-            outcome(&Report::try_from(response).unwrap(), Revision(9)),
-            Outcome::Serving
-        );
-    }
 
     #[test]
     fn a_timeout_is_above_zero() {

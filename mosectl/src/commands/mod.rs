@@ -4,5 +4,7 @@ pub(crate) mod ca;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod deploy;
+pub(crate) mod history;
+pub(crate) mod rollback;
 pub(crate) mod status;
 pub(crate) mod up;

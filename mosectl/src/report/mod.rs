@@ -2,6 +2,7 @@
 //!
 //! Fields are only ever added: scripts read this.
 
+pub(crate) mod history;
 pub(crate) mod table;
 
 use std::collections::BTreeMap;

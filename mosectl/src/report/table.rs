@@ -44,7 +44,7 @@ fn section(text: &mut String, table: Table, empty: &str) {
     }
 }
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -195,7 +195,7 @@ pub(crate) fn indent(text: &str) -> String {
 }
 
 /// What says most about an error in one line: the last one of a traceback, the first one of anything else.
-fn gist(error: &str) -> String {
+pub(super) fn gist(error: &str) -> String {
     let mut lines = error.lines().map(str::trim).filter(|line| !line.is_empty());
     let line = match error.contains("Traceback (most recent call last)") {
         true => lines.next_back(),
@@ -208,6 +208,6 @@ fn gist(error: &str) -> String {
     line.chars().take(CELL_CHARS - 3).chain("...".chars()).collect()
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "-".into()
 }

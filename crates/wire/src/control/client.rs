@@ -116,16 +116,47 @@ impl ControlClient {
         spec: &PipelineSpec,
         healthy_deadline: Option<Duration>,
     ) -> Result<Revision, ControlError> {
-        let millis = |deadline: Duration| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).max(1);
         let request = proto::DeployRequest {
             spec: Some(spec.into()),
             dedup: Some(self.next_dedup()),
-            healthy_deadline_ms: healthy_deadline.map_or(0, millis),
+            healthy_deadline_ms: healthy_deadline.map_or(0, at_least_a_milli),
+            by: String::new(),
         };
         let reply = self.call(request, |mut client, request| async move {
             client.deploy(request).await
         });
         Ok(Revision(reply.await?.revision))
+    }
+
+    /// Commits a new revision with the specification of an earlier one: of `to`, or else of the one that served before.
+    pub async fn rollback(
+        &self,
+        pipeline: &PipelineName,
+        to: Option<Revision>,
+        healthy_deadline: Option<Duration>,
+    ) -> Result<Revision, ControlError> {
+        let request = proto::RollbackRequest {
+            pipeline: pipeline.to_string(),
+            revision: to.map(|revision| revision.0),
+            dedup: Some(self.next_dedup()),
+            healthy_deadline_ms: healthy_deadline.map_or(0, at_least_a_milli),
+            by: String::new(),
+        };
+        let reply = self.call(request, |mut client, request| async move {
+            client.rollback(request).await
+        });
+        Ok(Revision(reply.await?.revision))
+    }
+
+    /// What was deployed of a pipeline, oldest first.
+    pub async fn history(&self, pipeline: &PipelineName) -> Result<Vec<proto::RevisionRecord>, ControlError> {
+        let request = proto::HistoryRequest {
+            pipeline: pipeline.to_string(),
+        };
+        let reply = self.call(request, |mut client, request| async move {
+            client.history(request).await
+        });
+        Ok(reply.await?.revisions)
     }
 
     /// Removes every revision of a pipeline.
@@ -300,6 +331,10 @@ pub(super) fn leader_hint(status: &Status) -> Option<String> {
         .to_str()
         .ok()
         .map(str::to_owned)
+}
+
+fn at_least_a_milli(deadline: Duration) -> u64 {
+    u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 fn worth_another_try(code: Code) -> bool {

@@ -1,0 +1,154 @@
+//! Calls that make revisions, and the one that lists them.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mosec_types::{PipelineName, PipelineSpec, Revision};
+use mosec_wire::control::proto;
+use mosec_wire::tls::Role;
+use tonic::{Request, Response, Status};
+
+use super::{Api, answer, dedup, forward, invalid, unexpected};
+use crate::access;
+use crate::raft::handle::ProposeError;
+use crate::state::{Command, Origin, Outcome, Proposal, Record, Reply};
+
+/// Most replicas of a pipeline: so many have their places in one log entry.
+const MAX_PIPELINE_REPLICAS: u64 = 4096;
+
+/// Who may change what runs: people, and members that forward for them.
+const CHANGERS: &[Role] = &[Role::Operator, Role::ControlPlane];
+
+pub(super) async fn deploy(
+    api: &Api,
+    mut request: Request<proto::DeployRequest>,
+) -> Result<Response<proto::DeployResponse>, Status> {
+    access::require(&request, CHANGERS)?;
+    let by = access::asked_by(&request, &request.get_ref().by)?;
+    let proposal = deployment(api, request.get_ref().clone(), origin(&by))?;
+    request.get_mut().by = by;
+    match api.handle.propose(proposal).await {
+        Err(ProposeError::NotLeader { leader }) => {
+            let send = |mut client: forward::Client, request| async move { client.deploy(request).await };
+            api.forward(leader, request, send).await
+        }
+        reply => deployed(reply),
+    }
+}
+
+pub(super) async fn rollback(
+    api: &Api,
+    mut request: Request<proto::RollbackRequest>,
+) -> Result<Response<proto::DeployResponse>, Status> {
+    access::require(&request, CHANGERS)?;
+    let by = access::asked_by(&request, &request.get_ref().by)?;
+    let message = request.get_ref();
+    let command = Command::Rollback {
+        pipeline: pipeline(&message.pipeline)?,
+        to: message.revision.map(Revision),
+        healthy_deadline_ms: healthy_deadline(api, message.healthy_deadline_ms),
+        origin: origin(&by),
+    };
+    let dedup = dedup(message.dedup.clone())?;
+    request.get_mut().by = by;
+    match api.handle.propose(Proposal { command, dedup }).await {
+        Err(ProposeError::NotLeader { leader }) => {
+            let send = |mut client: forward::Client, request| async move { client.rollback(request).await };
+            api.forward(leader, request, send).await
+        }
+        reply => deployed(reply),
+    }
+}
+
+pub(super) async fn history(
+    api: &Api,
+    request: Request<proto::HistoryRequest>,
+) -> Result<Response<proto::HistoryResponse>, Status> {
+    access::require(&request, CHANGERS)?;
+    let pipeline = pipeline(&request.get_ref().pipeline)?;
+    match api.handle.read_barrier().await {
+        Err(ProposeError::NotLeader { leader }) => {
+            let send = |mut client: forward::Client, request| async move { client.history(request).await };
+            api.forward(leader, request, send).await
+        }
+        Err(error) => Err(forward::failure(error)),
+        Ok(()) => {
+            let model = api.model.borrow().clone();
+            let history = model.histories.get(&pipeline);
+            let history =
+                history.ok_or_else(|| Status::not_found(format!("there is no pipeline {pipeline}")))?;
+            Ok(Response::new(proto::HistoryResponse {
+                revisions: history.records().iter().map(to_message).collect(),
+            }))
+        }
+    }
+}
+
+fn deployed(reply: Result<Reply, ProposeError>) -> Result<Response<proto::DeployResponse>, Status> {
+    match answer(reply)? {
+        Reply::Deployed { revision } => {
+            tracing::info!(%revision, "revision deployed");
+            Ok(Response::new(proto::DeployResponse { revision: revision.0 }))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn deployment(api: &Api, message: proto::DeployRequest, origin: Origin) -> Result<Proposal, Status> {
+    let spec = message.spec.ok_or_else(|| invalid("spec", "is missing"))?;
+    let spec = PipelineSpec::try_from(spec).map_err(|error| invalid("spec", error))?;
+    spec.validate_for_cluster()
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let replicas: u64 = spec.stages.iter().map(|stage| u64::from(stage.replicas)).sum();
+    if replicas > MAX_PIPELINE_REPLICAS {
+        let problem = format!("expected at most {MAX_PIPELINE_REPLICAS} replicas in all, found {replicas}");
+        return Err(invalid("stages", problem));
+    }
+    let command = Command::Deploy {
+        spec: Arc::new(spec),
+        healthy_deadline_ms: healthy_deadline(api, message.healthy_deadline_ms),
+        origin,
+    };
+    Ok(Proposal {
+        command,
+        dedup: dedup(message.dedup)?,
+    })
+}
+
+/// The deadline that was asked for, or the control plane's own.
+fn healthy_deadline(api: &Api, asked_ms: u64) -> u64 {
+    match asked_ms {
+        0 => u64::try_from(api.healthy_deadline.as_millis()).unwrap_or(u64::MAX),
+        asked => asked,
+    }
+}
+
+fn origin(by: &str) -> Origin {
+    // A clock before 1970 tells no time.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Origin {
+        by: by.to_owned(),
+        at_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn pipeline(name: &str) -> Result<PipelineName, Status> {
+    PipelineName::new(name).map_err(|error| invalid("pipeline", error))
+}
+
+fn to_message(record: &Record) -> proto::RevisionRecord {
+    let (replaced_by, reason) = match &record.outcome {
+        Outcome::Replaced { by } => (Some(by.0), String::new()),
+        Outcome::Failed { reason } => (None, reason.clone()),
+        Outcome::Starting | Outcome::Serving => (None, String::new()),
+    };
+    proto::RevisionRecord {
+        revision: record.revision.0,
+        by: record.origin.by.clone(),
+        at_unix_ms: record.origin.at_unix_ms,
+        rollback_of: record.rollback_of.map(|revision| revision.0),
+        outcome: record.outcome.name().into(),
+        replaced_by,
+        reason,
+    }
+}

@@ -1,0 +1,47 @@
+//! `mosectl rollback`: goes back to an earlier revision and waits until it serves.
+
+use std::time::Duration;
+
+use mosec_types::{PipelineName, Revision};
+use mosec_wire::control::ControlError;
+use tonic::Code;
+
+use super::deploy::parse_timeout;
+use crate::connect::{Connection, connect};
+use crate::failure::{Failure, Result};
+use crate::follow;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of the pipeline.
+    pipeline: PipelineName,
+    /// The revision to go back to. The one that served before where absent.
+    revision: Option<u64>,
+    /// How long the workers may take to become ready.
+    #[arg(long, default_value = "120s", value_parser = parse_timeout)]
+    timeout: Duration,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(crate) async fn run(args: Args) -> Result {
+    let cluster = connect(&args.connection)?;
+    let to = args.revision.map(Revision);
+    match cluster
+        .client
+        .rollback(&args.pipeline, to, Some(args.timeout))
+        .await
+    {
+        Ok(revision) => follow::until_it_serves(&cluster, &args.pipeline, revision, args.timeout).await,
+        Err(
+            error @ ControlError::Refused {
+                code: Code::NotFound | Code::FailedPrecondition,
+                ..
+            },
+        ) => {
+            let hint = format!("`mosectl history {}` lists its revisions", args.pipeline);
+            Err(Failure::from(error).hint(hint))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
