@@ -101,6 +101,8 @@ def test_the_old_debug_option_warns(monkeypatch: pytest.MonkeyPatch, argv: list[
 def test_the_old_wait_option_warns() -> None:
     with pytest.warns(DeprecationWarning, match="max_wait_time"):
         assert args.parse(["--wait", "20"]).wait == 20
+    with pytest.warns(DeprecationWarning, match="max_wait_time"):
+        assert args.parse(["--wait", "0"]).wait == 0, "no window"
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
         default=3000,
         help="longest time from a request to its answer, in milliseconds (%(default)s)",
     )
-    option("--wait", type=env.positive, default=_DEFAULT_WAIT, help="deprecated: batch window in milliseconds")
+    option("--wait", type=env.not_negative, default=_DEFAULT_WAIT, help="deprecated: batch window in milliseconds")
     option("--address", default="0.0.0.0", help="address or host name to listen on (%(default)s)")
     option("--port", type=env.port, default=8000, help="port to listen on (%(default)s)")
     option("--namespace", default="mosec_service", help="prefix of the metrics (%(default)s)")
