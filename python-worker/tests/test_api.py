@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import msgspec
@@ -15,6 +15,9 @@ from mosec.coordinator import State
 from mosec.errors import MosecError, MosecTimeoutError
 from mosec.mixin import MsgpackMixin, TypedMsgPackMixin
 from mosec.protocol import HTTPStatusCode
+
+if TYPE_CHECKING:
+    from nowhere import Missing
 
 
 class Echo(Worker):
@@ -122,6 +125,15 @@ def test_a_list_is_unwrapped_where_the_stage_batches(size: int, body: Any) -> No
     worker = TypedList()
     worker.max_batch_size = size
     assert worker.deserialize(msgpack.packb(body)) == ([Point(1)] if size == 1 else Point(1))
+
+
+class ForCheckers(TypedMsgPackMixin):
+    def forward(self, data: "Point", more: "Missing" = None) -> "Missing":
+        return data
+
+
+def test_a_name_for_type_checkers_alone_harms_no_other_annotation() -> None:
+    assert ForCheckers().deserialize(msgpack.packb({"a": 1})) == Point(1)
 
 
 LOGGING = """

@@ -213,7 +213,7 @@ class Bad(Worker):
 @pytest.mark.parametrize(
     ("worker", "request_schema", "answer_schema"),
     [
-        (Unknown, {}, {}),
+        (Unknown, {}, {"type": "integer"}),
         (Foreign, {}, {}),
         (OwnCodec, {}, {"$ref": "#/components/schemas/Point"}),
         (Static, {"$ref": "#/components/schemas/Point"}, {"type": "null"}),

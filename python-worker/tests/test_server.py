@@ -8,13 +8,17 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mosec
 from mosec import Runtime, Server, SSEWorker, Worker, server
+from mosec.mixin import TypedMsgPackMixin
 from mosec.source import SourceError
+
+if TYPE_CHECKING:
+    from nowhere import Missing
 
 
 class First(Worker):
@@ -186,6 +190,23 @@ def test_a_limit_below_a_millisecond_is_still_a_limit() -> None:
     service = Server()
     service.append_worker(First, timeout=0.0001)
     assert spec_of(service)["stages"][0]["timeout"] == 1
+
+
+class Untold(TypedMsgPackMixin):
+    def forward(self, data: "Missing") -> Any:
+        return data
+
+
+def test_requests_of_a_type_that_is_not_there_are_refused_at_the_start() -> None:
+    server.intercept = print
+    service = Server()
+    service.append_worker(Untold)
+    with pytest.raises(NameError, match="Missing"):
+        service.run()
+    behind = Server()
+    behind.append_worker(First)
+    behind.append_worker(Untold)
+    behind.run()
 
 
 def test_a_class_that_no_other_process_finds_is_refused() -> None:

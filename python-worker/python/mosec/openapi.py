@@ -7,7 +7,7 @@ starting.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -100,17 +100,17 @@ def _content(mime: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _exchanged(stages: Sequence[Runtime]) -> tuple[Any, Any]:
     """Types of a route's requests and results, each `Any` where its worker has a codec of its own."""
     first, last = stages[0], stages[-1]
-    request = _annotated(first)[0] if _is_ours(first.worker, "deserialize") else Any
-    result = _annotated(last)[1] if _is_ours(last.worker, "serialize") else Any
+    request = _annotated(first, annotations.of_request) if _is_ours(first.worker, "deserialize") else Any
+    result = _annotated(last, annotations.of_result) if _is_ours(last.worker, "serialize") else Any
     return request, result
 
 
-def _annotated(stage: Runtime) -> tuple[Any, Any]:
+def _annotated(stage: Runtime, of: Callable[[type[Worker], bool], Any]) -> Any:
     try:
-        return annotations.of_forward(stage.worker, stage.max_batch_size > 1)
+        return of(stage.worker, stage.max_batch_size > 1)
     except Exception as error:  # names for type checkers alone, or of a module that is not there
         internal_logger().warning("%s: the types of `forward` are not known: %s", stage.name, error)
-        return Any, Any
+        return Any
 
 
 def _is_ours(worker: type[Worker], codec: str) -> bool:

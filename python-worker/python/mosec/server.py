@@ -158,6 +158,8 @@ class Server:
     def _spec(self) -> dict[str, Any]:
         """The service as `PipelineSpec` of crates/types/src/spec.rs."""
         stages = self._stages()
+        for first, *_ in self._routes.values():
+            first.worker._check(first.max_batch_size > 1)
         index = {id(stage): at for at, stage in enumerate(stages)}
         return {
             "name": "local",

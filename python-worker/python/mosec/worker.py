@@ -94,6 +94,11 @@ class Worker(ABC):
     def worker_id(self, worker_id: int) -> None:
         self._worker_id = worker_id
 
+    @classmethod
+    def _check(cls, batching: bool) -> None:
+        """Raises what every request would fail by, where this is the first stage of a route."""
+        return None
+
     @property
     def stage(self) -> str:
         """Name of the stage, as in logs and metrics. Set after `__init__`."""

@@ -20,10 +20,17 @@ class TypedMsgPackMixin(Worker):
 
     _decoder: Any = None
 
+    @classmethod
+    def _make_decoder(cls, batching: bool) -> Any:
+        return msgspec.msgpack.Decoder(annotations.of_request(cls, batching))
+
+    @classmethod
+    def _check(cls, batching: bool) -> None:
+        cls._make_decoder(batching)
+
     def deserialize(self, data: bytes) -> Any:
         if self._decoder is None:
-            request, _ = annotations.of_forward(type(self), self.max_batch_size > 1)
-            self._decoder = msgspec.msgpack.Decoder(request)
+            self._decoder = self._make_decoder(self.max_batch_size > 1)
         try:
             return self._decoder.decode(data)
         except msgspec.ValidationError as error:  # a DecodeError too, so it comes first
