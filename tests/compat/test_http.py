@@ -72,6 +72,12 @@ def test_transport(run: Run) -> None:
         run.see("HTTP/1.0 GET /", service.raw(b"GET / HTTP/1.0\r\n\r\n"))
         run.see("not HTTP", service.raw(b"hello\r\n\r\n"))
         run.see("HTTP/3.0", service.raw(b"GET / HTTP/3.0\r\n\r\n"))
+        upgrade = {
+            "connection": "Upgrade, HTTP2-Settings",
+            "upgrade": "h2c",
+            "http2-settings": "AAMAAABkAAQAoAAAAAIAAAAA",
+        }
+        run.see("upgrade to HTTP/2", service.post(b"1", headers=upgrade), spec="200 1")
         with service.connect() as connection:
             connection.send(request("POST", "/inference", b"1") + request("POST", "/inference", b"2"))
             run.see("pipelined", [connection.response().body.decode() for _ in range(2)], spec=["1", "2"])
@@ -97,6 +103,7 @@ def test_request_limit(run: Run) -> None:
         refused = service.post(b"1" * 1001)
         run.see("above", refused, spec="413 request body is too large")
         run.see("far above", service.post(b"1" * 200_000).short(), spec="413 request body is too large")
+        run.see("ten thousand times", service.post(b"1" * 10_000_000).short(), spec="413 request body is too large")
         head = b"POST /inference HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
         chunked = head + b"3e9\r\n" + b"1" * 1001 + b"\r\n0\r\n\r\n"
         run.see("above, chunked", service.raw(chunked).short(), spec="413 request body is too large")
@@ -215,10 +222,21 @@ def see_packed(run: Run, key: str, service: Service, body: bytes | None, headers
 UNREADABLE = "400 request body could not be read"
 
 
-@case(differs=[Difference("a body that stands still", "no answer", UNREADABLE, "D23: nobody is waited for for ever")])
-def test_slow_body(run: Run) -> None:
-    """A client that begins a body and does not go on, and one that goes on slowly."""
-    with run.serve("actor.py", "--timeout", "9000") as service, service.connect() as slow:
+@case(
+    differs=[
+        Difference("a body that stands still", "no answer", UNREADABLE, "D23: nobody is waited for for ever"),
+        Difference("a head that stands still is closed", False, True, "D23: nobody is waited for for ever"),
+    ]
+)
+def test_slow_clients(run: Run) -> None:
+    """A client that begins a body and does not go on, one that does so with a head, and one that goes on slowly."""
+    with (
+        run.serve("actor.py", "--timeout", "9000") as service,
+        service.connect() as slow,
+        service.connect(patience=34) as head,
+    ):
+        head.send(b"POST /inference HTTP/1.1\r\nhost:")
+        closed = service.later(head.is_closed)
         whole = request("POST", "/inference", b"123")
         still = service.later(service.raw, whole[:-1], patience=24)
         for byte in whole:
@@ -227,4 +245,14 @@ def test_slow_body(run: Run) -> None:
         run.see("a slow one", slow.response().short(), spec="200 123")
         answer = still.result()
         run.see("a body that stands still", answer.short() if answer.body else answer.status, spec="no answer")
+        run.see("a head that stands still is closed", closed.result(), spec=False)
         run.see("others", service.post(b"1").short(), spec="200 1")
+
+
+@case()
+def test_huge_bodies(run: Run) -> None:
+    """100 MB each way, where it is allowed."""
+    with run.serve("actor.py", "--max-request-size", "200000000", "--timeout", "60000", "--limit", "60") as service:
+        body = b'"' + b"1" * 100_000_000 + b'"'
+        answer = service.post(body, patience=60)
+        run.see("there and back", [answer.status, answer.body == body], spec=[200, True])

@@ -51,7 +51,7 @@ class Connection:
     def __init__(self, port: int, patience: float = PATIENCE) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=patience)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def __enter__(self) -> "Connection":
         return self
@@ -103,13 +103,15 @@ class Connection:
     def _until(self, end: bytes) -> bytes:
         while end not in self._buffer:
             self._receive()
-        found, _, self._buffer = self._buffer.partition(end)
+        found = bytes(self._buffer[: self._buffer.index(end)])
+        del self._buffer[: len(found) + len(end)]
         return found
 
     def _take(self, count: int) -> bytes:
         while len(self._buffer) < count:
             self._receive()
-        found, self._buffer = self._buffer[:count], self._buffer[count:]
+        found = bytes(self._buffer[:count])
+        del self._buffer[:count]
         return found
 
     def _all(self) -> bytes:
@@ -117,7 +119,8 @@ class Connection:
             while True:
                 self._receive()
         except Closed:
-            found, self._buffer = self._buffer, b""
+            found = bytes(self._buffer)
+            self._buffer.clear()
             return found
 
     def _receive(self) -> None:
