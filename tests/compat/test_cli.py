@@ -1,5 +1,6 @@
 """The command line and the environment, and what the API refuses."""
 
+import gzip
 import json
 import re
 import socket
@@ -22,6 +23,11 @@ CLEAR = "announced: what is refused is refused with a text that says why"
         Difference("seen / runtime / a name", re.compile("AttributeError: .*"), NOT_A_WORKER, CLEAR),
         Difference("seen / append / timeout text", ANY, re.compile("AssertionError: .* must be a number .*"), CLEAR),
         Difference("seen / runtime / timeout text", ANY, re.compile("AssertionError: .* must be a number .*"), CLEAR),
+        Difference("seen / register / one runtime twice", None, re.compile("ValueError: .*"), "announced: no circles"),
+        *(
+            Difference(f"seen / run / {name}", re.compile("ValueError: .*"), re.compile("ValueError: .*"), CLEAR)
+            for name in ("template", "no slash")
+        ),
         Difference("seen / all", ANY, lambda names: "Context" in names, MORE),
         Difference("seen / bases / Context", ABSENT, ANY, MORE),
         *(
@@ -50,6 +56,10 @@ def told(run: Run, *options: str, env: dict[str, str] | None = None) -> Any:
         Difference("bad level in the environment / exit code", 1, ABSENT, "D17: as any value that cannot be read"),
         Difference("bad level in the environment / warnings", ABSENT, ["RuntimeWarning"], "D17"),
         Difference("bad level in the environment / level", ABSENT, 20, "D17"),
+        Difference("nothing for a number / exit code", ABSENT, 2, CLEAR),
+        Difference("nothing for a number / level", 20, ABSENT, CLEAR),
+        Difference("nothing for a number / warnings", [], ABSENT, CLEAR),
+        Difference("too high a port / exit code", 1, 2, CLEAR),
     ],
 )
 def test_levels(run: Run) -> None:
@@ -65,6 +75,9 @@ def test_levels(run: Run) -> None:
         "no debug by environment": ((), {"MOSEC_DEBUG": "false"}),
         "empty environment": ((), {"MOSEC_LOG_LEVEL": "", "MOSEC_DEBUG": "", "MOSEC_TIMEOUT": ""}),
         "wait": (("--wait", "20"), {}),
+        "no wait": (("--wait", "0"), {}),
+        "nothing for a number": (("--timeout", "0"), {}),
+        "too high a port": (("--port", "70000"), {}),
         "bad number in the environment": ((), {"MOSEC_TIMEOUT": "soon"}),
         "unknown options": (("--unknown", "x", "rest"), {}),
         "abbreviation": (("--log", "error"), {}),
@@ -114,6 +127,10 @@ def test_port_in_use(run: Run) -> None:
         last = done.stderr.strip().splitlines()[-1].replace(str(port), "<port>")
         said = "RuntimeError: 127.0.0.1:<port> is in use. Please change to a free one (use `--port`)."
         run.see("error", [done.returncode, last], spec=[1, said])
+        env = {"MOSEC_ADDRESS": "127.0.0.1", "MOSEC_PORT": str(port)}
+        done = run.program("options.py", env=env)
+        last = done.stderr.strip().splitlines()[-1].replace(str(port), "<port>")
+        run.see("by the environment", [done.returncode, last], spec=[1, said])
 
 
 @case(
@@ -136,7 +153,17 @@ def test_import(run: Run) -> None:
         run.see(key, [done.returncode, "own" in done.stdout])
 
 
-@case(differs=[Difference("name", "refused ", "200 1", "D16: names are resolved")])
+def answers_ipv6(port: int) -> bool:
+    with socket.socket(socket.AF_INET6) as client:
+        return client.connect_ex(("::1", port)) == 0
+
+
+@case(
+    differs=[
+        Difference("name", "refused ", "200 1", "D16: names are resolved"),
+        Difference("IPv6", False, True, "D16: IPv6"),
+    ]
+)
 def test_address(run: Run) -> None:
     """Addresses other than IPv4 literals."""
     with run.serve("options.py", "--address", "127.0.0.1", env={"COMPAT_RUN": "1"}) as service:
@@ -144,3 +171,31 @@ def test_address(run: Run) -> None:
     with run.serve("options.py", "--address", "localhost", env={"COMPAT_RUN": "1"}, wait=False) as service:
         service.until(lambda: service.process.poll() is not None or service.get("/").status == 200)
         run.see("name", service.post(b"1").short(), spec="refused ")
+    with run.serve("options.py", "--address", "::1", env={"COMPAT_RUN": "1"}, wait=False) as service:
+        service.until(lambda: service.process.poll() is not None or answers_ipv6(service.port))
+        run.see("IPv6", answers_ipv6(service.port), spec=False)
+
+
+@case(differs=[Difference("--reload", ABSENT, True, MORE)])
+def test_help(run: Run) -> None:
+    """`--help` names the options and ends with 0."""
+    done = run.program("options.py", "--help")
+    run.see("exit code", done.returncode, spec=0)
+    for option in sorted(set(re.findall(r"--[a-z][a-z-]*", done.stdout))):
+        run.see(option, True)
+
+
+@case(
+    differs=[
+        Difference("compression", "400 decoding error: decoding error", "200 1", "D14: every switch has a variable"),
+        Difference("no dry run", "refused", 200, "D14: false is false"),
+    ]
+)
+def test_switches_in_the_environment(run: Run) -> None:
+    """What is on or off, by a variable."""
+    with run.serve("actor.py", env={"MOSEC_COMPRESSION": "true"}) as service:
+        packed = service.post(gzip.compress(b"1"), headers={"content-encoding": "gzip"})
+        run.see("compression", packed.short())
+    with run.serve("dry.py", env={"MOSEC_DRY_RUN": "false"}, wait=False) as service:
+        service.until(lambda: service.process.poll() is not None or service.get("/").status == 200)
+        run.see("no dry run", service.get("/").status)

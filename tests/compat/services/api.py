@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import multiprocessing
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,11 @@ NAMES = {
     "mosec.errors": ("MosecError", "MosecTimeoutError", "ClientError", "ValidationError"),
     "mosec.runtime": ("Runtime",),
     "mosec.worker": ("Worker", "SSEWorker"),
+    "mosec.mixin.msgpack_worker": ("MsgpackMixin",),
+    "mosec.mixin.typed_worker": ("TypedMsgPackMixin",),
+    "mosec.mixin.numbin_worker": ("NumBinIPCMixin",),
+    "mosec.mixin.redis_worker": ("RedisShmIPCMixin",),
+    "mosec.mixin.plasma_worker": ("PlasmaShmIPCMixin",),
     "mosec.mixin": ("MsgpackMixin", "TypedMsgPackMixin", "NumBinIPCMixin", "RedisShmIPCMixin", "PlasmaShmIPCMixin"),
     "mosec.log": ("get_logger",),
     "mosec.env": ("get_env_namespace",),
@@ -96,6 +102,23 @@ def registered(routes: Any) -> Callable[[], Any]:
     return lambda: Server().register_runtime(routes)
 
 
+def registered_twice() -> None:
+    server = Server()
+    server.register_runtime({"/a": [Runtime(First)]})
+    server.register_runtime({"/b": [Runtime(First)]})
+
+
+def registered_and_appended() -> None:
+    server = Server()
+    server.register_runtime({"/a": [Runtime(First)]})
+    server.append_worker(First)
+    server.append_worker(First, route="/a")
+
+
+def daemon(name: Any, process: Any) -> Callable[[], Any]:
+    return lambda: Server().register_daemon(name, process)
+
+
 def running(*routes: str) -> Callable[[], Any]:
     def call() -> None:
         server = Server()
@@ -118,9 +141,22 @@ def main() -> None:
         "register": {
             "after append": refusal(both_ways({"/a": [Runtime(First)]})),
             "reserved": refusal(registered({"/metrics": [Runtime(First)]})),
+            "twice": refusal(registered_twice),
+            "and appended": refusal(registered_and_appended),
+            "one runtime twice": refusal(registered({"/a": [shared, shared]})),
             "shared": refusal(registered({"/a": [shared], "/b": [shared]})),
         },
-        "run": {"nothing": refusal(running())},
+        "run": {
+            "nothing": refusal(running()),
+            "template": refusal(running("/v1/{x}")),
+            "no slash": refusal(running("v1")),
+        },
+        "daemon": {
+            "not a process": refusal(daemon("x", 5)),
+            "number for a name": refusal(daemon(5, multiprocessing.Process())),
+            "process": refusal(daemon("x", multiprocessing.Process())),
+        },
+        "logger": logger(),
         "parameters": {
             name: parameters(name)
             for name in (
@@ -157,6 +193,18 @@ def parameters(name: str) -> list[str]:
     function = getattr(getattr(mosec, owner, None), method, None)
     given = {} if function is None else inspect.signature(function).parameters
     return [name if one.default is one.empty else f"{name}={one.default!r}" for name, one in given.items()]
+
+
+def logger() -> dict[str, Any]:
+    """The logger for a service's own lines."""
+    found = mosec.get_logger()
+    return {
+        "name": found.name,
+        "level": found.level,
+        "propagates": found.propagate,
+        "handlers": len(found.handlers),
+        "the same again": mosec.get_logger() is found,
+    }
 
 
 def codecs(worker: Worker) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Pipelines to be tried out by `--dry-run`."""
 
 import argparse
+import os
+import sys
 import threading
+import types
 from typing import Any
 
-from mosec import Server, Worker
+from mosec import Runtime, Server, Worker
 
 
 class Numbers(Worker):
@@ -46,6 +49,24 @@ class NoStart(Numbers):
         raise RuntimeError("no model")
 
 
+class Leaves(Numbers):
+    def __init__(self) -> None:
+        sys.exit(7)
+
+
+class Environment(Numbers):
+    """Its result is as long as what its environment says."""
+
+    def forward(self, data: Any) -> Any:
+        return os.environ["COMPAT_OWN"]
+
+
+class Frozen(Numbers):
+    """An example that cannot be pickled, as that of MOSEC's own `echo.py`."""
+
+    example = types.MappingProxyType({"n": 2})
+
+
 class Opaque(Numbers):
     """Gives the next stage what JSON cannot carry."""
 
@@ -68,6 +89,8 @@ PIPELINES: dict[str, list[type[Worker]]] = {
     "second fails": [Numbers, Fails],
     "no start": [NoStart],
     "opaque": [Opaque, Counts],
+    "leaves": [Leaves],
+    "frozen": [Frozen],
 }
 
 if __name__ == "__main__":
@@ -75,6 +98,10 @@ if __name__ == "__main__":
     parser.add_argument("--what", default="one")
     values, _ = parser.parse_known_args()
     server = Server()
-    for stage in PIPELINES[values.what]:
+    if values.what == "routes":
+        server.register_runtime({"/one": [Runtime(Numbers)], "/two": [Runtime(Many), Runtime(Batched, 1, 4)]})
+    elif values.what == "environment":
+        server.append_worker(Environment, num=2, env=[{"COMPAT_OWN": "a" * 10}, {"COMPAT_OWN": "b" * 20}])
+    for stage in PIPELINES.get(values.what, []):
         server.append_worker(stage, max_batch_size=4 if stage is Batched else 1, max_wait_time=10)
     server.run()

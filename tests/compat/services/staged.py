@@ -19,6 +19,8 @@ class First(Worker):
                 raise ValueError("of the user's own")
             except ValueError:
                 logger.exception("with a\ntrace")
+        if isinstance(data, dict) and "stack" in data:
+            logger.info("with a stack", stack_info=True)
         if isinstance(data, dict) and "print" in data:
             print(data["print"], flush=True)
         if isinstance(data, dict) and "forward" in data:
