@@ -144,6 +144,7 @@ def test_keep_alive(run: Run) -> None:
 
 
 CUT = ["complete", "data: 1\n\n"]
+DEAD = error_event("500: Internal Server Error: the worker process died while handling this request")
 LATE = error_event("408: Request Timeout: inference timeout")
 
 
@@ -244,3 +245,33 @@ def test_first_events(run: Run) -> None:
         first_event(connection)  # a new connection is acknowledged at once
         waits = [first_event(connection) for _ in range(9)]
         run.see("the first event waits", statistics.median(waits) > 0.03, spec=True)
+
+
+@case()
+def test_stream_is_never_packed(run: Run) -> None:
+    """`--compression` and events."""
+    with run.serve("sse.py", "--compression") as service:
+        answer = service.post(steps({"send": "x" * 1000}), headers={"accept-encoding": "gzip, zstd"})
+        run.see("answer", answer, spec=f"200 data: {'x' * 1000}\n\n")
+
+
+@case()
+def test_stream_from_a_thread(run: Run) -> None:
+    """A thread of the user's own sends while `forward` runs."""
+    with run.serve("sse.py") as service:
+        body = steps({"send": "1"}, {"thread": [{"send": "2"}, {"send": "3"}]}, {"send": "4"})
+        see_stream(run, "events", service, body, "data: 1\n\ndata: 2\n\ndata: 3\n\ndata: 4\n\n")
+        old = b"POST /inference HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        run.see("HTTP/1.0", service.raw(old))
+
+
+@case(differs=[Difference("stream", CUT, ["complete", "data: 1\n\n" + DEAD], "D1: told, and at once")])
+def test_stream_worker_dies(run: Run) -> None:
+    """The worker of a stream dies after its first event."""
+    with run.serve("sse.py", "--workers", "2", "--timeout", "2500") as service:
+        stream = service.stream(steps({"send": "1"}, {"wait for": "seen"}, {"exit": 3}))
+        stream.until(b"data: 1\n\n")
+        service.release("seen")
+        end = stream.rest()
+        run.see("stream", [end, stream.response.body.decode()])
+        see_stream(run, "next one", service, steps({"send": "2"}), "data: 2\n\n")

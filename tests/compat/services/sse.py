@@ -1,6 +1,8 @@
 """Streams of events, alone and behind another stage. A request is a list of steps."""
 
 import argparse
+import os
+import threading
 import time
 from typing import Any
 
@@ -33,6 +35,12 @@ class Steps(SSEWorker):
         for step in steps:
             for _ in range(step.get("times", 1) if "send" in step else 0):
                 self.send_stream_event(step["send"] * step.get("long", 1), index=step.get("index", index))
+            if "thread" in step:
+                thread = threading.Thread(target=self.run, args=(step["thread"], index))
+                thread.start()
+                thread.join()
+            if "exit" in step:
+                os._exit(step["exit"])
             if "sleep" in step:
                 time.sleep(step["sleep"])
             if "note" in step:
@@ -72,11 +80,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--limit", type=float, default=0)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--chained", action="store_true")
     values, _ = parser.parse_known_args()
 
     server = Server()
-    steps = Runtime(Steps, max_batch_size=values.batch, max_wait_time=300, timeout=values.limit)
+    steps = Runtime(Steps, num=values.workers, max_batch_size=values.batch, max_wait_time=300, timeout=values.limit)
     routes = {"/inference": [steps]}
     if values.chained:
         routes = {
