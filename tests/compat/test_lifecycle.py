@@ -70,6 +70,7 @@ BACK_SOON = "announced: a refusal that will pass says when to try again"
     differs=[
         Difference("GET / / header retry-after", ABSENT, "1", BACK_SOON),
         Difference("POST / header retry-after", ABSENT, "1", BACK_SOON),
+        Difference("counted", False, True, "D20: every answer of a route is counted"),
     ],
 )
 def test_drain(run: Run) -> None:
@@ -82,9 +83,11 @@ def test_drain(run: Run) -> None:
         run.see("GET /", service.get("/"), spec="503 gracefully shutting down")
         run.see("POST", service.post(b"1"), spec="503 gracefully shutting down")
         run.see("POST, empty", service.post(b"").short(), spec="503 gracefully shutting down")
+        run.see("description", service.get("/openapi/metadata.json").status, spec=200)
         run.see("unknown path", service.post(b"1", "/other").status, spec=404)
         run.see("GET", service.get("/inference").status, spec=405)
         run.see("metrics", service.get("/metrics").status, spec=200)
+        run.see("counted", 'code="503"' in service.get("/metrics").body.decode(), spec=False)
         service.signal()
         service.signal(signal.SIGINT)
         run.see("GET / after more signals", service.get("/").status, spec=503)
@@ -136,6 +139,7 @@ def test_killed(run: Run) -> None:
     differs=[
         Difference("refuses / exit code", 0, 1, "D2: not zero where the service could not start"),
         Difference("leaves / exit code", 0, 1, "D2: not zero where the service could not start"),
+        Difference("refuses / starts", 1, 3, "D4: three starts that fail in a row are given up"),
     ]
 )
 def test_cannot_start(run: Run) -> None:
@@ -144,6 +148,8 @@ def test_cannot_start(run: Run) -> None:
         with run.serve("lifecycle.py", "--what", what, wait=False) as service:
             run.see(f"{what} / exit code", service.exit_code(), spec=0)
             run.see(f"{what} / port", service.get("/").status, spec="refused")
+            run.see(f"{what} / says why", "no model here" in service.err, spec=what == "refuses")
+            run.see(f"{what} / starts", len(service.note("init").split()), spec=int(what == "refuses"))
 
 
 @case(differs=[Difference("pauses grow", False, True, "D4: what fails again and again is tried less and less often")])
@@ -228,6 +234,57 @@ def test_work_folder(run: Run) -> None:
             run.see("exists afterwards", os.path.exists(path), spec=False)
         with run.serve("actor.py", env={"MOSEC_PATH": path}) as service:
             run.see("by the environment", os.path.isdir(path), spec=True)
+        with run.serve("actor.py", env={"TMPDIR": folder}) as service:
+            run.see("without", [service.post(b"1").status, service.stop()], spec=[200, 0])
+            run.see("left over", os.listdir(folder), spec=[])
+
+
+@case(differs=[Difference("another one / header retry-after", ABSENT, "1", BACK_SOON)])
+def test_drain_of_streams(run: Run) -> None:
+    """A stream that has begun is sent to its end; no other one begins."""
+    with run.serve("sse.py", "--timeout", "9000") as service:
+        stream = service.stream(b'[{"send": "1"}, {"wait for": "go"}, {"send": "2"}]')
+        stream.until(b"data: 1\n\n")
+        service.signal()
+        service.until(lambda: service.get("/").status != 200)
+        run.see("another one", service.post(b"[]"), spec="503 gracefully shutting down")
+        service.release("go")
+        run.see("stream", [stream.rest(), stream.response.body.decode()], spec=["complete", "data: 1\n\ndata: 2\n\n"])
+        run.see("exit code", service.exit_code(), spec=0)
+
+
+@case(
+    differs=[
+        Difference("all of it", False, True, "D6: the limit is one of silence, while draining too"),
+        Difference("exit code", "still running", 0, "D5: no worker waits for good to get rid of an event"),
+    ]
+)
+def test_drain_of_a_long_stream(run: Run) -> None:
+    """A `forward` that streams for longer than `--timeout`, when SIGTERM comes."""
+    with run.serve("sse.py", "--timeout", "2000", "--limit", "60") as service:
+        stream = service.stream(json.dumps([{"send": "1"}, {"sleep": 0.2}] * 20).encode())
+        stream.until(b"data: 1\n\n")
+        service.signal()
+        run.see("end", stream.rest(), spec="complete")
+        run.see("all of it", stream.response.body.count(b"data: 1\n\n") == 20, spec=False)
+        run.see("exit code", service.exit_code(8), spec="still running")
+
+
+IS_EXAMPLE = "announced: an array is an example as any other"
+
+
+@case(
+    differs=[
+        Difference("service", "refused ", "200 1", IS_EXAMPLE),
+        Difference("examples", "", "array [1 2]", IS_EXAMPLE),
+    ]
+)
+def test_array_as_example(run: Run) -> None:
+    """An example that has no truth value."""
+    with run.serve("lifecycle.py", "--what", "array", wait=False) as service:
+        service.until(lambda: service.process.poll() is not None or service.get("/").status == 200)
+        run.see("service", service.post(b"1").short(), spec="refused ")
+        run.see("examples", service.note("examples").split("\n")[0], spec="")
 
 
 @case()
