@@ -1,6 +1,7 @@
 """Batches: what one bad item does to the others, windows, order, and what a worker may return."""
 
 import json
+import time
 
 from harness import ABSENT, Difference, Run, case
 from harness.acts import act, serving
@@ -171,3 +172,36 @@ def test_one_at_a_time(run: Run) -> None:
             run.see(f"{workers} workers", len(service.notes("started", workers)), spec=workers)
             service.release("go")
             run.see(f"{workers} workers / answers", [call.result().status for call in calls], spec=[200] * 3)
+
+
+@case(
+    differs=[
+        Difference("waits a whole window more", True, False, "D26: the window counts from the oldest request's arrival")
+    ]
+)
+def test_window_of_what_has_waited(run: Run) -> None:
+    """A request that has waited for longer than a window while the worker was busy, when the worker is free."""
+    with run.serve("actor.py", "--batch", "4", "--window", "900", "--timeout", "9000") as service:
+        service.together([b"1"] * 4)
+        busy = [service.later(service.post, body) for body in (act(wait_for="go", note="x"), *[b"1"] * 3)]
+        service.notes("started", 1)
+        waiting = service.later(service.post, b"1")
+        service.in_progress(5)
+        time.sleep(1)
+        service.release("go")
+        start = time.monotonic()
+        run.see("busy", [call.result().status for call in busy], spec=[200] * 4)
+        run.see("waiting", waiting.result().short(), spec="200 1")
+        run.see("waits a whole window more", time.monotonic() - start > 0.7, spec=True)
+
+
+@case()
+def test_registered(run: Run) -> None:
+    """A `Runtime` that says nothing of its limits has those of the command line."""
+    with run.serve("actor.py", "--registered", "--batch", "4", "--wait", "600", "--timeout", "5000") as service:
+        run.see("window", service.post(b"1").seconds >= 0.55, spec=True)
+        run.see("more than three seconds", service.post(act(sleep=3.2)).status, spec=200)
+    with run.serve("actor.py", "--registered", "--timeout", "700") as service:
+        run.see("limit", service.post(act(sleep=1.5)).status, spec=408)
+    with run.serve("actor.py", "--batch", "4", "--wait", "0") as service:
+        run.see("no window", service.post(b"1").short(), spec="200 1")

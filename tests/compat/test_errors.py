@@ -54,6 +54,7 @@ def test_about(run: Run) -> None:
         "worker_id": 1,
         "module": "__mp_main__",
         "in the main thread": True,
+        "last argument": "x",
     }
     for name, options in {"one": (), "batch": ("--batch", "4")}.items():
         with run.serve("actor.py", *options, "--own-option", "x") as service:

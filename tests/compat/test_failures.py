@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from harness import ANY, Difference, Run, case
+from harness import ANY, Difference, Gap, Run, case
 from harness.acts import act, serving
 from harness.service import Service
 from harness.wire import request
@@ -26,6 +26,12 @@ def test_time_limits(run: Run) -> None:
     with run.serve("actor.py", "--limit", "0.3", "--timeout", "2000") as service:
         run.see("worker's limit", service.post(act(sleep=5)), spec={"status": 408})
         run.see("worker goes on", service.post(b"1"), spec="200 1")
+        run.see("what catches exceptions", service.post(act(sleep_stubbornly=5)).status, spec=408)
+        for where in ("decode", "encode"):
+            slowly = service.post(json.dumps({f"{where} slowly": 0.6}).encode())
+            run.see(f"time to {where}", slowly.status, spec=200)
+    with run.serve("actor.py", "--limit", "0.3", "--warm") as service:
+        run.see("time to warm up", "warmup successfully" in service.err, spec=True)
     with run.serve("actor.py", "--limit", "5", "--timeout", "500") as service:
         first = service.later(service.post, act(wait_for="go", note="a"))
         service.notes("started", 1)
@@ -61,6 +67,26 @@ def test_full_queue(run: Run) -> None:
             spec={"429 too many request: task queue is full"},
         )
         run.see("afterwards", service.post(b"1").status, spec=200)
+
+
+@case(
+    gaps=[
+        Gap("accepted", "a later stage that is full lets one more request in than MOSEC: what an earlier worker holds")
+    ]
+)
+def test_back_pressure(run: Run) -> None:
+    """A later stage that is slow fills the queues before it, up to the first one, which refuses."""
+    with run.serve("actor.py", "--second", "--capacity", "2", "--timeout", "15000") as service:
+        calls = [service.later(service.post, act(then_wait_for="go"))]
+        service.notes("second", 1)
+        # One by one: each goes as far as it can before the next one comes. What is let in is not answered yet.
+        while len(calls) < 20 and not all(call.done() for call in calls[-3:]):
+            calls.append(service.later(service.post, b"1"))
+            service.until(calls[-1].done, patience=0.5)
+        service.release("go")
+        answers = [call.result().short() for call in calls]
+        run.see("accepted", sum(answer.startswith("200 ") for answer in answers), spec=6)
+        run.see("others", set(answers[-3:]), spec={"429 too many request: task queue is full"})
 
 
 LEAKS = "D10: what a client that has left asked for is cleaned up"
@@ -168,11 +194,17 @@ def test_wrong_bytes(run: Run) -> None:
             run.see(kind, [answer.short() for answer in service.together(bodies)], spec=[HANGS] * 2)
 
 
-@case(differs=[Difference("SystemExit", HANGS, DIED, "D1: the client is told at once")])
+@case(
+    differs=[
+        Difference(kind, HANGS, DIED, "D1: the client is told at once") for kind in ("SystemExit", "KeyboardInterrupt")
+    ]
+)
 def test_leaving_forward(run: Run) -> None:
-    """SystemExit in `forward`."""
-    with run.serve("actor.py", "--workers", "2", "--timeout", "6000") as service:
-        run.see("SystemExit", service.post(act(forward=["SystemExit", 0])).short(), spec=HANGS)
+    """SystemExit and KeyboardInterrupt in `forward`."""
+    with run.serve("actor.py", "--workers", "3", "--timeout", "6000") as service:
+        left = service.together([act(forward=[kind, 0]) for kind in ("SystemExit", "KeyboardInterrupt")])
+        for kind, answer in zip(("SystemExit", "KeyboardInterrupt"), left, strict=True):
+            run.see(kind, answer.short(), spec=HANGS)
         run.see("next", service.post(b"1").short(), spec="200 1")
 
 
@@ -217,3 +249,23 @@ def test_stopped_in_the_middle(run: Run) -> None:
         response = answer.result()
         run.see("a large body", response.short() if response.status != 200 else f"200 {len(response.body)}")
         run.see("goes on", service.until(lambda: service.post(b"1").short() == "200 1"), spec=False)
+
+
+@case(
+    differs=[Difference("a large answer", HANGS, "200 8000000", "D22: a pause of the server costs no answer")],
+)
+def test_stopped_under_an_answer(run: Run) -> None:
+    """The server stands still for three seconds while a worker writes a large answer."""
+    with run.serve("actor.py", "--workers", "2", "--timeout", "9000") as service:
+        serving(service)
+        (server,) = servers(service)
+        large = {"note": "x", "wait for": "go", "as": "bytes", "text": "x", "times": 8_000_000}
+        answer = service.later(service.post, json.dumps(large).encode())
+        service.notes("started", 1)
+        os.kill(server, signal.SIGSTOP)
+        service.release("go")
+        time.sleep(3)  # longer than MOSEC's workers wait for room to write
+        os.kill(server, signal.SIGCONT)
+        response = answer.result()
+        run.see("a large answer", response.short() if response.status != 200 else f"200 {len(response.body)}")
+        run.see("goes on", service.post(b"1").short(), spec="200 1")

@@ -1,6 +1,7 @@
 """The metrics that dashboards are built on."""
 
 from harness import Difference, Run, case
+from harness.acts import act, serving
 from harness.exposition import Families, families, has_own, lines
 from harness.service import Service
 
@@ -104,3 +105,18 @@ def test_gauge(run: Run) -> None:
         service.release("go")
         run.see("answers", [call.result().status for call in calls], spec=[200] * 3)
         run.see("0", service.in_progress(0), spec=True)
+
+
+THREE = [f"count {{connection={number},stage=Actor_1}}" for number in (1, 2, 3)]
+
+
+@case(differs=[Difference("series", THREE, THREE[:2], "D19: a worker keeps its number")])
+def test_connections(run: Run) -> None:
+    """How the series of a worker are called after it was replaced."""
+    with run.serve("actor.py", "--workers", "2", "--timeout", "3000") as service:
+        serving(service)
+        service.post(act(exit=3))
+        serving(service)
+        found = metrics(service)["mosec_service_process_duration_second"]
+        series = sorted(key for key in found if "stage=Actor_1" in key and key.startswith("count"))
+        run.see("series", series, spec=THREE)

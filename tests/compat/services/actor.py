@@ -1,8 +1,10 @@
 """One stage that does what each request tells it to. Its own options stand beside MOSEC's."""
 
 import argparse
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from acts import failure, note
 
-from mosec import Server, Worker
+from mosec import Runtime, Server, Worker
 
 
 class Actor(Worker):
@@ -20,6 +22,8 @@ class Actor(Worker):
         request = super().deserialize(data)
         if isinstance(request, dict) and "decode" in request:
             raise failure(*request["decode"])
+        if isinstance(request, dict) and "decode slowly" in request:
+            time.sleep(request["decode slowly"])
         if isinstance(request, dict) and "about" in request:
             request["data"] = [type(data).__name__, len(data), bytes(data[:8]).decode()]
         return request
@@ -38,6 +42,9 @@ class Actor(Worker):
             note("started", request["note"])
         if "sleep" in request:
             time.sleep(request["sleep"])
+        if "sleep stubbornly" in request:
+            with contextlib.suppress(Exception):
+                time.sleep(request["sleep stubbornly"])
         if "wait for" in request:
             wait_for(request["wait for"])
         if "forward" in request:
@@ -66,6 +73,7 @@ class Actor(Worker):
             "name": __name__,
             "SIGTERM": str(signal.getsignal(signal.SIGTERM)),
             "SIGINT": str(signal.getsignal(signal.SIGINT)),
+            "last argument": sys.argv[-1],
             "folder": os.path.basename(os.getcwd()),
         }
 
@@ -75,8 +83,26 @@ class Actor(Worker):
         if "encode" in data:
             raise failure(*data["encode"])
         if "as" in data:
-            return encoded(data["as"], data.get("text", "").encode())
+            return encoded(data["as"], data.get("text", "").encode() * data.get("times", 1))
+        if "encode slowly" in data:
+            time.sleep(data["encode slowly"])
         return super().serialize(data)
+
+
+class Second(Worker):
+    """Comes behind and waits where a request says so."""
+
+    def forward(self, data: Any) -> Any:
+        if isinstance(data, dict) and "then wait for" in data:
+            note("second", "x")
+            wait_for(data["then wait for"])
+        return data
+
+
+class Warm(Actor):
+    """Takes a while to warm up."""
+
+    example = {"sleep": 1}
 
 
 def encoded(kind: str, text: bytes) -> Any:
@@ -120,16 +146,22 @@ if __name__ == "__main__":
     parser.add_argument("--window", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--limit", type=float, default=0)
-    parser.add_argument("--fork", action="store_true")
+    for name in ("fork", "registered", "second", "warm"):
+        parser.add_argument(f"--{name}", action="store_true")
     values, _ = parser.parse_known_args()
 
     server = Server()
-    server.append_worker(
-        Actor,
-        num=values.workers,
-        max_batch_size=values.batch,
-        max_wait_time=values.window,
-        timeout=values.limit,
-        start_method="fork" if values.fork else "spawn",
-    )
+    named = {
+        "num": values.workers,
+        "max_batch_size": values.batch,
+        "max_wait_time": values.window,
+        "timeout": values.limit,
+        "start_method": "fork" if values.fork else "spawn",
+    }
+    if values.registered:
+        server.register_runtime({"/inference": [Runtime(Actor, **named)]})
+    else:
+        server.append_worker(Warm if values.warm else Actor, **named)
+    if values.second:
+        server.append_worker(Second)
     server.run()

@@ -37,6 +37,7 @@ KINDS: dict[str, type[BaseException]] = {
         ValueError,
         ZeroDivisionError,
         SystemExit,
+        KeyboardInterrupt,
     )
 }
 
