@@ -41,6 +41,13 @@ def test_codecs(run: Run) -> None:
             run.see(f"{path}, wrong type", service.post(pack({"x": "1"}), f"/{path}"), spec={"status": 422})
             run.see(f"{path}, missing", service.post(pack({"name": "n"}), f"/{path}"), spec={"status": 422})
             run.see(f"{path}, not an object", service.post(pack([1]), f"/{path}"), spec={"status": 422})
+        run.see(
+            "typed/list", unpacked(service.post(pack([{"x": 1}, {"x": 2}]), "/typed/list")), spec={"body": "[1, 2]"}
+        )
+        run.see("typed/list, not a list", service.post(pack({"x": 1}), "/typed/list"), spec={"status": 422})
+        run.see("typed/any", unpacked(service.post(pack([1, {"a": 2}]), "/typed/any")), spec={"status": 200})
+        run.see("typed/checked", unpacked(service.post(pack({"x": 1}), "/typed/checked")), spec={"status": 200})
+        run.see("typed/checked, wrong", service.post(pack({"x": "1"}), "/typed/checked"), spec={"status": 422})
         malformed = service.post(b"\xc1", "/typed").seen()
         malformed.pop("header content-length")
         run.see("typed, malformed", malformed, spec={"status": 500})
@@ -61,3 +68,11 @@ def test_redis(run: Run) -> None:
             run.see("by the environment", service.post(b"1").short())
     with run.serve("mixins.py", "--redis", "0") as service:
         run.see("no address", service.post(b"1").short(), spec="500 inference internal error")
+
+
+@case()
+def test_unknown_type(run: Run) -> None:
+    """A typed worker whose requests are of a type that there is not."""
+    with run.serve("mixins.py", "--unknown", wait=False) as service:
+        run.see("exit code", service.exit_code(), spec=1)
+        run.see("error", service.err.strip().splitlines()[-1], spec="NameError: name 'Missing' is not defined")

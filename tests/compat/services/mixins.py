@@ -2,12 +2,16 @@
 
 import argparse
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgpack
 import numpy as np
 
 from mosec import Runtime, Server, Worker
 from mosec.mixin import MsgpackMixin, NumBinIPCMixin, RedisShmIPCMixin, TypedMsgPackMixin
+
+if TYPE_CHECKING:
+    from nowhere import Missing
 
 
 class Packed(MsgpackMixin, Worker):
@@ -38,6 +42,42 @@ class TypedBatch(TypedMsgPackMixin, Worker):
         return [{"x": one.x + 1, "batch": len(data) > 0} for one in data]
 
 
+class TypedList(TypedMsgPackMixin, Worker):
+    """Takes one request that is a list: the stage does not batch."""
+
+    def forward(self, data: list[Point]) -> Any:
+        return [one.x for one in data]
+
+
+class Untyped(TypedMsgPackMixin, Worker):
+    def forward(self, data):  # type: ignore[no-untyped-def]
+        return data
+
+
+class ForCheckers(TypedMsgPackMixin, Worker):
+    """Names a type that only type checkers find, but not for its requests."""
+
+    def forward(self, data: "Point") -> "Missing":
+        return {"x": data.x}
+
+
+class Passes(Worker):
+    """A last stage that says nothing of its types."""
+
+    resp_mime_type = "application/msgpack"
+
+    def forward(self, data: Any) -> Any:
+        return data
+
+    def serialize(self, data: Any) -> bytes:
+        return msgpack.packb(data)
+
+
+class Unknown(TypedMsgPackMixin, Worker):
+    def forward(self, data: "Missing") -> Any:
+        return data
+
+
 class ToArray(NumBinIPCMixin, Worker):
     def forward(self, data: Any) -> Any:
         return np.array(data, dtype=np.float32) if isinstance(data, list) else data
@@ -45,7 +85,8 @@ class ToArray(NumBinIPCMixin, Worker):
 
 class FromArray(NumBinIPCMixin, Worker):
     def forward(self, data: Any) -> Any:
-        return [type(data).__name__, str(data.dtype), (data * 2).tolist()]
+        data *= 2
+        return [type(data).__name__, str(data.dtype), data.tolist()]
 
 
 class ToRedis(RedisShmIPCMixin, Worker):
@@ -61,9 +102,12 @@ class FromRedis(RedisShmIPCMixin, Worker):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--redis", type=int)
+    parser.add_argument("--unknown", action="store_true")
     values, _ = parser.parse_known_args()
     server = Server()
-    if values.redis is not None:
+    if values.unknown:
+        server.append_worker(Unknown)
+    elif values.redis is not None:
         if values.redis:
             RedisShmIPCMixin.set_redis_url(f"redis://127.0.0.1:{values.redis}/0")
         server.append_worker(ToRedis)
@@ -73,6 +117,9 @@ if __name__ == "__main__":
             {
                 "/packed": [Runtime(Packed)],
                 "/typed": [Runtime(Typed)],
+                "/typed/list": [Runtime(TypedList)],
+                "/typed/any": [Runtime(Untyped)],
+                "/typed/checked": [Runtime(ForCheckers), Runtime(Passes)],
                 "/typed/batch": [Runtime(TypedBatch, max_batch_size=4, max_wait_time=200)],
                 "/array": [Runtime(ToArray), Runtime(FromArray)],
             }
