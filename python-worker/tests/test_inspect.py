@@ -190,6 +190,33 @@ def test_a_folder_that_is_not_there(tmp_path: Path, python_path: str) -> None:
     assert status == 1 and "there is no folder" in result["error"]["message"]
 
 
+def test_where_a_script_has_python_look_goes_with_its_stages(tmp_path: Path, python_path: str) -> None:
+    for folder in ("first", "last"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "first" / "stages.py").write_text(
+        "from mosec import Worker\nclass Echo(Worker):\n    def forward(self, data): return data\n"
+    )
+    (tmp_path / "server.py").write_text(
+        """
+import sys
+from mosec import Server
+
+if __name__ == "__main__":
+    sys.path.insert(0, "first")
+    sys.path += ["last", "absent"]
+    from stages import Echo
+    server = Server()
+    server.append_worker(Echo)
+    server.run()
+"""
+    )
+    status, result, errors = inspect(tmp_path, python_path, "server.py")
+    assert status == 0, errors
+    (variables,) = result["spec"]["stages"][0]["env"]
+    folders = [[str(tmp_path / "first")], [str(tmp_path / "last")]]
+    assert {name: json.loads(value) for name, value in variables.items()} == {"MOSEC_INTERNAL_SEARCH_PATH": folders}
+
+
 def test_what_a_script_tells_mixins_goes_with_its_stages(tmp_path: Path, python_path: str) -> None:
     """Workers on this machine inherit it; those of a cluster get it as variables, and nothing else."""
     (tmp_path / "server.py").write_text(

@@ -122,6 +122,18 @@ def test_the_script_is_loaded_as_multiprocessing_does(service: Path, python_path
     }
 
 
+def test_a_class_is_found_where_the_script_has_found_it(
+    service: Path, python_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (service / "more").mkdir()
+    (service / "more" / "stages.py").write_text("from server import Where\n")
+    monkeypatch.setenv("MOSEC_INTERNAL_SEARCH_PATH", json.dumps([[str(service / "more")], []]))
+    result, errors = start(spec(service, module="stages"), python_path)
+    assert result["status"] == 0, errors
+    payload = json.loads(result["answers"][0][1])
+    assert payload["path"] == str(service / "more")
+
+
 def test_a_class_of_a_module_needs_no_script(service: Path, python_path: str) -> None:
     result, _ = start(spec(service / "app", main=None, module="server"), python_path)
     ((code, payload),) = result["answers"]
@@ -151,11 +163,6 @@ def test_a_start_that_fails_says_why(service: Path, python_path: str, changes: d
         ("raise SystemExit(0)", "SystemExit: 0"),
         ("def broken(:", "SyntaxError"),
         ("from mosec import Server\nServer().run()", "no worker registered"),
-        (
-            "from mosec import Server, Worker\nclass W(Worker):\n    def forward(self, data): return data\n"
-            "s = Server()\ns.append_worker(W)\ns.run()",
-            "put it under `if __name__ == '__main__':`",
-        ),
     ],
 )
 def test_a_script_that_cannot_be_loaded_says_why(tmp_path: Path, python_path: str, lines: str, text: str) -> None:

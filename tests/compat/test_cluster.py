@@ -4,6 +4,7 @@ import test_batches
 import test_errors
 import test_http
 import test_http2
+import test_lifecycle
 import test_mixins
 import test_routes
 import test_sse
@@ -17,6 +18,7 @@ test_mixins_codecs = on_cluster(test_mixins.test_codecs)
 test_appended_stages = on_cluster(test_routes.test_appended_stages)
 test_stream_chain = on_cluster(test_sse.test_stream_chain)
 test_stream_worker_dies = on_cluster(test_sse.test_stream_worker_dies)
+test_search_path = on_cluster(test_lifecycle.test_search_path)
 test_over_http2 = on_cluster(test_http2.test_http2)
 test_error_texts = on_cluster(test_errors.test_texts)
 test_about = on_cluster(test_errors.test_about)

@@ -288,6 +288,13 @@ def test_array_as_example(run: Run) -> None:
 
 
 @case()
+def test_search_path(run: Run) -> None:
+    """Workers find a class where the script has found it."""
+    with run.serve("search.py") as service:
+        run.see("answer", service.post(b"1"), spec="200 1")
+
+
+@case()
 def test_script_without_a_guard(run: Run) -> None:
     """Workers load the script: what it does at its end, they do as well, and serve all the same."""
     with run.serve("bare.py") as service:

@@ -46,7 +46,7 @@ def inspect_script(argv: Sequence[str]) -> dict[str, Any]:
     specs: list[dict[str, Any]] = []
 
     def take(spec: dict[str, Any]) -> NoReturn:
-        specs.append(_with_mixins(spec))
+        specs.append(_with_variables(spec))
         raise _SpecTaken
 
     server.intercept = take
@@ -63,9 +63,9 @@ def inspect_script(argv: Sequence[str]) -> dict[str, Any]:
     return {"spec": specs[0]}
 
 
-def _with_mixins(spec: dict[str, Any]) -> dict[str, Any]:
-    """The specification with what the script has told mixins, which its workers inherit where it starts them itself."""
-    told = {name: os.environ[name] for name in (REDIS_URL, PLASMA_PATH) if name in os.environ}
+def _with_variables(spec: dict[str, Any]) -> dict[str, Any]:
+    """The specification with what the script has told mixins and Python, which workers here inherit."""
+    told = {name: os.environ[name] for name in (REDIS_URL, PLASMA_PATH, source.SEARCH_PATH) if name in os.environ}
     if not told:
         return spec
     stages = [

@@ -108,6 +108,7 @@ class Server:
         if in_worker:
             internal_logger().warning("`run()` does nothing in a worker: put it under `if __name__ == '__main__':`")
             return
+        source.tell_search_path()
         spec = self._spec()
         if intercept is not None:
             for name in self._daemons.end():

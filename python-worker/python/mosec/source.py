@@ -6,13 +6,19 @@ A worker process runs the user's script again under the name `__mp_main__`, as `
 
 import functools
 import importlib
+import json
 import os
+import site
 import sys
+import sysconfig
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from mosec.worker import Worker
+
+# Tells worker processes where else the script has Python look for modules: before its own folder, and behind.
+SEARCH_PATH = "MOSEC_INTERNAL_SEARCH_PATH"
 
 
 class SourceError(Exception):
@@ -43,6 +49,28 @@ def locate(worker: type[Worker]) -> tuple[str, str]:
     return module, name
 
 
+def tell_search_path() -> None:
+    """Leaves for the workers what the script has added to `sys.path`, which `multiprocessing` hands on as well."""
+    script = _main_script()
+    own = {"", os.getcwd(), os.path.dirname(script or "")}
+    known = own | {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+    known |= {*site.getsitepackages(), site.getusersitepackages()}
+    libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+    start = next((at for at, path in enumerate(sys.path) if path in own), 0)
+    added = [
+        [
+            os.path.abspath(path)
+            for path in part
+            if path not in known and not path.startswith(libraries) and os.path.exists(path)
+        ]
+        for part in (sys.path[:start], sys.path[start:])
+    ]
+    if any(added):
+        os.environ[SEARCH_PATH] = json.dumps(added)
+    else:
+        os.environ.pop(SEARCH_PATH, None)
+
+
 def enter(folder: str, main: str | None, argv: Sequence[str]) -> None:
     """Makes this process see what `python main argv...`, started in `folder`, would see."""
     os.chdir(folder)
@@ -55,6 +83,9 @@ def enter(folder: str, main: str | None, argv: Sequence[str]) -> None:
         sys.path.insert(0, script_folder)
         if script_folder != folder:
             sys.path.append(folder)
+    before, after = json.loads(os.environ.pop(SEARCH_PATH, "[[], []]"))
+    sys.path[:0] = [path for path in before if path not in sys.path]
+    sys.path += [path for path in after if path not in sys.path]
 
 
 def run_script(path: str, name: str) -> ModuleType:
