@@ -49,6 +49,16 @@ def test_answers(run: Run) -> None:
         run.see("blank", service.post(b" "), spec="400 decoding error: decoding error")
         run.see("not JSON", service.post(b"{"), spec="400 decoding error: decoding error")
         run.see("not text", service.post(b"\xff\xfe\xff"), spec="400 decoding error: decoding error")
+        odd = {
+            "nested": b"[" * 100_000 + b"]" * 100_000,
+            "a long number": b"1" * 5000,
+            "half a pair": b'"\\ud800"',
+            "byte order mark": b"\xef\xbb\xbf1",
+            "UTF-16": '"a"'.encode("utf-16"),
+            "a name twice": b'{"a": 1, "a": 2}',
+        }
+        for name, body in odd.items():
+            run.see(name, service.post(body))
         run.see("other type", service.post(b"1", headers={"content-type": "text/xml"}), spec="200 1")
         for kind in ("bytes", "bytearray", "memoryview"):
             body = json.dumps({"as": kind, "text": "plain"}).encode()
@@ -93,6 +103,34 @@ def test_transport(run: Run) -> None:
             run.see("expect", connection.response().status, spec=100)
             connection.send(b"7")
             run.see("after expect", connection.response(), spec="200 7")
+
+
+@case()
+def test_odd_requests(run: Run) -> None:
+    """Heads that few clients send."""
+    post, end = b"POST /inference HTTP/1.1\r\nhost: x\r\n", b"content-length: 1\r\n\r\n1"
+    heads = {
+        "two lengths": post + b"content-length: 2\r\n" + end,
+        "not a length": post + b"content-length: x\r\n\r\n1",
+        "chunks and a length": post + b"transfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n1\r\n1\r\n0\r\n\r\n",
+        "no host": b"POST /inference HTTP/1.1\r\n" + end,
+        "long path": b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        "long header": post + b"x-a: " + b"a" * 20_000 + b"\r\n" + end,
+        "95 headers": post + b"".join(b"x-%d: a\r\n" % n for n in range(95)) + end,
+        "150 headers": post + b"".join(b"x-%d: a\r\n" % n for n in range(150)) + end,
+        "kept open by HTTP/1.0": b"POST /inference HTTP/1.0\r\nconnection: keep-alive\r\n" + end,
+        "OPTIONS *": b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n",
+        "CONNECT": b"CONNECT a:1 HTTP/1.1\r\nhost: x\r\n\r\n",
+    }
+    with run.serve("actor.py") as service:
+        for key, head in heads.items():
+            run.see(key, service.raw(head))
+        for method in ("FOO", "post"):
+            run.see(method, service.ask(method, "/inference", b"1"))
+        for path in ("/%69nference", "//inference", "/inference;a=b"):
+            run.see(path, service.post(b"1", path))
+        run.see("GET with a body", service.ask("GET", "/", b"123"))
+        run.see("DELETE /metrics", service.ask("DELETE", "/metrics"))
 
 
 @case()

@@ -7,7 +7,7 @@ import signal
 import socket
 import tempfile
 
-from harness import ABSENT, Difference, Run, case
+from harness import ABSENT, Difference, Gap, Run, case
 from harness.service import Service
 
 
@@ -163,6 +163,20 @@ def test_crash_loop(run: Run) -> None:
         # From nothing to 3.2 s on one side, all alike on the other; half of that is left for what the starts take.
         run.see("pauses grow", pauses[-1] - pauses[0] > 1.5, spec=False)
         run.see("the other one", service.post(b"1").short(), spec="200 1")
+        run.see("exit code", service.stop(), spec=0)
+
+
+HALF = "one worker of a stage that fails three times ends the service although another one of the stage still loads"
+
+
+@case(gaps=[Gap("answer", HALF), Gap("exit code", HALF)])
+def test_one_of_two_cannot_start(run: Run) -> None:
+    """A worker that cannot start does not keep the service from starting, where its stage has another one."""
+    with run.serve("lifecycle.py", "--what", "halves", wait=False) as service:
+        service.until(lambda: len(service.note("starts").split()) >= 4 or service.process.poll() is not None)
+        service.release("may load")
+        service.until(lambda: service.get("/").status == 200 or service.process.poll() is not None)
+        run.see("answer", service.post(b"1").short(), spec="200 1")
         run.see("exit code", service.stop(), spec=0)
 
 

@@ -52,6 +52,8 @@ def test_openapi(run: Run) -> None:
         for method in ("POST", "HEAD"):
             run.see(f"{method} document", service.ask(method, "/openapi/metadata.json").status)
         run.see("/openapi", service.get("/openapi").status)
+        run.see("with a query", service.get("/openapi/swagger?a=b"), spec=moved)
+        run.see("beside the page", service.get("/openapi/swagger/other.js").status, spec=404)
 
 
 def length_apart(answer: Response) -> Response:

@@ -63,6 +63,19 @@ class Loops(Worker):
         return data
 
 
+class Halves(Worker):
+    """One of two cannot start while the other one still loads."""
+
+    def __init__(self) -> None:
+        if os.environ["COMPAT_OWN"] == "fails":
+            note("starts", "x")
+            raise RuntimeError("no model here")
+        wait_for("may load")
+
+    def forward(self, data: Any) -> Any:
+        return data
+
+
 class OneExample(Worker):
     example = {"n": 1}
 
@@ -167,8 +180,9 @@ if __name__ == "__main__":
         environments = [{"COMPAT_OWN": "a"}, {"COMPAT_OWN": "b"}]
         server.append_worker(Env, num=2, env=environments, start_method="fork" if values.fork else "spawn")
         server.append_worker(After)
-    elif values.what == "loops":
-        server.append_worker(Loops, num=2, env=[{"COMPAT_OWN": "starts"}, {"COMPAT_OWN": "fails"}])
+    elif values.what in ("loops", "halves"):
+        worker = {"loops": Loops, "halves": Halves}[values.what]
+        server.append_worker(worker, num=2, env=[{"COMPAT_OWN": "starts"}, {"COMPAT_OWN": "fails"}])
     elif values.what == "process":
         server.append_worker(After)
         process = multiprocessing.Process(target=helper, daemon=True)

@@ -102,11 +102,11 @@ class FromRedis(RedisShmIPCMixin, Worker):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--redis", type=int)
-    parser.add_argument("--unknown", action="store_true")
+    parser.add_argument("--unknown", choices=("request", "result"))
     values, _ = parser.parse_known_args()
     server = Server()
     if values.unknown:
-        server.append_worker(Unknown)
+        server.append_worker({"request": Unknown, "result": ForCheckers}[values.unknown])
     elif values.redis is not None:
         if values.redis:
             RedisShmIPCMixin.set_redis_url(f"redis://127.0.0.1:{values.redis}/0")
