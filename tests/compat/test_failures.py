@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from harness import ANY, Difference, Gap, Run, case
+from harness import ANY, Difference, Run, case
 from harness.acts import act, serving
 from harness.service import Service
 from harness.wire import request
@@ -69,11 +69,7 @@ def test_full_queue(run: Run) -> None:
         run.see("afterwards", service.post(b"1").status, spec=200)
 
 
-@case(
-    gaps=[
-        Gap("accepted", "a later stage that is full lets one more request in than MOSEC: what an earlier worker holds")
-    ]
-)
+@case()
 def test_back_pressure(run: Run) -> None:
     """A later stage that is slow fills the queues before it, up to the first one, which refuses."""
     with run.serve("actor.py", "--second", "--capacity", "2", "--timeout", "15000") as service:

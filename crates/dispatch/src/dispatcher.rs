@@ -184,7 +184,7 @@ impl Inner {
                 outbox.answers.push((request, ErrorCode::Draining));
                 return outbox.released.push(hold);
             }
-            outbox.released.extend(state.queue.push_held(request, hold));
+            state.queue.push_held(request, hold);
         });
     }
 
@@ -233,6 +233,7 @@ impl Inner {
             let mut state = self.state.lock();
             change(&mut state, &mut outbox, now);
             self.poll(&mut state, &mut outbox, now);
+            state.release_within(&mut outbox);
             // By difference: dispatchers of other revisions share the series.
             let queued = state.queued() as i64;
             self.metrics

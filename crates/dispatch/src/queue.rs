@@ -20,6 +20,8 @@ pub(crate) type Hold = Arc<dyn Any + Send + Sync>;
 pub(crate) struct Queue {
     waiting: VecDeque<Waiting>,
     capacity: usize,
+    /// How many hold a credit.
+    holding: usize,
 }
 
 struct Waiting {
@@ -33,6 +35,7 @@ impl Queue {
         Self {
             waiting: VecDeque::new(),
             capacity,
+            holding: 0,
         }
     }
 
@@ -66,15 +69,11 @@ impl Queue {
         self.waiting.push_back(Waiting { request, hold: None });
     }
 
-    /// Gives `hold` back where the request does not need it.
-    pub(crate) fn push_held(&mut self, request: Request, hold: Hold) -> Option<Hold> {
-        let (hold, spare) = if self.is_full_with(0) {
-            (Some(hold), None)
-        } else {
-            (None, Some(hold))
-        };
+    /// Adds a request that holds a credit until [`Queue::release_within`] finds that it need not.
+    pub(crate) fn push_held(&mut self, request: Request, hold: Hold) {
+        let hold = Some(hold);
         self.waiting.push_back(Waiting { request, hold });
-        spare
+        self.holding += 1;
     }
 
     /// Gives the request back where there is no room even beyond the capacity: as much again, so that new requests do not
@@ -92,18 +91,19 @@ impl Queue {
         let sizes = self.waiting.iter().map(|waiting| waiting.request.bytes());
         let count = batch::fitting(sizes, limits);
         let mut requests = Vec::with_capacity(count);
+        let before = released.len();
         for Waiting { request, hold } in self.waiting.drain(..count) {
             requests.push(request);
             released.extend(hold);
         }
-        self.release(self.capacity.saturating_sub(count), released);
+        self.holding -= released.len() - before;
         requests
     }
 
     /// Takes out the requests that nobody waits for any more.
     pub(crate) fn take_over(&mut self, now: Instant, released: &mut Vec<Hold>) -> Vec<Request> {
         let waiting = std::mem::take(&mut self.waiting);
-        let mut over = Vec::new();
+        let (mut over, before) = (Vec::new(), released.len());
         for Waiting { request, hold } in waiting {
             if request.is_live(now) {
                 self.waiting.push_back(Waiting { request, hold });
@@ -112,12 +112,13 @@ impl Queue {
                 released.extend(hold);
             }
         }
-        self.release(0, released);
+        self.holding -= released.len() - before;
         over
     }
 
     /// Takes out everything.
     pub(crate) fn take_all(&mut self, released: &mut Vec<Hold>) -> Vec<Request> {
+        self.holding = 0;
         let all = self.waiting.drain(..).map(|Waiting { request, hold }| {
             released.extend(hold);
             request
@@ -125,12 +126,17 @@ impl Queue {
         all.collect()
     }
 
-    /// Releases what is held from position `from` to the capacity, by those that have just come to stand there.
-    fn release(&mut self, from: usize, released: &mut Vec<Hold>) {
-        let end = self.capacity.min(self.len());
-        if from < end {
-            let within = self.waiting.range_mut(from..end);
-            released.extend(within.filter_map(|waiting| waiting.hold.take()));
+    /// Releases what is held by those that stand within the capacity, of which `sent_ahead` take a part.
+    pub(crate) fn release_within(&mut self, sent_ahead: usize, released: &mut Vec<Hold>) {
+        if self.holding == 0 {
+            return;
         }
+        let before = released.len();
+        let within = self
+            .waiting
+            .iter_mut()
+            .take(self.capacity.saturating_sub(sent_ahead));
+        released.extend(within.filter_map(|waiting| waiting.hold.take()));
+        self.holding -= released.len() - before;
     }
 }

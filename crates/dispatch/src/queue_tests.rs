@@ -109,3 +109,24 @@ async fn what_may_not_hold_has_room_beyond_the_capacity_and_then_is_refused() {
     assert_eq!(code(outcomes.remove(2)).await, ErrorCode::QueueFull);
     assert!(outcomes.iter_mut().all(|outcome| outcome.try_recv().is_err()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_ahead_takes_room_within_the_capacity() {
+    let mut bench = Bench::new(1, 2, Delivery::Retry);
+    bench.window(1, 2);
+    let holds: Vec<Arc<()>> = (0..4).map(|_| Arc::default()).collect();
+    let mut outcomes = Vec::new();
+    for hold in &holds {
+        let (request, outcome) = bench.request();
+        bench.dispatcher.submit_held(request, hold.clone());
+        outcomes.push(outcome);
+    }
+    let held = || -> Vec<_> { holds.iter().map(|hold| Arc::strong_count(hold) > 1).collect() };
+    // One runs, one was sent ahead, one is queued within what is left of the capacity, one beyond it.
+    assert_eq!(held(), [false, false, false, true]);
+    // The replica has nothing more to do than to run what it has: the one beyond moves up.
+    let mut out = bench.target.take();
+    echo(out.remove(0));
+    assert_eq!(held(), [false; 4]);
+    drop(out);
+}

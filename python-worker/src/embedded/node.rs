@@ -24,7 +24,8 @@ pub(super) struct LocalNode {
     pub(super) series: prometheus::Registry,
     /// What the workers are doing, as it changes.
     pub(super) workers: watch::Receiver<Vec<WorkerStatus>>,
-    stages: usize,
+    /// Replicas of each stage.
+    replicas: Vec<usize>,
     /// Kept open: the agent ends when nobody can send.
     topology: watch::Sender<Arc<Topology>>,
     stop: CancellationToken,
@@ -52,7 +53,7 @@ impl LocalNode {
         config.quiet = Duration::ZERO;
         config.drain_timeout = spec.timeout;
         let agent = Agent::build(config, registry.clone(), &series)?;
-        let stages = spec.stages.len();
+        let replicas = spec.stages.iter().map(|stage| stage.replicas as usize).collect();
         let topology = watch::Sender::new(Arc::new(static_topology(spec, node)));
         let (stop, evict) = (CancellationToken::new(), CancellationToken::new());
         let workers = agent.workers();
@@ -61,7 +62,7 @@ impl LocalNode {
             registry,
             series,
             workers,
-            stages,
+            replicas,
             topology,
             stop,
             evict,
@@ -75,24 +76,27 @@ impl LocalNode {
 
     /// Waits until every stage has a ready worker. Cancel safe.
     ///
-    /// Errors: a replica has failed to start `max_failed_starts` times in a row; with what its process said.
+    /// Errors: every replica of a stage has failed to start `max_failed_starts` times in a row; with what the last one's
+    /// process said. One that may still start is waited for, as the stage can do without the others.
     pub(super) async fn all_ready(&mut self, max_failed_starts: u32) -> anyhow::Result<()> {
         loop {
             {
                 let now = self.workers.borrow_and_update();
-                if let Some(failed) = now
-                    .iter()
-                    .find(|worker| worker.failed_starts >= max_failed_starts)
-                {
-                    let error = failed.last_error.as_deref().unwrap_or("no reason known");
-                    anyhow::bail!("stage {} cannot start: {error}", failed.stage.stage.0 + 1);
+                let mut ready = 0;
+                for (index, &replicas) in self.replicas.iter().enumerate() {
+                    let of_stage = || {
+                        now.iter()
+                            .filter(|worker| usize::from(worker.stage.stage.0) == index)
+                    };
+                    ready += usize::from(of_stage().any(|worker| worker.state == WorkerState::Ready));
+                    let failed = of_stage().filter(|worker| worker.failed_starts >= max_failed_starts);
+                    if failed.clone().count() == replicas {
+                        let error = failed.last().and_then(|worker| worker.last_error.as_deref());
+                        let error = error.unwrap_or("no reason known");
+                        anyhow::bail!("stage {} cannot start: {error}", index + 1);
+                    }
                 }
-                let is_ready = |stage: usize| {
-                    now.iter().any(|worker| {
-                        usize::from(worker.stage.stage.0) == stage && worker.state == WorkerState::Ready
-                    })
-                };
-                if (0..self.stages).all(is_ready) {
+                if ready == self.replicas.len() {
                     return Ok(());
                 }
             }

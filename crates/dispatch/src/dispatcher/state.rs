@@ -121,14 +121,22 @@ impl State {
             Some(ErrorCode::Draining)
         } else if !self.has_replica(grace, now) {
             Some(ErrorCode::NoReplica)
-        } else if self
-            .queue
-            .is_full_with(self.targets.iter().map(Slot::sent_ahead).sum())
-        {
+        } else if self.queue.is_full_with(self.sent_ahead()) {
             Some(ErrorCode::QueueFull)
         } else {
             None
         }
+    }
+
+    /// Requests that wait at their replicas: as much a part of the queue as what has not been sent.
+    fn sent_ahead(&self) -> usize {
+        self.targets.iter().map(Slot::sent_ahead).sum()
+    }
+
+    /// Releases the earlier stage's credits of requests that stand within the capacity by now.
+    pub(super) fn release_within(&mut self, outbox: &mut Outbox) {
+        let sent_ahead = self.sent_ahead();
+        self.queue.release_within(sent_ahead, &mut outbox.released);
     }
 
     pub(super) fn has_replica(&self, grace: Duration, now: Instant) -> bool {
