@@ -23,8 +23,13 @@ use crate::stall::Progress;
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const KEEP_ALIVE_TEXT: &[u8] = b":\n\n";
 
-/// Most bytes of events a client may not have read: some minutes of a language model's words. One event may be larger.
+/// Most bytes of events that a client may leave unread for [`PATIENCE`]: some minutes of a language model's words. One event
+/// may be larger.
 const MAX_UNREAD_BYTES: usize = 1 << 20;
+/// How long a client that is behind may take nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Most bytes of events that come faster than any client reads, as a few pictures do.
+const MAX_BURST_BYTES: usize = 8 << 20;
 const TOO_SLOW: &[u8] = b"the client reads too slowly";
 
 /// A stream to a client: where its events come in, and the body they leave by.
@@ -36,6 +41,7 @@ pub(crate) fn stream(idle: Duration) -> (EventSink, EventStream) {
         idle,
         state: Mutex::new(State {
             unread: BytesMut::new(),
+            behind_since: now,
             deadline: now + idle,
             is_open: true,
             reader: None,
@@ -61,6 +67,8 @@ struct Shared {
 struct State {
     /// Framed, for the client.
     unread: BytesMut,
+    /// When the client last took something, or the first of `unread` came.
+    behind_since: Instant,
     /// When the silence has been too long.
     deadline: Instant,
     /// Whether anything may still be added, and is wanted.
@@ -91,11 +99,14 @@ impl Respond for EventSink {
         if !state.is_open {
             return;
         }
-        if !state.unread.is_empty() && state.unread.len() + text.len() > MAX_UNREAD_BYTES {
+        let now = Instant::now();
+        if state.unread.is_empty() {
+            state.behind_since = now;
+        } else if state.is_too_slow(text.len(), now) {
             return state.fail(ErrorCode::DeadlineExceeded, TOO_SLOW);
         }
         write_event(&mut state.unread, &text);
-        state.deadline = Instant::now() + self.0.idle;
+        state.deadline = now + self.0.idle;
         state.wake();
     }
 
@@ -113,6 +124,13 @@ impl Drop for EventSink {
 }
 
 impl State {
+    /// Whether an event of so many bytes more is too much for a client that has not read those before it.
+    fn is_too_slow(&self, bytes: usize, now: Instant) -> bool {
+        let unread = self.unread.len() + bytes;
+        let stands_still = now.saturating_duration_since(self.behind_since) > PATIENCE;
+        unread > MAX_BURST_BYTES || (unread > MAX_UNREAD_BYTES && stands_still)
+    }
+
     /// Ends the stream with an error, which the client reads after what it has not read yet.
     fn fail(&mut self, code: ErrorCode, text: &[u8]) {
         write_error(&mut self.unread, code, text);
@@ -177,6 +195,7 @@ impl Body for EventStream {
                 state.fail(code, code.text().as_bytes());
             }
             let data = if !state.unread.is_empty() {
+                state.behind_since = now;
                 state.unread.split().freeze()
             } else if !state.is_open {
                 drop(state);
@@ -368,19 +387,44 @@ mod tests {
     async fn a_client_that_does_not_read_loses_its_stream_and_nothing_more() {
         let (sink, mut stream) = stream(IDLE);
         let huge = "x".repeat(MAX_UNREAD_BYTES * 2);
-        // One event alone may be of any size.
-        sink.event(event(&huge));
+        // Events may come faster than anybody reads.
+        for _ in 0..2 {
+            sink.event(event(&huge));
+        }
+        tokio::time::advance(PATIENCE).await;
+        sink.event(event("and"));
         assert!(sink.is_wanted());
+        tokio::time::advance(Duration::from_millis(1)).await;
         sink.event(event("more"));
         assert!(!sink.is_wanted());
         sink.event(event("dropped"));
         let read = next(&mut stream).await.unwrap();
-        let rest = read.strip_prefix(&format!("data: {huge}\n\n")).unwrap();
+        let rest = read
+            .strip_prefix(&format!("data: {huge}\n\ndata: {huge}\n\ndata: and\n\n"))
+            .unwrap();
         assert_eq!(
             rest,
             "event: error\ndata: SSE inference error: 408: Request Timeout: the client reads too slowly\n\n"
         );
         assert_eq!(next(&mut stream).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_for_a_client_is_bounded_and_one_that_reads_is_waited_for() {
+        let (sink, mut stream) = stream(IDLE);
+        let large = "x".repeat(MAX_UNREAD_BYTES * 3 / 4);
+        for _ in 0..20 {
+            for _ in 0..2 {
+                sink.event(event(&large));
+            }
+            tokio::time::advance(PATIENCE / 2).await;
+            assert!(next(&mut stream).await.is_some() && sink.is_wanted(), "it reads");
+        }
+        // One event alone may be of any size.
+        sink.event(event(&"x".repeat(2 * MAX_BURST_BYTES)));
+        assert!(sink.is_wanted());
+        sink.event(event("more"));
+        assert!(!sink.is_wanted(), "whatever the time");
     }
 
     #[tokio::test(start_paused = true)]

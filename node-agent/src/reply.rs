@@ -1,19 +1,25 @@
 //! Hot path. What a batch's items tell the task that writes to the batch's stream: answers, and events before them.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
 use mosec_dispatch::{Lost, Outcome, Payload, Respond};
+use mosec_shm_ring::now_micros;
 use mosec_types::{ErrorCode, Span, SpanKind, StageIndex};
 use mosec_wire::{Answer, Custody};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Events of one item that may wait for the link, in bytes. A gateway takes events without waiting for its clients, so
-/// more than a moment's worth waits only where the link itself is too slow; half of a stream's window.
+/// Events of one item that may wait for the link for [`PATIENCE`], in bytes. A gateway takes events without waiting for its
+/// clients, so more than a moment's worth waits only where the link itself is too slow; half of a stream's window.
 const MAX_WAITING_BYTES: usize = 1 << 20;
+/// How long nothing may be sent where so much waits.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Events that come faster than any link sends them, in bytes; as much as a gateway keeps for a client.
+const MAX_BURST_BYTES: usize = 8 << 20;
 /// What an event takes besides its text, so that empty ones are bounded too.
 const EVENT_BYTES: usize = 128;
 
@@ -32,6 +38,8 @@ pub(crate) enum Message {
 struct Events {
     /// Bytes of those that wait.
     bytes: AtomicUsize,
+    /// When one of them was last sent, as [`now_micros`] counts.
+    sent: AtomicU64,
     /// The stream was ended before its answer came.
     ended: AtomicBool,
 }
@@ -51,6 +59,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
+        self.events.sent.store(now_micros(), Ordering::Relaxed);
         self.events.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
@@ -141,12 +150,23 @@ impl LinkReply {
     fn room(&self, bytes: usize) -> Option<Waiting> {
         let events = self.events.get_or_init(Arc::default);
         let bytes = bytes + EVENT_BYTES;
-        let before = events.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let waiting = Waiting {
+        let (before, now) = (events.bytes.fetch_add(bytes, Ordering::Relaxed), now_micros());
+        let silence = now.saturating_sub(events.sent.load(Ordering::Relaxed));
+        let limit = if Duration::from_micros(silence) > PATIENCE {
+            MAX_WAITING_BYTES
+        } else {
+            MAX_BURST_BYTES
+        };
+        if before == 0 {
+            events.sent.store(now, Ordering::Relaxed);
+        } else if before + bytes > limit {
+            events.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return None;
+        }
+        Some(Waiting {
             bytes,
             events: events.clone(),
-        };
-        (before == 0 || before + bytes <= MAX_WAITING_BYTES).then_some(waiting)
+        })
     }
 
     fn add_span(&self, spans: &mut Vec<Span>) {
@@ -265,7 +285,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_is_read_too_slowly_ends_once() {
         let (reply, mut messages) = reply();
-        for _ in 0..2000 {
+        for _ in 0..10_000 {
             reply.event(event(1000));
         }
         assert!(!reply.is_wanted());
@@ -278,10 +298,7 @@ mod tests {
                 other => panic!("{}", other.is_ok()),
             }
         };
-        assert!(
-            bytes > MAX_WAITING_BYTES / 2 && bytes <= MAX_WAITING_BYTES,
-            "{bytes}"
-        );
+        assert!(bytes > MAX_BURST_BYTES / 2 && bytes <= MAX_BURST_BYTES, "{bytes}");
         assert_eq!(
             (end.code, end.payload.as_ref()),
             (ErrorCode::Worker, TOO_SLOW.as_bytes())
@@ -293,7 +310,7 @@ mod tests {
     async fn what_is_sent_makes_room_and_one_event_may_be_of_any_size() {
         let (reply, mut messages) = reply();
         for _ in 0..5 {
-            reply.event(event(2 * MAX_WAITING_BYTES));
+            reply.event(event(2 * MAX_BURST_BYTES));
             assert!(matches!(messages.try_recv(), Ok(Message::Event(..))));
         }
         assert!(reply.is_wanted());
