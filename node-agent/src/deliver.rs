@@ -81,6 +81,8 @@ impl Deliver {
                     dispatcher.submit_unheld(request);
                 }
             }
+            // As where there was no memory for the worker's own words.
+            _ if !code.is_ok() && item.payload.is_empty() => request.fail(code),
             // The one copy out of shared memory: what follows is a socket.
             _ => request.respond(code, Payload::Bytes(item.payload.to_bytes())),
         }
