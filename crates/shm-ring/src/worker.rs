@@ -23,6 +23,7 @@ use mosec_types::Generation;
 use mosec_types::worker::trim_error;
 use parking_lot::Mutex;
 use rustix::io::Errno;
+use rustix::process::{Pid, getpid};
 
 use crate::PROTOCOL_VERSION;
 use crate::agent::RING_SLOTS;
@@ -172,6 +173,8 @@ pub struct WorkerChannel {
     generation: u32,
     state: Mutex<State>,
     watcher: Option<JoinHandle<()>>,
+    /// Whose channel it is.
+    process: Pid,
 }
 
 struct State {
@@ -251,6 +254,7 @@ impl WorkerChannel {
                 generation,
                 state: Mutex::new(state),
                 watcher,
+                process: getpid(),
             },
             spec,
         ))
@@ -471,6 +475,10 @@ impl WorkerChannel {
 
 impl Drop for WorkerChannel {
     fn drop(&mut self) {
+        if getpid() != self.process {
+            // A child that user code has forked: the channel is its parent's, and so is the watcher, which it never had.
+            return std::mem::forget(self.watcher.take());
+        }
         self.shared.close();
         if let Some(watcher) = self.watcher.take() {
             let _ = watcher.join();
