@@ -79,6 +79,9 @@ class Stop:
     def fail(self, reason: str) -> None:
         """Makes the server answer what it has and end with an error. Only the first reason counts."""
 
+    def signal(self, number: int) -> None:
+        """Makes the server answer what it has and end as it should, because of a signal."""
+
 @final
 class DryRun:
     """The service of a dry run: its workers, without a port."""

@@ -20,13 +20,15 @@ class Forward:
         # The coroutine that is waited for, and what has ended its time.
         self._task: asyncio.Task[Any] | None = None
         self._overrun: BaseException | None = None
-        self._method: Callable[..., Any] = worker.forward
+        self._worker = worker
+        self._is_async = inspect.iscoroutinefunction(worker.forward)
         self._batching = worker.max_batch_size > 1
         self.takes_context = _takes_context(worker.forward)
-        #: Called with the data, and `ctx=` where `takes_context` says so.
-        self.call: Callable[..., Any] = (
-            self._call_async if inspect.iscoroutinefunction(worker.forward) else worker.forward
-        )
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Called with the data, and `ctx=` where `takes_context` says so. User code may have swapped `forward`."""
+        result = self._worker.forward(*args, **kwargs)
+        return self.wait(result) if self._is_async else result
 
     def warm_up(self, example: Any) -> None:
         """Calls it with an example, and with contexts of nobody."""
@@ -81,9 +83,6 @@ class Forward:
     def _stop(self, task: asyncio.Task[Any]) -> None:
         if self._task is task and not task.done():
             task.get_loop().stop()
-
-    def _call_async(self, *args: Any, **kwargs: Any) -> Any:
-        return self.wait(self._method(*args, **kwargs))
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self._runner is None:

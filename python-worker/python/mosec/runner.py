@@ -9,11 +9,11 @@ import asyncio
 import inspect
 import json
 import multiprocessing
+import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from mosec import dry_run, errors, server, source
@@ -117,6 +117,13 @@ def _take_signals(loop: "Loop") -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, loop.on_alarm)
+    # A child that user code forks is nobody's worker: whoever has started it may end it.
+    os.register_at_fork(after_in_child=_give_signals_back)
+
+
+def _give_signals_back() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Stream:
@@ -146,9 +153,8 @@ class Loop:
         self._batching = worker.max_batch_size > 1
         self._forward = forward
         self._call = forward.call
-        # Indexed by an item's flags.
-        self._decoders: tuple[Callable[[Any], Any], ...] = (worker.deserialize_ipc, worker.deserialize)
-        self._encoders: tuple[Callable[[Any], Any], ...] = (worker.serialize_ipc, worker.serialize)
+        # Its codecs are looked up for each item, as MOSEC does: user code may put others in their place.
+        self._worker = worker
         self._forward_started = channel.forward_started
         self._forward_ended = channel.forward_ended
         self._headers = frozenset(header_names(type(worker)))
@@ -189,7 +195,7 @@ class Loop:
 
     def _run_one(self, batch: int, place: int, flags: int, data: Any) -> tuple[int, Any]:
         try:
-            result = self._timed_forward(self._decoders[flags & INGRESS](data), batch, [place])
+            result = self._timed_forward(self._decode(flags, data), batch, [place])
             return self._encode(flags, result)
         except FAILURES as error:
             return self._failure(error)
@@ -198,11 +204,10 @@ class Loop:
         """One `forward` for all items that can be decoded. What fails of one item alone, fails it alone."""
         codes: list[int] = [errors.OK] * len(items)
         payloads: list[Any] = [b""] * len(items)
-        decoders = self._decoders
         places, inputs = [], []
         for place, (flags, data) in enumerate(items):
             try:
-                inputs.append(decoders[flags & INGRESS](data))
+                inputs.append(self._decode(flags, data))
                 places.append(place)
             except FAILURES as error:
                 codes[place], payloads[place] = self._failure(error)
@@ -246,10 +251,13 @@ class Loop:
         watch = self._channel.watch
         return {"ctx": self._forward.context([Context(watch(batch, place), self._headers) for place in places])}
 
+    def _decode(self, flags: int, data: Any) -> Any:
+        return self._worker.deserialize(data) if flags & INGRESS else self._worker.deserialize_ipc(data)
+
     def _encode(self, flags: int, result: Any) -> tuple[int, Any]:
         if isinstance(result, FAILURES):
             raise result
-        payload = self._encoders[(flags & EGRESS) >> 1](result)
+        payload = self._worker.serialize(result) if flags & EGRESS else self._worker.serialize_ipc(result)
         if self._stream is not None and flags & EGRESS:
             payload = b""  # its client has had the events; the result was of use as a check alone
         return errors.OK, payload if type(payload) is bytes else _as_buffer(payload)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -34,6 +35,7 @@ class Server:
     """A service. Add workers, then `run`. Reads the options of the command line and the environment."""
 
     def __init__(self) -> None:
+        _fill_standard_files()
         self._options = args.parse()
         self._routes: dict[str, list[Runtime]] = {}
         self._daemons = Daemons()
@@ -127,6 +129,9 @@ class Server:
             if stage.start_method == "fork":
                 internal_logger().warning("%s: start_method 'fork' is taken as 'spawn'", stage.name)
         stop, done = _native.Stop(), threading.Event()
+        # They stay when the server has ended, as MOSEC's do: one that comes while the script cleans up changes nothing.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: stop.signal(number))
         self._daemons.watch(stop.fail, GUARD_CHECK_INTERVAL, done)
         try:
             return _native.serve(json.dumps({"spec": spec, "gateway": self._gateway()}), stop)
@@ -199,6 +204,15 @@ class Server:
             "streaming": issubclass(stage.worker, SSEWorker),
             "request_headers": header_names(stage.worker),
         }
+
+
+def _fill_standard_files() -> None:
+    """Opens what the process was started without, or the next file or socket would be its standard output or error."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 @contextlib.contextmanager

@@ -124,7 +124,8 @@ def forget_launch_folder() -> None:
 def _main_module() -> str | None:
     """The real name of `__main__` where it was started with `python -m`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return None if spec is None else spec.name
+    # `python folder` gives its `__main__.py` one as well, under no other name.
+    return None if spec is None or spec.name == "__main__" else spec.name
 
 
 def _main_script() -> str | None:

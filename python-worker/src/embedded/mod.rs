@@ -3,7 +3,7 @@
 mod dry_run;
 mod node;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -53,9 +53,20 @@ impl ServeConfig {
 /// Ends a running server for a reason of Python's.
 #[pyclass(frozen, module = "mosec._native")]
 #[derive(Default)]
-pub(crate) struct Stop {
+pub(crate) struct Stop(Arc<Ending>);
+
+/// Why the server is to end, as Python says it.
+#[derive(Default)]
+pub(crate) struct Ending {
     token: CancellationToken,
-    reason: OnceLock<String>,
+    why: OnceLock<Why>,
+}
+
+#[derive(Debug, Clone)]
+enum Why {
+    /// As it should.
+    Signal(i32),
+    Failure(String),
 }
 
 #[pymethods]
@@ -66,22 +77,37 @@ impl Stop {
     }
 
     /// Makes the server answer what it has and end with an error. Only the first reason counts.
-    fn fail(&self, reason: String) {
-        // A second reason adds nothing: the server is ending.
-        let _ = self.reason.set(reason);
-        self.token.cancel();
+    pub(crate) fn fail(&self, reason: String) {
+        self.0.end(Why::Failure(reason));
+    }
+
+    /// Makes the server answer what it has and end as it should, because of a signal.
+    fn signal(&self, number: i32) {
+        self.0.end(Why::Signal(number));
     }
 }
 
 impl Stop {
-    async fn reason(&self) -> String {
+    pub(crate) fn ending(&self) -> Arc<Ending> {
+        self.0.clone()
+    }
+}
+
+impl Ending {
+    fn end(&self, why: Why) {
+        // A second reason adds nothing: the server is ending.
+        let _ = self.why.set(why);
+        self.token.cancel();
+    }
+
+    async fn why(&self) -> Option<Why> {
         self.token.cancelled().await;
-        self.reason.get().cloned().unwrap_or_default()
+        self.why.get().cloned()
     }
 }
 
 /// Runs the server until a signal or `stop`; errors say why it did not end as it was told to.
-pub(crate) fn serve(config: &str, stop: &Stop) -> anyhow::Result<()> {
+pub(crate) fn serve(config: &str, stop: &Ending) -> anyhow::Result<()> {
     let config = read_config(config)?;
     let runtime = build_runtime()?;
     let result = runtime.block_on(run(config, stop));
@@ -115,7 +141,7 @@ fn build_runtime() -> std::io::Result<Runtime> {
         .build()
 }
 
-async fn run(config: ServeConfig, stop: &Stop) -> anyhow::Result<()> {
+async fn run(config: ServeConfig, stop: &Ending) -> anyhow::Result<()> {
     let ended = until_ended(stop)?;
     // Mistakes in the address are told before models are loaded. The port opens when everything is ready.
     let port = Port::take(&config.gateway.address, config.gateway.port).await?;
@@ -162,17 +188,24 @@ async fn serve_until(
 /// Waits for SIGTERM or SIGINT, which end the server as it should, or for Python's reason, which is an error.
 ///
 /// Signals are taken from the call on; a second one changes nothing.
-fn until_ended(stop: &Stop) -> std::io::Result<impl Future<Output = anyhow::Result<()>>> {
+fn until_ended(stop: &Ending) -> std::io::Result<impl Future<Output = anyhow::Result<()>>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
         let number = tokio::select! {
             _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
             _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-            reason = stop.reason() => {
-                tracing::error!(target: "mosec", "terminating server [{reason}]");
-                anyhow::bail!("{reason}");
-            }
+            why = stop.why() => match why {
+                Some(Why::Signal(number)) => number,
+                why => {
+                    let reason = match why {
+                        Some(Why::Failure(reason)) => reason,
+                        _ => String::new(),
+                    };
+                    tracing::error!(target: "mosec", "terminating server [{reason}]");
+                    anyhow::bail!("{reason}");
+                }
+            },
         };
         tracing::info!(target: "mosec", "received signum[{number}], terminating server");
         Ok(())

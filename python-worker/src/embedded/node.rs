@@ -52,6 +52,7 @@ impl LocalNode {
         config.series = service;
         config.quiet = Duration::ZERO;
         config.drain_timeout = spec.timeout;
+        config.arena.max_bytes = config.arena.max_bytes.max(memory_bytes() / 4);
         let agent = Agent::build(config, registry.clone(), &series)?;
         let replicas = spec.stages.iter().map(|stage| stage.replicas as usize).collect();
         let topology = watch::Sender::new(Arc::new(static_topology(spec, node)));
@@ -89,8 +90,10 @@ impl LocalNode {
                             .filter(|worker| usize::from(worker.stage.stage.0) == index)
                     };
                     ready += usize::from(of_stage().any(|worker| worker.state == WorkerState::Ready));
-                    let failed = of_stage().filter(|worker| worker.failed_starts >= max_failed_starts);
-                    if failed.clone().count() == replicas {
+                    let failed: Vec<_> = of_stage()
+                        .filter(|worker| worker.failed_starts >= max_failed_starts)
+                        .collect();
+                    if failed.len() == replicas {
                         let error = failed.last().and_then(|worker| worker.last_error.as_deref());
                         let error = error.unwrap_or("no reason known");
                         anyhow::bail!("stage {} cannot start: {error}", index + 1);
@@ -112,6 +115,22 @@ impl LocalNode {
         self.stop.cancel();
         self.agent.await.context("the node agent failed")
     }
+}
+
+/// The memory of this machine, or of its container where that has less; zero where neither tells.
+fn memory_bytes() -> usize {
+    let of_machine = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    };
+    let of_container = || {
+        let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
+        text.trim().parse().ok()
+    };
+    let known = [of_machine(), of_container()];
+    known.into_iter().flatten().min().unwrap_or(0)
 }
 
 /// A topology with everything on one node, serving from the start.
