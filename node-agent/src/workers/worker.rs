@@ -23,6 +23,9 @@ use crate::pool::{Pool, Slot};
 
 /// Room for an answer that is lent with a batch, where the sizes of earlier ones say nothing else.
 const FIRST_REPLY_HINT: usize = 4096;
+/// Most bytes lent ahead. A larger answer asks for its memory when it is there; to keep so much ready for others, which need
+/// less as a rule, would leave them without any where memory is short.
+const MAX_REPLY_HINT: usize = 64 << 20;
 
 /// How often requests that a worker has are looked at, to tell it of those that nobody waits for any more: soon enough to
 /// save most of a long `forward`, and twenty looks a second cost nothing.
@@ -354,5 +357,21 @@ fn micros(duration: Duration) -> u64 {
 /// Room to lend with the next batch: a little more than the last took, falling slowly.
 fn reply_hint(last: usize, delivered: &[(Request, ResponseItem)]) -> usize {
     let bytes: usize = delivered.iter().map(|(_, item)| item.payload.len() + 64).sum();
-    bytes.max(last - last / 8).max(FIRST_REPLY_HINT)
+    bytes.max(last - last / 8).clamp(FIRST_REPLY_HINT, MAX_REPLY_HINT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_answers_follows_them_within_bounds() {
+        assert_eq!(reply_hint(FIRST_REPLY_HINT, &[]), FIRST_REPLY_HINT);
+        assert_eq!(reply_hint(8 << 20, &[]), 7 << 20);
+        assert_eq!(
+            reply_hint(600 << 20, &[]),
+            MAX_REPLY_HINT,
+            "one huge answer is not to stop what follows"
+        );
+    }
 }
