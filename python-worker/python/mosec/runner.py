@@ -25,6 +25,8 @@ from mosec.worker import SSEWorker, Worker, header_names
 
 # What a request can fail by. Anything else (SystemExit, KeyboardInterrupt) ends the process.
 FAILURES = (Exception, MosecTimeoutError, asyncio.CancelledError)
+# What a worker does not heed: see `_take_signals`.
+_IGNORED = (signal.SIGTERM, signal.SIGINT)
 # Flags of an item: which of the codecs apply is a matter of its route, so it may differ within a batch.
 INGRESS = 1
 EGRESS = 2
@@ -114,16 +116,26 @@ def _is_given(example: Any) -> bool:
 
 def _take_signals(loop: "Loop") -> None:
     # A ^C of the terminal reaches the workers too: they leave when the node agent tells them, after their last answer.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, loop.on_alarm)
-    # A child that user code forks is nobody's worker: whoever has started it may end it.
-    os.register_at_fork(after_in_child=_give_signals_back)
+    # A child that user code forks is nobody's worker: whoever has started it may end it, at once. A signal that comes
+    # before the child has stopped to ignore it waits meanwhile.
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_give_signals_back)
+
+
+def _hold_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
+
+
+def _let_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
 
 
 def _give_signals_back() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+    for number in (*_IGNORED, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
+    _let_signals()
 
 
 class Stream:
