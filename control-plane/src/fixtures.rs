@@ -27,6 +27,8 @@ pub(crate) fn node(name: &str, health: NodeHealth, labels: &[(&str, &str)]) -> N
             .iter()
             .map(|&(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
+        draining: false,
+        capacity: Default::default(),
     }
 }
 
@@ -55,6 +57,7 @@ pub(crate) fn stage(name: &str, replicas: u32) -> StageSpec {
         mime: spec::DEFAULT_MIME.into(),
         streaming: false,
         request_headers: Vec::new(),
+        needs: Default::default(),
     }
 }
 
@@ -76,6 +79,7 @@ pub(crate) fn pipeline(name: &str, stages: Vec<StageSpec>) -> PipelineSpec {
         capacity: spec::DEFAULT_CAPACITY,
         max_request_bytes: spec::DEFAULT_MAX_REQUEST_BYTES,
         openapi: None,
+        rollout: Default::default(),
     }
 }
 
@@ -84,6 +88,7 @@ pub(crate) fn placement(stage: u16, replica: u32, node: &str) -> Placement {
         stage: StageIndex(stage),
         replica: ReplicaId(replica),
         node: node_id(node),
+        gpus: Vec::new(),
     }
 }
 
@@ -93,15 +98,10 @@ pub(crate) fn rollout(
     phase: Phase,
     placements: Vec<Placement>,
 ) -> Rollout {
-    let deployment = Deployment {
-        revision: Revision(revision),
-        spec: Arc::new(spec.clone()),
-        phase,
-        placements,
-    };
+    let deployment = Deployment::new(Revision(revision), Arc::new(spec.clone()), phase, placements);
     Rollout {
-        deployment,
-        healthy_deadline_ms: 120_000,
+        promoted: true,
+        ..Rollout::new(deployment, 120_000)
     }
 }
 

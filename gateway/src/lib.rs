@@ -23,6 +23,7 @@ mod service;
 mod stall;
 mod topology;
 mod trace;
+mod traffic;
 
 pub use config::Config;
 pub use port::Port;

@@ -24,6 +24,7 @@ use crate::pages;
 use crate::respond::{self, HttpResponse, SERVER_TIMING};
 use crate::routes::{Route, Table};
 use crate::trace::{self, TRACE_HEADER};
+use crate::traffic::Traffic;
 
 /// What every request needs.
 pub(crate) struct Shared {
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     /// What others in this process count.
     pub(crate) series: prometheus::Registry,
     pub(crate) ids: Ids,
+    pub(crate) turns: Turns,
+    pub(crate) traffic: Traffic,
     pub(crate) body_memory: Memory,
     /// Absent where bodies are passed as they are.
     pub(crate) codings: Option<Codings>,
@@ -41,8 +44,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn route(&self, path: &str) -> Option<Arc<Route>> {
-        self.routes.load().find(path).cloned()
+    /// The route of a request, drawn anew with each call.
+    fn route(&self, path: &str, headers: &HeaderMap) -> Option<Arc<Route>> {
+        let routes = self.routes.load();
+        routes.find(path)?.pick(headers, self.turns.next()).cloned()
     }
 
     /// Whether a request to `route` is to be refused before its body is here.
@@ -51,6 +56,12 @@ impl Shared {
         // So may one that ends.
         let refused = self.dispatchers.dispatcher(route.first)?.refuse_early();
         refused.filter(|&code| code != ErrorCode::Draining)
+    }
+
+    /// Counts what became of a request that began at `started`.
+    fn note(&self, route: &Route, code: ErrorCode, started: Instant) {
+        self.traffic
+            .note(route.first.revision, &route.spec, code, started.elapsed());
     }
 
     fn body_limits(&self, route: &Route) -> Limits {
@@ -75,6 +86,16 @@ impl Ids {
     }
 }
 
+/// Counts requests, for each revision to get its share of them.
+#[derive(Default)]
+pub(crate) struct Turns(AtomicU64);
+
+impl Turns {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 /// Answers one HTTP request.
 pub(crate) async fn handle(shared: Arc<Shared>, http: HttpRequest<Incoming>) -> HttpResponse {
     let Some(codings) = &shared.codings else {
@@ -91,7 +112,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, http: HttpRequest<Incoming>) -> 
 }
 
 async fn page_or_answer(shared: &Arc<Shared>, http: HttpRequest<Incoming>) -> HttpResponse {
-    match shared.route(http.uri().path()) {
+    match shared.route(http.uri().path(), http.headers()) {
         Some(route) if http.method() == Method::POST => infer(shared, route, http).await,
         Some(_) => respond::method_not_allowed("POST"),
         None => pages::answer(shared, &http).await,
@@ -166,7 +187,10 @@ async fn answer(
     let (queued, answer) = enqueue(shared, route, &parts.headers, body)?;
     match answer {
         Awaited::Whole(outcome) => {
-            let outcome = wait(queued.deadline, outcome).await?;
+            let outcome = wait(queued.deadline, outcome).await;
+            let code = outcome.as_ref().map_or_else(|&code| code, |outcome| outcome.code);
+            shared.note(&queued.route, code, started);
+            let outcome = outcome?;
             Ok(whole(shared, &queued, outcome, started))
         }
         Awaited::Events(events) => {
@@ -175,6 +199,7 @@ async fn answer(
             let events = events.on_end(move || {
                 // The request's place is held as long as its stream, whoever ends it.
                 drop(permit);
+                shared.note(&queued.route, ErrorCode::Ok, started);
                 shared
                     .metrics
                     .answered(StatusCode::OK.as_u16(), &queued.route.path);
@@ -286,9 +311,10 @@ fn enqueue(
         refused.fail(code);
         let is_gone = dispatcher.is_none() || code == ErrorCode::Draining;
         if !is_gone || is_last_try {
+            shared.note(&route, code, now);
             return Err(code);
         }
-        let Some(newest) = shared.route(&route.path) else {
+        let Some(newest) = shared.route(&route.path, http) else {
             return Err(ErrorCode::UnknownRoute);
         };
         route = newest;

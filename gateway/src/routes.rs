@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::HeaderName;
+use hyper::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
 use mosec_types::topology::{Deployment, Phase};
 use mosec_types::{PipelineSpec, RouteIndex, RouteSpec, StageIndex, StageKey, Topology};
 
@@ -23,41 +24,101 @@ pub(crate) struct Route {
     pub(crate) headers: Vec<HeaderName>,
 }
 
+/// A route of one revision, and how it is chosen among those of others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Candidate {
+    route: Arc<Route>,
+    /// Percent of the requests.
+    weight: u32,
+    /// A header of requests that are for this revision.
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+/// The routes of one path: one, or while a revision takes over from another, one of each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Choice(Vec<Candidate>);
+
+impl Choice {
+    /// The route of a request. `turn`: grows with each request, so that shares are exact over every hundred of them.
+    pub(crate) fn pick(&self, headers: &HeaderMap, turn: u64) -> Option<&Arc<Route>> {
+        let asked_for = |candidate: &&Candidate| {
+            let header = candidate.header.as_ref();
+            header.is_some_and(|(name, value)| headers.get_all(name).iter().any(|found| found == value))
+        };
+        let candidates = &self.0;
+        if let [only] = candidates.as_slice() {
+            return Some(&only.route);
+        }
+        if let Some(candidate) = candidates.iter().find(asked_for) {
+            return Some(&candidate.route);
+        }
+        // Without a common divisor with 100, so that the turns of a share are spread evenly.
+        const STRIDE: u64 = 61;
+        let point = (turn % 100) * STRIDE % 100;
+        let mut below = 0;
+        let chosen = candidates.iter().find(|candidate| {
+            below += u64::from(candidate.weight);
+            point < below
+        });
+        // Weights that leave something over are of a topology in between: the oldest is the safe choice.
+        chosen.or(candidates.first()).map(|candidate| &candidate.route)
+    }
+}
+
 /// All routes of a topology.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Table {
-    paths: HashMap<String, Arc<Route>>,
+    paths: HashMap<String, Choice>,
     /// What serves, the oldest first.
     pipelines: Vec<Arc<PipelineSpec>>,
 }
 
 impl Table {
-    /// The routes of every deployment that serves. Where two claim a path, the older deployment keeps it.
+    /// The routes of every deployment that takes requests. Where two pipelines claim a path, the older deployment
+    /// keeps it.
     pub(crate) fn new(topology: &Topology) -> Self {
-        let mut serving: Vec<_> = topology
-            .deployments
-            .iter()
-            .filter(|deployment| deployment.phase == Phase::Serving)
-            .collect();
-        serving.sort_by_key(|deployment| deployment.revision);
-        let mut paths = HashMap::new();
-        for deployment in &serving {
+        let taking = |deployment: &&Deployment| deployment.phase.takes_requests();
+        let mut taking: Vec<_> = topology.deployments.iter().filter(taking).collect();
+        taking.sort_by_key(|deployment| deployment.revision);
+        let mut paths: HashMap<String, Choice> = HashMap::new();
+        for deployment in &taking {
+            let header = header_of(deployment);
             for (path, route) in routes_of(deployment) {
-                paths.entry(path).or_insert_with(|| Arc::new(route));
+                let choice = paths.entry(path).or_default();
+                let of_other = |first: &Candidate| first.route.spec.name != route.spec.name;
+                if choice.0.first().is_some_and(of_other) {
+                    continue;
+                }
+                choice.0.push(Candidate {
+                    route: Arc::new(route),
+                    weight: deployment.weight,
+                    header: header.clone(),
+                });
             }
         }
-        let pipelines = serving.iter().map(|deployment| deployment.spec.clone()).collect();
+        // While one revision takes over from another, the older one's description still holds.
+        let mut pipelines: Vec<Arc<PipelineSpec>> = Vec::new();
+        for deployment in &taking {
+            if !pipelines.iter().any(|known| known.name == deployment.spec.name) {
+                pipelines.push(deployment.spec.clone());
+            }
+        }
         Self { paths, pipelines }
     }
 
-    pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
+    /// The routes of a path.
+    pub(crate) fn find(&self, path: &str) -> Option<&Choice> {
         self.paths.get(path)
+    }
+
+    fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        let candidates = self.paths.values().flat_map(|choice| &choice.0);
+        candidates.map(|candidate| &candidate.route)
     }
 
     /// The first stages, each once.
     pub(crate) fn first_stages(&self) -> HashMap<StageKey, &Route> {
-        let routes = self.paths.values();
-        routes.map(|route| (route.first, route.as_ref())).collect()
+        self.routes().map(|route| (route.first, route.as_ref())).collect()
     }
 
     /// The pipelines that serve, the oldest first.
@@ -67,11 +128,17 @@ impl Table {
 
     /// The longest a request on any of the routes may take, `None` without routes.
     pub(crate) fn longest_request(&self) -> Option<Duration> {
-        self.paths
-            .values()
-            .map(|route| route.spec.longest_request())
-            .max()
+        self.routes().map(|route| route.spec.longest_request()).max()
     }
+}
+
+/// The header by which requests ask for a canary. A validated specification has names and values only.
+fn header_of(deployment: &Deployment) -> Option<(HeaderName, HeaderValue)> {
+    if deployment.phase != Phase::Canary {
+        return None;
+    }
+    let header = deployment.spec.rollout.canary.as_ref()?.header.as_ref()?;
+    Some((header.name.parse().ok()?, header.value.parse().ok()?))
 }
 
 fn routes_of(deployment: &Deployment) -> impl Iterator<Item = (String, Route)> + '_ {
@@ -135,6 +202,7 @@ mod tests {
             mime: (*mime).into(),
             streaming: false,
             request_headers: Vec::new(),
+            needs: Default::default(),
         };
         let route = |(path, stages): &(&str, &[u16])| RouteSpec {
             path: (*path).into(),
@@ -149,17 +217,15 @@ mod tests {
             capacity: 1,
             max_request_bytes: 1,
             openapi: None,
+            rollout: Default::default(),
         })
     }
 
     fn table(deployments: &[(u64, Phase, Arc<PipelineSpec>)]) -> Table {
         let deployments = deployments
             .iter()
-            .map(|(revision, phase, spec)| Deployment {
-                revision: Revision(*revision),
-                spec: spec.clone(),
-                phase: phase.clone(),
-                placements: Vec::new(),
+            .map(|(revision, phase, spec)| {
+                Deployment::new(Revision(*revision), spec.clone(), phase.clone(), Vec::new())
             })
             .collect();
         Table::new(&Topology {
@@ -167,6 +233,11 @@ mod tests {
             nodes: Vec::new(),
             deployments,
         })
+    }
+
+    /// The route of a path that has one.
+    fn route<'t>(table: &'t Table, path: &str) -> Option<&'t Arc<Route>> {
+        table.find(path)?.pick(&HeaderMap::new(), 0)
     }
 
     fn key(revision: u64, stage: u16) -> StageKey {
@@ -184,7 +255,7 @@ mod tests {
         );
         let table = table(&[(7, Phase::Serving, spec)]);
         for (path, first, index, mime) in [("/one", 0, 0, "c"), ("/two", 1, 1, "c"), ("/three", 2, 2, "a")] {
-            let route = table.find(path).unwrap();
+            let route = route(&table, path).unwrap();
             assert_eq!(
                 (route.first, route.index),
                 (key(7, first), RouteIndex(index)),
@@ -242,16 +313,16 @@ mod tests {
             ],
         ] {
             let table = table(&deployments);
-            assert_eq!(table.find("/x").map(|route| route.first), Some(key(1, 0)));
-            assert_eq!(table.find("/old").map(|route| route.first), Some(key(1, 0)));
+            assert_eq!(route(&table, "/x").map(|route| route.first), Some(key(1, 0)));
+            assert_eq!(route(&table, "/old").map(|route| route.first), Some(key(1, 0)));
             assert_eq!(
-                table.find("/new").map(|route| (route.first, route.index)),
+                route(&table, "/new").map(|route| (route.first, route.index)),
                 Some((key(2, 0), RouteIndex(0)))
             );
         }
         let table = table(&[(1, starting, old), (2, serving, new)]);
         assert_eq!(
-            table.find("/x").map(|route| (route.first, route.index)),
+            route(&table, "/x").map(|route| (route.first, route.index)),
             Some((key(2, 0), RouteIndex(1)))
         );
     }
@@ -266,5 +337,95 @@ mod tests {
         )]);
         assert_eq!((table.find("/none"), table.find("/far")), (None, None));
         assert!(table.find("/x").is_some());
+    }
+
+    fn shares(table: &Table, headers: &HeaderMap) -> Vec<(u64, usize)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for turn in 0..1000 {
+            let route = table.find("/x").unwrap().pick(headers, turn).unwrap();
+            *counts.entry(route.first.revision.0).or_default() += 1;
+        }
+        counts.into_iter().collect()
+    }
+
+    #[test]
+    fn a_canary_takes_its_share_and_what_asks_for_it() {
+        let old = spec(&["a"], &[("/x", &[0]), ("/old", &[0])]);
+        let mut new = spec(&["a"], &[("/x", &[0]), ("/new", &[0])]);
+        Arc::make_mut(&mut new).rollout.canary = Some(mosec_types::rollout::CanarySpec {
+            replicas: 1,
+            weight: 7,
+            header: Some(mosec_types::rollout::HeaderMatch {
+                name: "x-canary".into(),
+                value: "yes".into(),
+            }),
+            auto_promote: false,
+        });
+        let deployment = |revision, spec: &Arc<PipelineSpec>, phase, weight| Deployment {
+            weight,
+            ..Deployment::new(Revision(revision), spec.clone(), phase, Vec::new())
+        };
+        let both = |phase, weight| {
+            Table::new(&Topology {
+                version: 1,
+                nodes: Vec::new(),
+                deployments: vec![
+                    deployment(2, &new, phase, weight),
+                    deployment(1, &old, Phase::Serving, 100 - weight),
+                ],
+            })
+        };
+        let nothing = HeaderMap::new();
+        let mut asks = HeaderMap::new();
+        asks.insert("x-canary", HeaderValue::from_static("yes"));
+        let canary = both(Phase::Canary, 7);
+        assert_eq!(shares(&canary, &nothing), [(1, 930), (2, 70)]);
+        assert_eq!(shares(&canary, &asks), [(2, 1000)]);
+        asks.insert("x-canary", HeaderValue::from_static("no"));
+        assert_eq!(shares(&canary, &asks), [(1, 930), (2, 70)]);
+        assert_eq!(shares(&both(Phase::Canary, 0), &nothing), [(1, 1000)]);
+        asks.insert("x-canary", HeaderValue::from_static("yes"));
+        assert_eq!(
+            shares(&both(Phase::Rolling, 50), &asks),
+            [(1, 500), (2, 500)],
+            "no canary any more"
+        );
+        // Paths that only one of them has are its own, whatever its share.
+        for (path, revision) in [("/old", 1), ("/new", 2)] {
+            assert_eq!(route(&canary, path).unwrap().first, key(revision, 0), "{path}");
+        }
+        assert_eq!(canary.first_stages().len(), 2);
+        assert_eq!(canary.pipelines().count(), 1);
+    }
+
+    #[test]
+    fn a_share_is_spread_over_the_turns() {
+        let of = |weight: u32| {
+            let spec = spec(&["a"], &[("/x", &[0])]);
+            let candidate = |revision, weight| Candidate {
+                route: Arc::new(Route {
+                    first: key(revision, 0),
+                    ..routes_of(&Deployment::new(
+                        Revision(1),
+                        spec.clone(),
+                        Phase::Serving,
+                        Vec::new(),
+                    ))
+                    .next()
+                    .unwrap()
+                    .1
+                }),
+                weight,
+                header: None,
+            };
+            Choice(vec![candidate(1, 100 - weight), candidate(2, weight)])
+        };
+        let choice = of(10);
+        let turns: Vec<_> = (0..200)
+            .filter(|&turn| choice.pick(&HeaderMap::new(), turn).unwrap().first.revision.0 == 2)
+            .collect();
+        assert_eq!(turns.len(), 20);
+        let longest = turns.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert!(longest <= Some(30), "{turns:?}");
     }
 }

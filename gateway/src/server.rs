@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mosec_dispatch::{Links, Registry};
-use mosec_types::Topology;
+use mosec_types::traffic::Counts;
+use mosec_types::{Revision, Topology};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,10 @@ use crate::config::Config;
 use crate::connection::accept;
 use crate::metrics::Metrics;
 use crate::port::Port;
-use crate::request::{Ids, Shared};
+use crate::request::{Ids, Shared, Turns};
 use crate::routes::Table;
 use crate::topology;
+use crate::traffic::Traffic;
 
 /// How long open connections have after the last answer to be closed by both sides.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,6 +69,8 @@ impl Gateway {
             metrics,
             series,
             ids: Ids::new(),
+            turns: Turns::default(),
+            traffic: Traffic::default(),
             body_memory: Memory::new(&config),
             codings: config.compression.then(Codings::new),
             config: config.clone(),
@@ -80,6 +84,12 @@ impl Gateway {
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// Tells what has become of each revision's requests so far.
+    pub fn traffic(&self) -> impl Fn() -> Vec<(Revision, Counts)> + Send + 'static {
+        let shared = self.shared.clone();
+        move || shared.traffic.counts()
     }
 
     /// Serves until `stop`, then drains: new requests are refused, those in flight are finished.

@@ -2,16 +2,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
+use mosec_types::Revision;
+use mosec_types::traffic::Counts;
 use mosec_wire::control::{ClientConfig, ControlClient, SavedTopology};
 use mosec_wire::quic::{QuicConnector, Settings};
 use mosec_wire::tls::Identity;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::{Config, Gateway};
+
+/// Time between reports to the control plane, by which it judges rollouts.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// A gateway with its port, its links and its control plane.
 pub struct Service {
@@ -58,10 +65,42 @@ impl Service {
         if let Some(saved) = self.saved {
             tasks.spawn(saved.keep(topology.clone(), watching.clone()));
         }
+        tasks.spawn(report(
+            self.control.clone(),
+            self.gateway.traffic(),
+            watching.clone(),
+        ));
         let result = self.gateway.run(topology, Some(self.links), stop).await;
         watching.cancel();
         tasks.close();
         tasks.wait().await;
         result
+    }
+}
+
+/// Reports what has become of the revisions' requests until `stop`. A report that is lost is made good by the next.
+async fn report(
+    control: ControlClient,
+    counts: impl Fn() -> Vec<(Revision, Counts)> + Send + 'static,
+    stop: CancellationToken,
+) {
+    let name = format!("{:032x}", rand::random::<u128>());
+    let mut tick = tokio::time::interval(REPORT);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let counts = counts();
+        if counts.is_empty() {
+            continue;
+        }
+        tokio::select! {
+            reported = control.report_traffic(&name, &counts) => if let Err(error) = reported {
+                tracing::debug!(%error, "requests could not be reported");
+            },
+            () = stop.cancelled() => return,
+        }
     }
 }

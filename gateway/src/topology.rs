@@ -51,6 +51,7 @@ pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links
         links.set_nodes(nodes_of(topology));
     }
     tracing::debug!(version = topology.version, "topology applied");
+    shared.traffic.follow(topology);
     shared.routes.store(Arc::new(table));
     // A revision that is gone has no new requests; those it has are finished first.
     shared

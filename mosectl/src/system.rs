@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mosec_control_plane::{Config as ControlPlaneConfig, ControlPlane, RaftTiming, Security};
-use mosec_types::NodeId;
+use mosec_node_agent::host;
+use mosec_types::{Capacity, NodeId};
 use mosec_wire::tls::{Identity, Role};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -82,17 +83,27 @@ impl System {
         };
         let gateway = identity(Role::Gateway, "gateway")?;
         let gateway = mosec_gateway::Service::build(config, known.clone(), &gateway).await?;
+        let devices = host::devices();
         let mut agents = Vec::new();
         for number in 1..=options.agents {
             let name = format!("node-{number}");
             let mut config = mosec_node_agent::Config::new(NodeId::new(&name)?);
+            // Each GPU is one agent's.
+            let own = |index: usize| index % usize::from(options.agents) == usize::from(number - 1);
+            let devices = devices.iter().enumerate().filter(|(index, _)| own(*index));
+            config.devices = devices.map(|(_, device)| device.clone()).collect();
             config.python.clone_from(&options.python);
             let agent = mosec_node_agent::Options {
-                config,
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 advertise: None,
                 control_plane: known.clone(),
                 labels: BTreeMap::new(),
+                // The agents share this host, so none of them can say how much of it is its own.
+                capacity: Capacity {
+                    gpus: host::capacity(&config.devices).gpus,
+                    ..Default::default()
+                },
+                config,
                 // Everything starts and ends together here.
                 state_dir: None,
                 admin: None,

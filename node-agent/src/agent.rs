@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mosec_dispatch::custody::Rules;
 use mosec_dispatch::{Links, Registry, StageConfig, Target, TargetId};
 use mosec_shm_ring::{Arena, SegmentError};
+use mosec_types::topology::Deployment;
 use mosec_types::{ReplicaId, StageKey, Topology, WorkerStatus};
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -164,11 +165,25 @@ impl Agent {
             stage,
             pool: pool.clone(),
             python: self.config().python.clone(),
+            gpus: self.visible_gpus(deployment, key, id),
             arena: self.0.arena.clone(),
             board: self.0.board.clone(),
             drain_timeout: self.config().drain_timeout.max(deployment.spec.longest_request()),
             quiet: self.config().quiet,
         })
+    }
+
+    /// The GPUs that a replica was given here, in CUDA's words.
+    fn visible_gpus(&self, deployment: &Deployment, key: StageKey, id: ReplicaId) -> Option<String> {
+        let placement = deployment.placement(key.stage, id, &self.config().node)?;
+        let name = |&number: &u32| {
+            self.config()
+                .devices
+                .get(number as usize)
+                .map(|device| device.id.as_str())
+        };
+        let names: Vec<_> = placement.gpus.iter().filter_map(name).collect();
+        (!names.is_empty()).then(|| names.join(","))
     }
 
     pub(crate) fn remove_pool(&self, key: StageKey) {

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use mosec_telemetry::{run_daemon, stop_on_signal};
-use mosec_types::NodeId;
+use mosec_types::{Gpu, NodeId};
 use mosec_wire::tls::{Identity, Role};
 
+use crate::host::{self, parse_device};
 use crate::{Config, service};
 
 /// Runs the Python workers placed on this host, and passes batches to them.
@@ -32,6 +33,10 @@ struct Args {
     /// Label of this node, as key=value. May be repeated.
     #[arg(long = "label", value_parser = parse_label)]
     labels: Vec<(String, String)>,
+    /// GPU of this node, as MODEL:MEMORY (H100:80GiB). May be repeated; those that the NVIDIA driver tells of where
+    /// absent.
+    #[arg(long = "gpu", value_parser = parse_device)]
+    gpus: Vec<Gpu>,
     /// Python interpreter of the workers.
     #[arg(long, env = "MOSEC_PYTHON", default_value = "python3")]
     python: String,
@@ -70,12 +75,19 @@ fn run(args: Args) -> anyhow::Result<()> {
     let mut config = Config::new(NodeId::new(identity.name())?);
     config.python = args.python;
     config.arena.max_bytes = args.arena_mib << 20;
+    config.devices = if args.gpus.is_empty() {
+        host::devices()
+    } else {
+        host::declared(args.gpus)
+    };
+    let capacity = host::capacity(&config.devices);
     let options = service::Options {
         config,
         listen: args.listen,
         advertise: args.advertise,
         control_plane: args.control_plane,
         labels: BTreeMap::from_iter(args.labels),
+        capacity,
         state_dir: args.state_dir,
         admin: args.admin,
         identity,

@@ -6,6 +6,8 @@ use mosec_shm_ring::ArenaConfig;
 use mosec_telemetry::ServiceSeries;
 use mosec_types::NodeId;
 
+use crate::host::Device;
+
 /// Settings of a node agent.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -14,6 +16,8 @@ pub struct Config {
     pub python: String,
     /// How MOSEC's series of the stages are named and divided.
     pub series: ServiceSeries,
+    /// GPUs that replicas are given, by their numbers in the order here.
+    pub devices: Vec<Device>,
     /// Shared memory for payloads.
     pub arena: ArenaConfig,
     /// How long a stage may be without a ready replica before its requests are refused.
@@ -31,6 +35,7 @@ impl Config {
             node,
             python: "python3".into(),
             series: ServiceSeries::default(),
+            devices: Vec::new(),
             arena: ArenaConfig::default(),
             replica_grace: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),

@@ -10,6 +10,7 @@ mod agent;
 pub mod cli;
 mod config;
 mod deliver;
+pub mod host;
 mod metrics;
 mod pool;
 mod reconcile;

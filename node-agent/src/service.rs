@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
 use mosec_telemetry::Admin;
-use mosec_types::Incarnation;
+use mosec_types::{Capacity, Incarnation};
 use mosec_wire::control::{ClientConfig, ControlClient, Registration, SavedTopology};
 use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, Settings};
 use mosec_wire::tls::{Identity, Role};
@@ -31,6 +31,8 @@ pub struct Options {
     pub advertise: Option<String>,
     pub control_plane: Vec<String>,
     pub labels: BTreeMap<String, String>,
+    /// What the node has for replicas; its GPUs are those of `config`.
+    pub capacity: Capacity,
     /// Where the last topology is kept, for a start without the control plane. Nowhere where absent.
     pub state_dir: Option<PathBuf>,
     pub admin: Option<SocketAddr>,
@@ -70,6 +72,7 @@ impl Service {
             incarnation,
             address,
             labels: options.labels,
+            capacity: options.capacity,
         };
         let connector = QuicConnector::new(&options.identity, Settings::default())?;
         let links = Links::new(Arc::new(connector), registry.clone());

@@ -3,10 +3,13 @@
 //! Any member answers. What needs the leader is forwarded to it once ([`forward`]); heartbeats are redirected instead,
 //! as they are a stream and frequent.
 
+mod changes;
 mod forward;
 mod heartbeat;
+mod plan;
 mod revisions;
 mod status;
+mod traffic;
 mod watch;
 
 use std::pin::Pin;
@@ -14,7 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
-use mosec_types::{Incarnation, NodeId, PipelineName};
+use mosec_types::resources::MAX_GPUS;
+use mosec_types::{Capacity, Incarnation, NodeId, PipelineName};
 use mosec_wire::control::proto::{self, control_plane_server};
 use mosec_wire::tls::Role;
 use tokio::sync::watch as channel;
@@ -29,6 +33,8 @@ use crate::state::{Command, Dedup, Model, Proposal, Refusal, Reply};
 
 /// Longest client name in a dedup number: longer ones would fill the state.
 const MAX_CLIENT_BYTES: usize = 64;
+/// Longest name of a GPU.
+const MAX_MODEL_BYTES: usize = 256;
 /// Longest address and labels of a node.
 const MAX_NODE_BYTES: usize = 16 * 1024;
 
@@ -127,6 +133,68 @@ impl control_plane_server::ControlPlane for Api {
         }
     }
 
+    async fn promote(
+        &self,
+        request: Request<proto::PromoteRequest>,
+    ) -> Result<Response<proto::ChangeResponse>, Status> {
+        let send = |mut client: forward::Client, request| async move { client.promote(request).await };
+        changes::make(self, request, send).await
+    }
+
+    async fn abort(
+        &self,
+        request: Request<proto::AbortRequest>,
+    ) -> Result<Response<proto::ChangeResponse>, Status> {
+        let send = |mut client: forward::Client, request| async move { client.abort(request).await };
+        changes::make(self, request, send).await
+    }
+
+    async fn scale(
+        &self,
+        request: Request<proto::ScaleRequest>,
+    ) -> Result<Response<proto::ChangeResponse>, Status> {
+        let send = |mut client: forward::Client, request| async move { client.scale(request).await };
+        changes::make(self, request, send).await
+    }
+
+    async fn set_traffic(
+        &self,
+        request: Request<proto::SetTrafficRequest>,
+    ) -> Result<Response<proto::ChangeResponse>, Status> {
+        let send = |mut client: forward::Client, request| async move { client.set_traffic(request).await };
+        changes::make(self, request, send).await
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<proto::DrainNodeRequest>,
+    ) -> Result<Response<proto::ChangeResponse>, Status> {
+        let send = |mut client: forward::Client, request| async move { client.drain_node(request).await };
+        changes::make(self, request, send).await
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<proto::RemoveNodeRequest>,
+    ) -> Result<Response<proto::ChangeResponse>, Status> {
+        let send = |mut client: forward::Client, request| async move { client.remove_node(request).await };
+        changes::make(self, request, send).await
+    }
+
+    async fn plan(
+        &self,
+        request: Request<proto::PlanRequest>,
+    ) -> Result<Response<proto::PlanResponse>, Status> {
+        plan::plan(self, request).await
+    }
+
+    async fn report_traffic(
+        &self,
+        request: Request<proto::TrafficReport>,
+    ) -> Result<Response<proto::TrafficAck>, Status> {
+        traffic::report(self, request).await
+    }
+
     async fn status(
         &self,
         request: Request<proto::StatusRequest>,
@@ -181,7 +249,26 @@ fn registration(message: &proto::RegisterNodeRequest) -> Result<Command, Status>
         incarnation: Incarnation(message.incarnation),
         address: message.address.clone(),
         labels: message.labels.clone(),
+        capacity: capacity(message.capacity.clone().unwrap_or_default())?,
     })
+}
+
+fn capacity(message: proto::Capacity) -> Result<Capacity, Status> {
+    let gpus = message.gpus.len();
+    if gpus > MAX_GPUS {
+        return Err(invalid(
+            "capacity.gpus",
+            format!("expected at most {MAX_GPUS}, found {gpus}"),
+        ));
+    }
+    if let Some(gpu) = message.gpus.iter().find(|gpu| gpu.model.len() > MAX_MODEL_BYTES) {
+        let found = gpu.model.len();
+        return Err(invalid(
+            "capacity.gpus.model",
+            format!("expected at most {MAX_MODEL_BYTES} bytes, found {found}"),
+        ));
+    }
+    Ok(message.into())
 }
 
 fn dedup(message: Option<proto::Dedup>) -> Result<Option<Dedup>, Status> {
@@ -215,14 +302,20 @@ fn refused(refusal: &Refusal) -> Status {
     match refusal {
         // The code by which an agent learns that it has been replaced.
         Refusal::StaleIncarnation { .. } | Refusal::StaleWrite { .. } => Status::aborted(text),
-        Refusal::TooManyNodes(_) => Status::resource_exhausted(text),
-        Refusal::UnknownPipeline(_) | Refusal::UnknownRevision(_) | Refusal::ForgottenRevision { .. } => {
-            Status::not_found(text)
-        }
+        Refusal::TooManyNodes(_) | Refusal::TooManyReplicas { .. } => Status::resource_exhausted(text),
+        Refusal::UnknownPipeline(_)
+        | Refusal::UnknownRevision(_)
+        | Refusal::ForgottenRevision { .. }
+        | Refusal::UnknownStage { .. }
+        | Refusal::UnknownNode(_) => Status::not_found(text),
         Refusal::RouteTaken { .. }
         | Refusal::NotStarting { .. }
         | Refusal::NothingBefore(_)
-        | Refusal::AlreadyThere { .. } => Status::failed_precondition(text),
+        | Refusal::AlreadyThere { .. }
+        | Refusal::NoRollout(_)
+        | Refusal::NoCanary { .. }
+        | Refusal::TooFewEnvironments { .. }
+        | Refusal::NodeInUse { .. } => Status::failed_precondition(text),
     }
 }
 

@@ -11,13 +11,11 @@ use tonic::{Request, Response, Status};
 use super::{Api, answer, dedup, forward, invalid, unexpected};
 use crate::access;
 use crate::raft::handle::ProposeError;
+use crate::state::model::MAX_PIPELINE_REPLICAS;
 use crate::state::{Command, Origin, Outcome, Proposal, Record, Reply};
 
-/// Most replicas of a pipeline: so many have their places in one log entry.
-const MAX_PIPELINE_REPLICAS: u64 = 4096;
-
 /// Who may change what runs: people, and members that forward for them.
-const CHANGERS: &[Role] = &[Role::Operator, Role::ControlPlane];
+pub(super) const CHANGERS: &[Role] = &[Role::Operator, Role::ControlPlane];
 
 pub(super) async fn deploy(
     api: &Api,
@@ -95,7 +93,20 @@ fn deployed(reply: Result<Reply, ProposeError>) -> Result<Response<proto::Deploy
 }
 
 fn deployment(api: &Api, message: proto::DeployRequest, origin: Origin) -> Result<Proposal, Status> {
-    let spec = message.spec.ok_or_else(|| invalid("spec", "is missing"))?;
+    let command = Command::Deploy {
+        spec: Arc::new(checked(message.spec)?),
+        healthy_deadline_ms: healthy_deadline(api, message.healthy_deadline_ms),
+        origin,
+    };
+    Ok(Proposal {
+        command,
+        dedup: dedup(message.dedup)?,
+    })
+}
+
+/// The specification of a request, valid for a cluster.
+pub(super) fn checked(spec: Option<proto::PipelineSpec>) -> Result<PipelineSpec, Status> {
+    let spec = spec.ok_or_else(|| invalid("spec", "is missing"))?;
     let spec = PipelineSpec::try_from(spec).map_err(|error| invalid("spec", error))?;
     spec.validate_for_cluster()
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -104,15 +115,7 @@ fn deployment(api: &Api, message: proto::DeployRequest, origin: Origin) -> Resul
         let problem = format!("expected at most {MAX_PIPELINE_REPLICAS} replicas in all, found {replicas}");
         return Err(invalid("stages", problem));
     }
-    let command = Command::Deploy {
-        spec: Arc::new(spec),
-        healthy_deadline_ms: healthy_deadline(api, message.healthy_deadline_ms),
-        origin,
-    };
-    Ok(Proposal {
-        command,
-        dedup: dedup(message.dedup)?,
-    })
+    Ok(spec)
 }
 
 /// The deadline that was asked for, or the control plane's own.
@@ -123,7 +126,7 @@ fn healthy_deadline(api: &Api, asked_ms: u64) -> u64 {
     }
 }
 
-fn origin(by: &str) -> Origin {
+pub(super) fn origin(by: &str) -> Origin {
     // A clock before 1970 tells no time.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Origin {
@@ -132,7 +135,7 @@ fn origin(by: &str) -> Origin {
     }
 }
 
-fn pipeline(name: &str) -> Result<PipelineName, Status> {
+pub(super) fn pipeline(name: &str) -> Result<PipelineName, Status> {
     PipelineName::new(name).map_err(|error| invalid("pipeline", error))
 }
 
@@ -140,7 +143,7 @@ fn to_message(record: &Record) -> proto::RevisionRecord {
     let (replaced_by, reason) = match &record.outcome {
         Outcome::Replaced { by } => (Some(by.0), String::new()),
         Outcome::Failed { reason } => (None, reason.clone()),
-        Outcome::Starting | Outcome::Serving => (None, String::new()),
+        Outcome::Starting | Outcome::Canary | Outcome::Rolling | Outcome::Serving => (None, String::new()),
     };
     proto::RevisionRecord {
         revision: record.revision.0,

@@ -1,11 +1,13 @@
 //! The leader's view of the cluster, for people and for `mosectl`.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use mosec_types::topology::{Node, Phase};
 use mosec_wire::control::proto;
 
 use super::Api;
+use crate::reconcile::Tenure;
 use crate::reconcile::lease::Leases;
 use crate::reconcile::rollout::plan_of;
 use crate::state::{Model, Rollout};
@@ -36,7 +38,11 @@ pub(super) fn build(api: &Api) -> proto::StatusResponse {
         deployments: model
             .rollouts
             .values()
-            .map(|rollout| deployment_status(&model, rollout))
+            .map(|rollout| {
+                api.leadership
+                    .with(|tenure| deployment_status(&model, rollout, Some(tenure)))
+                    .unwrap_or_else(|| deployment_status(&model, rollout, None))
+            })
             .collect(),
         members: metrics.membership_config.nodes().map(member).collect(),
         leader: metrics.current_leader.unwrap_or_default(),
@@ -60,10 +66,19 @@ fn node_status(node: &Node, leases: Option<&Leases>) -> proto::NodeStatus {
     }
 }
 
-fn deployment_status(model: &Model, rollout: &Rollout) -> proto::DeploymentStatus {
+fn promotes_itself(rollout: &Rollout) -> bool {
+    let canary = rollout.deployment.spec.rollout.canary.as_ref();
+    canary.is_some_and(|canary| canary.auto_promote)
+}
+
+fn deployment_status(model: &Model, rollout: &Rollout, tenure: Option<&Tenure>) -> proto::DeploymentStatus {
+    let revision = rollout.deployment.revision;
+    let traffic = tenure
+        .map(|tenure| tenure.traffic.of(revision))
+        .unwrap_or_default();
     let unplaced = match rollout.deployment.phase {
         Phase::Failed { .. } => Vec::new(),
-        _ => plan_of(model, rollout)
+        _ => plan_of(model, rollout, &BTreeSet::new())
             .unplaced
             .iter()
             .map(ToString::to_string)
@@ -72,5 +87,18 @@ fn deployment_status(model: &Model, rollout: &Rollout) -> proto::DeploymentStatu
     proto::DeploymentStatus {
         deployment: Some((&rollout.deployment).into()),
         unplaced,
+        goal: rollout.goal(),
+        traffic: Some(proto::RevisionTraffic {
+            revision: revision.0,
+            requests: traffic.requests,
+            errors: traffic.errors,
+            slow: traffic.slow,
+        }),
+        waits_for_promotion: rollout.deployment.phase == Phase::Canary
+            && !rollout.promoted
+            && !promotes_itself(rollout),
+        waits_for: tenure
+            .and_then(|tenure| tenure.waits_for(model, rollout, Instant::now()))
+            .unwrap_or_default(),
     }
 }

@@ -74,6 +74,7 @@ fn entry(index: u64) -> Entry<TypeConfig> {
         incarnation: Incarnation(index),
         address: "host:1".into(),
         labels: Default::default(),
+        capacity: Default::default(),
     };
     Entry {
         log_id: log_id(index),

@@ -5,20 +5,25 @@
 
 pub mod lease;
 pub mod rollout;
+pub mod traffic;
+pub mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mosec_types::topology::Phase;
+use mosec_types::traffic::Counts;
 use mosec_types::{Incarnation, NodeId, Revision, WorkerStatus};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::lease::{LeaseTiming, Leases, Unleased};
+use self::rollout::Watched;
+use self::traffic::Traffic;
 use crate::raft::handle::{Handle, ProposeError};
-use crate::state::{Command, Model, Reply};
+use crate::state::{Command, Model, Reply, Rollout};
 
 /// How often time alone is looked at. A tenth of the shortest lease is fine enough.
 const TICK: Duration = Duration::from_millis(250);
@@ -27,8 +32,8 @@ const TICK: Duration = Duration::from_millis(250);
 pub struct Tenure {
     term: u64,
     pub leases: Leases,
-    /// When each starting revision was first seen.
-    started: BTreeMap<Revision, Instant>,
+    pub traffic: Traffic,
+    pub watched: Watched,
     /// Version of the state for which all replicas have their places.
     planned: Option<u64>,
 }
@@ -39,7 +44,8 @@ impl Tenure {
         Self {
             term,
             leases,
-            started: BTreeMap::new(),
+            traffic: Traffic::default(),
+            watched: Watched::default(),
             planned: None,
         }
     }
@@ -47,31 +53,25 @@ impl Tenure {
     /// What is to be proposed now. Nodes first, as placements follow from them, and phases from placements.
     fn decide(&mut self, model: &Model, now: Instant) -> Vec<Command> {
         self.leases.observe(&model.nodes, now);
-        self.note_starts(model, now);
+        self.watched.observe(model, &self.leases, now);
         let marks = self.leases.transitions(&model.nodes, now);
         if !marks.is_empty() {
             return marks;
         }
-        if self.planned != Some(model.version) {
-            if let Some(placement) = rollout::next_placement(model) {
+        if self.planned != Some(model.version) || rollout::moves(model) {
+            if let Some(placement) = rollout::next_placement(model, &self.leases, now) {
                 return vec![placement];
             }
             self.planned = Some(model.version);
         }
-        rollout::phases(model, &self.leases, &self.started, now)
+        rollout::next_steps(model, &self.leases, &self.traffic, &self.watched, now)
     }
+}
 
-    fn note_starts(&mut self, model: &Model, now: Instant) {
-        let starting = |revision: &Revision| {
-            model
-                .rollouts
-                .get(revision)
-                .is_some_and(|rollout| rollout.deployment.phase == Phase::Starting)
-        };
-        self.started.retain(|revision, _| starting(revision));
-        for &revision in model.rollouts.keys().filter(|revision| starting(revision)) {
-            self.started.entry(revision).or_insert(now);
-        }
+impl Tenure {
+    /// What a rollout waits for; `None` where it is none, or goes on at once.
+    pub fn waits_for(&self, model: &Model, rollout: &Rollout, now: Instant) -> Option<String> {
+        rollout::waits_for(model, &self.leases, &self.traffic, &self.watched, rollout, now)
     }
 }
 
@@ -86,6 +86,15 @@ impl Leadership {
     /// Looks at the tenure; `None` where this member does not lead.
     pub fn with<T>(&self, look: impl FnOnce(&Tenure) -> T) -> Option<T> {
         self.tenure.lock().as_ref().map(look)
+    }
+
+    /// Takes a gateway's report of its requests; false where this member does not lead.
+    pub fn report(&self, gateway: &str, counts: BTreeMap<Revision, Counts>) -> bool {
+        let mut tenure = self.tenure.lock();
+        let traffic = tenure.as_mut().map(|tenure| &mut tenure.traffic);
+        traffic
+            .map(|traffic| traffic.report(gateway, counts, Instant::now()))
+            .is_some()
     }
 
     /// Notes a node's heartbeat; `None` where this member does not lead.
@@ -227,6 +236,10 @@ fn announce(command: &Command) {
             phase: Phase::Failed { reason },
         } => {
             tracing::warn!(%revision, reason, "revision failed");
+        }
+        Command::Advance { revision, step, .. } => {
+            let (phase, weight) = (step.phase.name(), step.weight);
+            tracing::info!(%revision, phase, weight, replicas = ?step.replicas, left = ?step.predecessor, "rollout goes on");
         }
         Command::SetPhase { revision, phase } => {
             tracing::info!(%revision, phase = phase.name(), "revision changes")

@@ -1,233 +1,466 @@
-//! Decides what becomes of revisions: where their replicas go, and when a starting one serves or has failed. Pure.
+//! Decides what becomes of revisions: where their replicas go, and how one takes over from another. Pure.
+//!
+//! A rollout goes in steps. At each, the new revision is to have so many replicas of each stage; when they are ready and
+//! have been for long enough, the next step gives it more of the requests and takes as many replicas from the revision
+//! that serves. Where there is no room for both, the serving one gives up replicas first, never its last of a stage
+//! before the new one has taken over.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use mosec_types::topology::{Deployment, Node, Phase, Placement};
-use mosec_types::worker::MAX_ERROR_BYTES;
-use mosec_types::{NodeId, Revision, StageKey, WorkerState, WorkerStatus};
+use mosec_types::topology::{Deployment, Phase, Placement};
+use mosec_types::traffic::Verdict;
+use mosec_types::{PipelineSpec, Revision, StageIndex};
 
 use super::lease::Leases;
-use crate::planner::{self, Plan};
-use crate::state::{Command, Model, Rollout};
+use super::traffic::Traffic;
+use super::view::View;
+use crate::planner::{self, Plan, Usage};
+use crate::state::{Command, Model, Origin, Rollout, Step};
 
-/// A replica that failed to start so often in a row has failed for good: a bug in the worker, as a rule.
-pub const MAX_FAILED_STARTS: u32 = 3;
-/// Replicas that a missed deadline's reason names.
-const SHOWN: usize = 8;
-/// What a reason keeps free for the words around a worker's error.
-const REASON_MARGIN_BYTES: usize = 1024;
+/// Who promotes canaries that go on by themselves.
+const AUTO_PROMOTE: &str = "auto_promote";
 
 /// A plan for the replicas of one revision.
-pub fn plan_of(model: &Model, rollout: &Rollout) -> Plan {
+///
+/// `ready`: its placements whose workers are ready.
+pub fn plan_of(model: &Model, rollout: &Rollout, ready: &BTreeSet<Placement>) -> Plan {
     let deployment = &rollout.deployment;
-    let mut load: BTreeMap<NodeId, u32> = BTreeMap::new();
-    for other in model
-        .rollouts
-        .values()
-        .filter(|other| other.deployment.revision != deployment.revision)
-    {
-        for placement in &other.deployment.placements {
-            *load.entry(placement.node.clone()).or_default() += 1;
+    let mut usage = Usage::default();
+    let others = model.rollouts.values().map(|other| &other.deployment);
+    for other in others.filter(|other| other.revision != deployment.revision) {
+        for placement in &other.placements {
+            let needs = other.spec.stage(placement.stage).map(|stage| stage.needs);
+            usage.add(placement, &needs.unwrap_or_default());
         }
     }
     planner::plan(planner::Input {
-        spec: &deployment.spec,
+        deployment,
         nodes: &model.nodes,
-        current: &deployment.placements,
-        load: &load,
+        usage: &usage,
+        ready,
     })
 }
 
 /// The placement to change next, if any: one at a time, as each plan counts on the ones before it.
-pub fn next_placement(model: &Model) -> Option<Command> {
-    model
+pub fn next_placement(model: &Model, leases: &Leases, now: Instant) -> Option<Command> {
+    let running = model
         .rollouts
         .values()
-        .filter(|rollout| rollout.deployment.phase.runs())
-        .find_map(|rollout| {
-            let plan = plan_of(model, rollout);
-            (plan.placements != rollout.deployment.placements).then(|| Command::SetPlacement {
-                revision: rollout.deployment.revision,
-                places: plan.placements.into_iter().collect(),
-                based_on: model.version,
-            })
+        .filter(|rollout| rollout.deployment.phase.runs());
+    running.into_iter().find_map(|rollout| {
+        let view = view_of(model, leases, rollout, now);
+        let ready = view.ready_placements().cloned().collect();
+        let plan = plan_of(model, rollout, &ready);
+        (plan.placements != rollout.deployment.placements).then(|| Command::SetPlacement {
+            revision: rollout.deployment.revision,
+            places: plan.placements.into_iter().collect(),
+            based_on: model.version,
         })
+    })
 }
 
-/// Starting revisions that have become healthy or have failed.
-///
-/// `started`: when this leader first saw each of them.
-pub fn phases(
+/// Whether a replica has two places, one of which it loses as soon as it is ready at the other.
+pub fn moves(model: &Model) -> bool {
+    let running = model.rollouts.values().map(|rollout| &rollout.deployment);
+    running.into_iter().any(|deployment| {
+        // In the order of stage and replica.
+        let is_same =
+            |pair: &[Placement]| (pair[0].stage, pair[0].replica) == (pair[1].stage, pair[1].replica);
+        deployment.placements.windows(2).any(is_same)
+    })
+}
+
+fn view_of<'a>(model: &'a Model, leases: &'a Leases, rollout: &'a Rollout, now: Instant) -> View<'a> {
+    View {
+        model,
+        leases,
+        deployment: &rollout.deployment,
+        now,
+    }
+}
+
+/// How far this leader has seen the current step of a rollout come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// What makes a step another one.
+    step: (Phase, Vec<u32>),
+    state: Seen,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Replicas have been missing since then.
+    Unhealthy(Instant),
+    /// All have been ready since then.
+    Healthy(Instant),
+}
+
+impl Progress {
+    /// Looks at a rollout again.
+    fn observe(known: Option<Self>, rollout: &Rollout, is_healthy: bool, now: Instant) -> Self {
+        let deployment = &rollout.deployment;
+        let step = (deployment.phase.clone(), deployment.replicas.clone());
+        let state = match (known.filter(|known| known.step == step), is_healthy) {
+            (
+                Some(Self {
+                    state: state @ Seen::Healthy(_),
+                    ..
+                }),
+                true,
+            )
+            | (
+                Some(Self {
+                    state: state @ Seen::Unhealthy(_),
+                    ..
+                }),
+                false,
+            ) => state,
+            (_, true) => Seen::Healthy(now),
+            (_, false) => Seen::Unhealthy(now),
+        };
+        Self { step, state }
+    }
+}
+
+/// What a leader has seen of the rollouts that are on their way.
+#[derive(Debug, Default)]
+pub struct Watched(BTreeMap<Revision, Progress>);
+
+impl Watched {
+    pub fn observe(&mut self, model: &Model, leases: &Leases, now: Instant) {
+        let on_their_way = model
+            .rollouts
+            .iter()
+            .filter(|(_, rollout)| rollout.deployment.phase.is_rollout());
+        let mut known = std::mem::take(&mut self.0);
+        let look = |(&revision, rollout): (&Revision, &Rollout)| {
+            let is_healthy = view_of(model, leases, rollout, now).is_healthy();
+            (
+                revision,
+                Progress::observe(known.remove(&revision), rollout, is_healthy, now),
+            )
+        };
+        self.0 = on_their_way.map(look).collect();
+    }
+
+    /// Since when the replicas of the current step have all been ready.
+    pub fn healthy_since(&self, revision: Revision) -> Option<Instant> {
+        match self.0.get(&revision)?.state {
+            Seen::Healthy(since) => Some(since),
+            Seen::Unhealthy(_) => None,
+        }
+    }
+}
+
+/// What comes next for each rollout that is on its way.
+pub fn next_steps(
     model: &Model,
     leases: &Leases,
-    started: &BTreeMap<Revision, Instant>,
+    traffic: &Traffic,
+    watched: &Watched,
     now: Instant,
 ) -> Vec<Command> {
-    let starting = model
-        .rollouts
-        .values()
-        .filter(|rollout| rollout.deployment.phase == Phase::Starting);
-    let decide = |rollout: &Rollout| {
-        let revision = rollout.deployment.revision;
-        let view = View {
-            model,
-            leases,
-            deployment: &rollout.deployment,
-            now,
+    let decide = |(revision, progress): (&Revision, &Progress)| {
+        let rollout = model.rollouts.get(revision)?;
+        let update = Update {
+            view: view_of(model, leases, rollout, now),
+            rollout,
+            serving: model.serving(&rollout.deployment.spec.name),
+            progress,
+            traffic,
         };
-        let limit = Duration::from_millis(rollout.healthy_deadline_ms);
-        let late = started
-            .get(&revision)
-            .is_some_and(|&since| now.saturating_duration_since(since) >= limit);
-        let phase = if let Some(reason) = view.failure() {
-            Phase::Failed { reason }
-        } else if view.is_healthy() {
-            Phase::Serving
-        } else if late {
-            Phase::Failed {
-                reason: view.lateness(limit, &plan_of(model, rollout)),
-            }
-        } else {
-            return None;
-        };
-        Some(Command::SetPhase { revision, phase })
+        update.next()
     };
-    starting.filter_map(decide).collect()
+    watched.0.iter().filter_map(decide).collect()
 }
 
-/// One starting revision as the nodes report it.
-struct View<'a> {
-    model: &'a Model,
-    leases: &'a Leases,
-    deployment: &'a Deployment,
+/// What a rollout waits for, in the words of a person; `None` where it is over or goes on at once.
+pub fn waits_for(
+    model: &Model,
+    leases: &Leases,
+    traffic: &Traffic,
+    watched: &Watched,
+    rollout: &Rollout,
     now: Instant,
+) -> Option<String> {
+    let progress = watched.0.get(&rollout.deployment.revision)?;
+    let update = Update {
+        view: view_of(model, leases, rollout, now),
+        rollout,
+        serving: model.serving(&rollout.deployment.spec.name),
+        progress,
+        traffic,
+    };
+    update.waits_for()
 }
 
-impl<'a> View<'a> {
-    fn node(&self, placement: &Placement) -> Option<&'a Node> {
-        self.model.nodes.get(&placement.node)
+/// One rollout, and all that its next step depends on.
+struct Update<'a> {
+    view: View<'a>,
+    rollout: &'a Rollout,
+    /// The revision to take over from.
+    serving: Option<&'a Rollout>,
+    progress: &'a Progress,
+    traffic: &'a Traffic,
+}
+
+impl Update<'_> {
+    fn deployment(&self) -> &Deployment {
+        &self.rollout.deployment
     }
 
-    fn worker(&self, placement: &Placement) -> Option<&'a WorkerStatus> {
-        let key = StageKey {
-            revision: self.deployment.revision,
-            stage: placement.stage,
+    fn spec(&self) -> &PipelineSpec {
+        &self.rollout.deployment.spec
+    }
+
+    fn next(&self) -> Option<Command> {
+        if let Some(reason) = self.view.failure().or_else(|| self.broken_bound()) {
+            return Some(self.end(Phase::Failed { reason }));
+        }
+        let age = |since: Instant| self.view.now.saturating_duration_since(since);
+        match self.progress.state {
+            Seen::Healthy(since) => self.forward(age(since)),
+            Seen::Unhealthy(since) => self.make_room().or_else(|| self.give_up(age(since))),
+        }
+    }
+
+    fn end(&self, phase: Phase) -> Command {
+        Command::SetPhase {
+            revision: self.deployment().revision,
+            phase,
+        }
+    }
+
+    /// Why its requests are a reason to go back.
+    fn broken_bound(&self) -> Option<String> {
+        if !self.deployment().phase.takes_requests() {
+            return None;
+        }
+        match self.judge() {
+            Verdict::Broken(reason) => Some(format!("as {}, {reason}", self.deployment().phase.name())),
+            Verdict::Held | Verdict::TooFew => None,
+        }
+    }
+
+    fn judge(&self) -> Verdict {
+        let counts = self.traffic.of(self.deployment().revision);
+        counts.judge(&self.spec().rollout.bounds)
+    }
+
+    /// The step after one whose replicas have been ready for so long.
+    fn forward(&self, healthy_for: Duration) -> Option<Command> {
+        let Some(serving) = self.serving else {
+            return Some(self.end(Phase::Serving));
         };
-        let workers = self.leases.fresh_workers(self.node(placement)?, self.now)?;
-        workers
-            .iter()
-            .find(|worker| worker.stage == key && worker.replica == placement.replica)
-    }
-
-    fn is_healthy(&self) -> bool {
-        let wanted: usize = self
-            .deployment
-            .spec
-            .stages
-            .iter()
-            .map(|stage| stage.replicas as usize)
-            .sum();
-        let ready = |placement| {
-            self.worker(placement)
-                .is_some_and(|worker| worker.state == WorkerState::Ready)
+        if healthy_for < self.spec().rollout.min_healthy_time {
+            return None;
+        }
+        if !self.rollout.promoted {
+            return self.canary(serving);
+        }
+        let deployment = self.deployment();
+        let goal = self.rollout.goal();
+        if deployment.replicas == goal {
+            return Some(self.end(Phase::Serving));
+        }
+        let most = match self.spec().rollout.max_parallel {
+            0 => u32::MAX,
+            most => most,
         };
-        self.deployment.placements.len() == wanted && self.deployment.placements.iter().all(ready)
+        let more = |(&count, &goal): (&u32, &u32)| count.saturating_add(most).min(goal);
+        let replicas = deployment.replicas.iter().zip(&goal).map(more).collect();
+        let ready = &deployment.replicas;
+        Some(self.advance(Step {
+            phase: Phase::Rolling,
+            weight: share(ready, &goal).max(deployment.weight),
+            replicas,
+            predecessor: self.left_to(serving, ready),
+        }))
     }
 
-    /// Why the revision cannot become healthy, where a worker says so.
-    fn failure(&self) -> Option<String> {
-        self.deployment.placements.iter().find_map(|placement| {
-            let worker = self
-                .worker(placement)
-                .filter(|worker| worker.failed_starts >= MAX_FAILED_STARTS)?;
-            let starts = worker.failed_starts;
-            let error = worker.last_error.as_deref().unwrap_or("its node gave no reason");
-            Some(format!(
-                "{} failed to start {starts} times: {}",
-                self.name(placement),
-                printable_end(error)
-            ))
+    /// A canary begins, goes on by itself, or waits.
+    fn canary(&self, serving: &Rollout) -> Option<Command> {
+        let canary = self.spec().rollout.canary.as_ref()?;
+        let deployment = self.deployment();
+        if deployment.phase == Phase::Starting {
+            return Some(self.advance(Step {
+                phase: Phase::Canary,
+                weight: canary.weight,
+                replicas: deployment.replicas.clone(),
+                predecessor: serving.deployment.replicas.clone(),
+            }));
+        }
+        let goes_on = canary.auto_promote && self.judge() == Verdict::Held;
+        goes_on.then(|| Command::Promote {
+            pipeline: self.spec().name.clone(),
+            origin: Origin {
+                by: AUTO_PROMOTE.into(),
+                at_unix_ms: 0,
+            },
         })
     }
 
-    /// Why the revision is not healthy in time.
-    fn lateness(&self, limit: Duration, plan: &Plan) -> String {
-        let mut reason = format!("not healthy within {limit:?}");
-        let mut lines: Vec<_> = plan.unplaced.iter().map(ToString::to_string).collect();
-        let mut error = None;
-        for placement in &self.deployment.placements {
-            let state = match (self.worker(placement), self.node(placement)) {
-                (Some(worker), _) if worker.state == WorkerState::Ready => continue,
-                (Some(worker), _) => {
-                    error = error.or(worker
-                        .last_error
-                        .as_deref()
-                        .map(|text| (self.name(placement), text)));
-                    format!("is {}", worker.state.name())
-                }
-                (None, Some(node)) if self.leases.fresh_workers(node, self.now).is_none() => {
-                    format!("is unknown, as its node is silent ({})", node.health.name())
-                }
-                (None, _) => "has no worker".to_owned(),
+    fn advance(&self, step: Step) -> Command {
+        Command::Advance {
+            revision: self.deployment().revision,
+            step,
+            based_on: self.view.model.version,
+        }
+    }
+
+    /// The replicas that the serving revision keeps beside so many ready ones of the new: together as many as it had,
+    /// and one of each stage at least, as it still has requests.
+    fn left_to(&self, serving: &Rollout, ready: &[u32]) -> Vec<u32> {
+        let goal = serving.goal();
+        let left = |(index, stage): (StageIndex, &mosec_types::StageSpec)| {
+            let at = usize::from(index.0);
+            let now = serving.deployment.count(index);
+            let taken_over = self.stage_named(&stage.name).and_then(|at| ready.get(at));
+            let left = goal[at].saturating_sub(taken_over.copied().unwrap_or(0));
+            left.max(1).min(now)
+        };
+        serving.deployment.stages().map(left).collect()
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        let spec = &self.spec().rollout;
+        let Seen::Healthy(since) = self.progress.state else {
+            let ready = self.view.ready_counts();
+            let stages = self.deployment().stages().zip(ready);
+            let missing = |((index, stage), ready): ((StageIndex, &mosec_types::StageSpec), u32)| {
+                let count = self.deployment().count(index);
+                (ready < count).then(|| format!("{} {ready}/{count}", stage.name))
             };
-            lines.push(format!("{} {state}", self.name(placement)));
+            let missing: Vec<_> = stages.filter_map(missing).collect();
+            return (!missing.is_empty()).then(|| format!("ready replicas: {}", missing.join(", ")));
+        };
+        self.serving?;
+        let healthy_for = self.view.now.saturating_duration_since(since);
+        if healthy_for < spec.min_healthy_time {
+            let (seconds, of) = (healthy_for.as_secs(), spec.min_healthy_time);
+            return Some(format!("min_healthy_time: {seconds}s of {of:?}"));
         }
-        for (index, line) in lines.iter().take(SHOWN).enumerate() {
-            let _ = write!(reason, "{} {line}", if index == 0 { ":" } else { ";" });
+        let canary = spec.canary.as_ref().filter(|_| !self.rollout.promoted)?;
+        if !canary.auto_promote {
+            return Some(format!("promotion: mosectl rollout promote {}", self.spec().name));
         }
-        if lines.len() > SHOWN {
-            let _ = write!(reason, "; and {} more", lines.len() - SHOWN);
-        }
-        if let Some((name, text)) = error {
-            // The error's own place is at the end, so the words before it are never what a long one costs.
-            let room = MAX_ERROR_BYTES.saturating_sub(reason.len());
-            let _ = write!(
-                reason,
-                "\nlast error of {name}: {}",
-                end_of(&printable_end(text), room.saturating_sub(400))
-            );
-        }
-        reason
+        let found = self.traffic.of(self.deployment().revision).requests;
+        let wanted = spec.bounds.min_requests;
+        (self.judge() == Verdict::TooFew).then(|| format!("requests to judge it by: {found} of {wanted}"))
     }
 
-    fn name(&self, placement: &Placement) -> String {
-        let stage = self
+    fn stage_named(&self, name: &str) -> Option<usize> {
+        self.spec().stages.iter().position(|stage| stage.name == name)
+    }
+
+    /// Where replicas find no room beside those of the serving revision: a smaller step, or replicas given up for it.
+    fn make_room(&self) -> Option<Command> {
+        let serving = self.serving?;
+        let deployment = self.deployment();
+        let ready: BTreeSet<_> = self.view.ready_placements().cloned().collect();
+        let plan = plan_of(self.view.model, self.rollout, &ready);
+        let cramped: BTreeSet<_> = plan
+            .unplaced
+            .iter()
+            .filter(|unplaced| unplaced.lacks_room())
+            .map(|unplaced| unplaced.stage)
+            .collect();
+        if cramped.is_empty() {
+            return None;
+        }
+        let step = |replicas, predecessor| {
+            self.advance(Step {
+                phase: deployment.phase.clone(),
+                weight: deployment.weight,
+                replicas,
+                predecessor,
+            })
+        };
+        let now = serving
             .deployment
-            .spec
-            .stage(placement.stage)
-            .map_or("?", |stage| stage.name.as_str());
-        format!(
-            "stage {stage} replica {} on node {}",
-            placement.replica, placement.node
-        )
+            .stages()
+            .map(|(index, _)| serving.deployment.count(index));
+        let now: Vec<_> = now.collect();
+        let placed = placed_counts(deployment);
+        let ready = self.view.ready_counts();
+        if placed != ready && placed.iter().all(|&count| count > 0) {
+            // What has found a place goes first.
+            return Some(step(placed, now));
+        }
+        let smallest = smallest_step(&ready, &deployment.replicas);
+        if smallest != deployment.replicas {
+            return Some(step(smallest, now));
+        }
+        let mut lower = now.clone();
+        for ((_, stage), count) in serving.deployment.stages().zip(&mut lower) {
+            let wanted = self
+                .stage_named(&stage.name)
+                .and_then(|at| u16::try_from(at).ok());
+            if wanted.is_some_and(|at| cramped.contains(&StageIndex(at))) && *count > 1 {
+                *count -= 1;
+            }
+        }
+        if lower != now {
+            return Some(step(deployment.replicas.clone(), lower));
+        }
+        self.takes_over(&ready).then(|| self.end(Phase::Serving))
+    }
+
+    /// Whether it may serve with the replicas it has: the serving one gives up its last for the others to find room.
+    fn takes_over(&self, ready: &[u32]) -> bool {
+        let takes_requests = self.rollout.promoted && self.deployment().phase.takes_requests();
+        if !takes_requests || ready.contains(&0) {
+            return false;
+        }
+        // Only where all of it fits then.
+        let mut alone = self.view.model.clone();
+        if let Some(serving) = self.serving {
+            alone.rollouts.remove(&serving.deployment.revision);
+        }
+        let mut whole = self.rollout.clone();
+        whole.deployment.replicas = whole.goal();
+        plan_of(&alone, &whole, &BTreeSet::new()).unplaced.is_empty()
+    }
+
+    /// The end of one that is not healthy in time.
+    fn give_up(&self, late_for: Duration) -> Option<Command> {
+        let limit = Duration::from_millis(self.rollout.healthy_deadline_ms);
+        if late_for < limit {
+            return None;
+        }
+        let plan = plan_of(self.view.model, self.rollout, &BTreeSet::new());
+        let reason = self.view.lateness(limit, &plan);
+        Some(self.end(Phase::Failed { reason }))
     }
 }
 
-/// The end of an error text, where a traceback says the most, without control characters: in a log entry each of
-/// them would take six bytes.
-fn printable_end(text: &str) -> String {
-    let visible = |c: char| {
-        if c.is_control() && c != '\n' && c != '\t' {
-            ' '
-        } else {
-            c
-        }
+/// Replicas of each stage that have a place, in the order of the stages.
+fn placed_counts(deployment: &Deployment) -> Vec<u32> {
+    let count = |(index, _)| {
+        let placed = deployment
+            .placements
+            .iter()
+            .filter(|placement| placement.stage == index);
+        let replicas: BTreeSet<_> = placed.map(|placement| placement.replica).collect();
+        replicas.len() as u32
     };
-    end_of(text, MAX_ERROR_BYTES - REASON_MARGIN_BYTES)
-        .chars()
-        .map(visible)
-        .collect()
+    deployment.stages().map(count).collect()
 }
 
-/// The last `bytes` of `text`, or a few less where a character would be cut.
-fn end_of(text: &str, bytes: usize) -> &str {
-    let start = text.len().saturating_sub(bytes);
-    let start = (start..=text.len())
-        .find(|&at| text.is_char_boundary(at))
-        .unwrap_or(text.len());
-    &text[start..]
+/// One replica of each stage, and where there are some, one more.
+fn smallest_step(ready: &[u32], wanted: &[u32]) -> Vec<u32> {
+    let more = if ready.contains(&0) { 0 } else { 1 };
+    let least = |(&ready, &wanted): (&u32, &u32)| (ready + more).max(1).min(wanted);
+    ready.iter().zip(wanted).map(least).collect()
+}
+
+/// Percent of the requests for a revision with so many replicas of so many: its scarcest stage decides.
+fn share(ready: &[u32], goal: &[u32]) -> u32 {
+    let percent = |(&ready, &goal): (&u32, &u32)| u64::from(ready) * 100 / u64::from(goal.max(1));
+    let least = ready.iter().zip(goal).map(percent).min().unwrap_or(100);
+    // Nobody takes all before the end.
+    least.clamp(1, 99) as u32
 }
 
 #[cfg(test)]

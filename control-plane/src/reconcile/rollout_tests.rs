@@ -1,8 +1,10 @@
 //! Rollouts by table.
 
 use mosec_types::WorkerState::{BackOff, Ready, Starting};
+use mosec_types::topology::Node;
 use mosec_types::topology::NodeHealth::{Down, Suspect};
-use mosec_types::{Incarnation, PipelineSpec, StageSpec};
+use mosec_types::worker::MAX_ERROR_BYTES;
+use mosec_types::{Incarnation, NodeId, PipelineSpec, StageSpec, WorkerStatus};
 
 use super::*;
 use crate::fixtures::{model, node, pipeline, placement, rollout, stage, up, worker};
@@ -34,7 +36,14 @@ fn decide(model: &Model, reported: &[(&str, Vec<WorkerStatus>)], age: Duration) 
             .renew(Some(node), Incarnation(1), workers.clone(), now)
             .unwrap();
     }
-    match phases(model, &leases, &BTreeMap::from([(Revision(5), start)]), now).as_slice() {
+    let mut watched = Watched::default();
+    watched.observe(
+        model,
+        &Leases::take_over(LeaseTiming::default(), &model.nodes, start),
+        start,
+    );
+    watched.observe(model, &leases, now);
+    match next_steps(model, &leases, &Traffic::default(), &watched, now).as_slice() {
         [] => None,
         [
             Command::SetPhase {
@@ -44,6 +53,13 @@ fn decide(model: &Model, reported: &[(&str, Vec<WorkerStatus>)], age: Duration) 
         ] => Some(phase.clone()),
         other => panic!("{other:?}"),
     }
+}
+
+/// The placement decided while all nodes are silent.
+fn placement_of(model: &Model) -> Option<Command> {
+    let now = Instant::now();
+    let leases = Leases::take_over(LeaseTiming::default(), &model.nodes, now);
+    next_placement(model, &leases, now)
 }
 
 fn reason(phase: Option<Phase>) -> String {
@@ -175,16 +191,16 @@ fn a_missed_deadline_says_what_was_missing() {
 
 #[test]
 fn placements_follow_the_nodes() {
-    assert_eq!(next_placement(&starting()), None);
+    assert_eq!(placement_of(&starting()), None);
     let mut lost = starting();
     lost.nodes
         .insert(NodeId::new("b").unwrap(), node("b", Suspect, &[]));
-    assert_eq!(next_placement(&lost), None, "a suspect node keeps its replicas");
+    assert_eq!(placement_of(&lost), None, "a suspect node keeps its replicas");
     lost.nodes.insert(NodeId::new("b").unwrap(), node("b", Down, &[]));
     let moved = vec![placement(0, 1, "a"), placement(0, 2, "a"), placement(1, 1, "a")];
     let places = moved.into_iter().collect();
     assert_eq!(
-        next_placement(&lost),
+        placement_of(&lost),
         Some(Command::SetPlacement {
             revision: Revision(5),
             places,
@@ -194,7 +210,7 @@ fn placements_follow_the_nodes() {
 
     let failed = rollout(6, &spec(), Phase::Failed { reason: "x".into() }, vec![]);
     assert_eq!(
-        next_placement(&model(7, [up("a")], vec![failed])),
+        placement_of(&model(7, [up("a")], vec![failed])),
         None,
         "nothing of it runs"
     );
@@ -212,7 +228,417 @@ fn revisions_share_the_nodes() {
         based_on: 7,
     };
     assert_eq!(
-        next_placement(&model(7, [up("a"), up("b")], vec![first, second])),
+        placement_of(&model(7, [up("a"), up("b")], vec![first, second])),
         Some(expected)
     );
+}
+
+/// A cluster in which every replica that has a place is ready at once, unless it is not to be.
+struct World {
+    model: Model,
+    index: u64,
+    watched: Watched,
+    traffic: Traffic,
+    now: Instant,
+    /// Revisions whose workers never become ready.
+    broken: Vec<u64>,
+}
+
+impl World {
+    fn new(of: impl IntoIterator<Item = Node>) -> Self {
+        Self {
+            model: model(1, of, vec![]),
+            index: 1,
+            watched: Watched::default(),
+            traffic: Traffic::default(),
+            now: Instant::now(),
+            broken: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, command: Command) -> u64 {
+        self.index += 1;
+        let reply = crate::state::apply(&mut self.model, self.index, command.into());
+        assert!(!matches!(reply, crate::state::Reply::Refused(_)), "{reply:?}");
+        self.index
+    }
+
+    fn deploy(&mut self, spec: &PipelineSpec) -> u64 {
+        let spec = std::sync::Arc::new(spec.clone());
+        self.apply(Command::Deploy {
+            spec,
+            healthy_deadline_ms: 60_000,
+            origin: Origin::default(),
+        })
+    }
+
+    fn leases(&self) -> Leases {
+        let mut leases = Leases::take_over(LeaseTiming::default(), &self.model.nodes, self.now);
+        for node in self.model.nodes.values() {
+            let mut workers = Vec::new();
+            for (revision, rollout) in &self.model.rollouts {
+                let here = rollout
+                    .deployment
+                    .placements
+                    .iter()
+                    .filter(|place| place.node == node.id);
+                let state = if self.broken.contains(&revision.0) {
+                    Starting
+                } else {
+                    Ready
+                };
+                workers.extend(here.map(|place| worker(revision.0, place.stage.0, place.replica.0, state)));
+            }
+            leases
+                .renew(Some(node), Incarnation(1), workers, self.now)
+                .unwrap();
+        }
+        leases
+    }
+
+    /// One round of the leader's loop: what it decided.
+    fn round(&mut self) -> Option<Command> {
+        let leases = self.leases();
+        self.watched.observe(&self.model, &leases, self.now);
+        let mut steps = next_steps(&self.model, &leases, &self.traffic, &self.watched, self.now);
+        let command = next_placement(&self.model, &leases, self.now).or_else(|| steps.pop())?;
+        self.apply(command.clone());
+        Some(command)
+    }
+
+    /// Rounds until nothing is left to decide; the rows after each step of a rollout.
+    fn settle(&mut self) -> Vec<String> {
+        let mut steps = Vec::new();
+        for _ in 0..200 {
+            match self.round() {
+                None => return steps,
+                Some(Command::SetPlacement { .. }) => self.check(),
+                Some(_) => {
+                    self.check();
+                    steps.push(self.row());
+                }
+            }
+        }
+        panic!("it never ends: {steps:#?}");
+    }
+
+    /// What must hold at any time: a revision that takes requests has a replica of each stage that is ready.
+    fn check(&self) {
+        for rollout in self.model.rollouts.values() {
+            let deployment = &rollout.deployment;
+            if !deployment.phase.takes_requests() || deployment.weight == 0 {
+                continue;
+            }
+            for (stage, _) in deployment.stages() {
+                let placed = deployment.placements.iter().any(|place| place.stage == stage);
+                let is_broken = self.broken.contains(&deployment.revision.0);
+                assert!(
+                    placed && !is_broken,
+                    "{} has no replica of stage {stage}: {deployment:?}",
+                    self.row()
+                );
+            }
+        }
+    }
+
+    /// Each revision as `number phase weight% replicas`.
+    fn row(&self) -> String {
+        let row = |(revision, rollout): (&Revision, &Rollout)| {
+            let deployment = &rollout.deployment;
+            let counts: Vec<_> = deployment
+                .stages()
+                .map(|(index, _)| deployment.count(index).to_string())
+                .collect();
+            format!(
+                "{revision} {} {}% {}",
+                deployment.phase.name(),
+                deployment.weight,
+                counts.join(",")
+            )
+        };
+        let running = self
+            .model
+            .rollouts
+            .iter()
+            .filter(|(_, rollout)| rollout.deployment.phase.runs());
+        running.map(row).collect::<Vec<_>>().join(" | ")
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+}
+
+fn with_gpus(name: &str, gpus: usize) -> Node {
+    Node {
+        capacity: mosec_types::Capacity {
+            gpus: vec![Default::default(); gpus],
+            ..Default::default()
+        },
+        ..up(name)
+    }
+}
+
+fn on_gpu(name: &str, replicas: u32) -> StageSpec {
+    StageSpec {
+        needs: mosec_types::Needs {
+            gpus: 100,
+            ..Default::default()
+        },
+        ..stage(name, replicas)
+    }
+}
+
+#[test]
+fn all_at_once_is_one_step() {
+    let mut world = World::new([up("a"), up("b")]);
+    world.deploy(&spec());
+    assert_eq!(world.settle(), ["2 serving 100% 2,1"]);
+    world.deploy(&spec());
+    assert_eq!(world.settle(), ["5 serving 100% 2,1"]);
+}
+
+#[test]
+fn a_rolling_update_replaces_a_few_at_a_time() {
+    let mut world = World::new([up("a"), up("b")]);
+    let mut spec = pipeline("p", vec![stage("A", 4), stage("B", 2)]);
+    spec.rollout.max_parallel = 1;
+    world.deploy(&spec);
+    world.settle();
+    world.deploy(&spec);
+    assert_eq!(
+        world.settle(),
+        [
+            "2 serving 75% 3,1 | 5 rolling 25% 2,2",
+            "2 serving 50% 2,1 | 5 rolling 50% 3,2",
+            "2 serving 25% 1,1 | 5 rolling 75% 4,2",
+            "5 serving 100% 4,2",
+        ]
+    );
+}
+
+fn with_canary(auto_promote: bool) -> PipelineSpec {
+    let mut spec = pipeline("p", vec![stage("A", 2)]);
+    spec.rollout = mosec_types::RolloutSpec {
+        max_parallel: 1,
+        min_healthy_time: Duration::from_secs(10),
+        canary: Some(mosec_types::rollout::CanarySpec {
+            replicas: 1,
+            weight: 10,
+            header: None,
+            auto_promote,
+        }),
+        bounds: mosec_types::rollout::Bounds {
+            max_errors: Some(100),
+            ..Default::default()
+        },
+    };
+    spec
+}
+
+fn requests(requests: u64, errors: u64) -> BTreeMap<Revision, mosec_types::traffic::Counts> {
+    let counts = mosec_types::traffic::Counts {
+        requests,
+        errors,
+        slow: 0,
+    };
+    (0..100).map(|revision| (Revision(revision), counts)).collect()
+}
+
+#[test]
+fn a_canary_waits_to_be_promoted() {
+    let mut world = World::new([up("a"), up("b")]);
+    world.deploy(&with_canary(false));
+    world.settle();
+    let canary = world.deploy(&with_canary(false));
+    assert_eq!(world.settle(), [""; 0], "not healthy for long enough");
+    let waits = |world: &World| {
+        let rollout = &world.model.rollouts[&Revision(canary)];
+        waits_for(
+            &world.model,
+            &world.leases(),
+            &world.traffic,
+            &world.watched,
+            rollout,
+            world.now,
+        )
+    };
+    assert_eq!(waits(&world).unwrap(), "min_healthy_time: 0s of 10s");
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.settle(), ["2 serving 90% 2 | 5 canary 10% 1"]);
+    world.pass(10 * MINUTE);
+    assert_eq!(world.settle(), [""; 0], "it waits for as long as it has to");
+    assert_eq!(waits(&world).unwrap(), "promotion: mosectl rollout promote p");
+    world.apply(Command::Promote {
+        pipeline: spec().name,
+        origin: Origin::default(),
+    });
+    assert_eq!(world.settle(), ["2 serving 50% 1 | 5 rolling 50% 2"]);
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.settle(), ["5 serving 100% 2"]);
+}
+
+#[test]
+fn a_canary_goes_on_by_itself_once_it_has_held_its_bounds() {
+    let mut world = World::new([up("a"), up("b")]);
+    world.deploy(&with_canary(true));
+    world.settle();
+    world.deploy(&with_canary(true));
+    world.settle();
+    world.pass(Duration::from_secs(10));
+    world.settle();
+    world.pass(Duration::from_secs(10));
+    world.traffic.report("g", requests(49, 0), world.now);
+    assert_eq!(world.settle(), [""; 0], "too few requests");
+    world.traffic.report("g", requests(50, 0), world.now);
+    let steps = world.settle();
+    assert_eq!(
+        steps,
+        [
+            "2 serving 90% 2 | 5 canary 10% 1",
+            "2 serving 50% 1 | 5 rolling 50% 2"
+        ]
+    );
+}
+
+#[test]
+fn a_broken_bound_reverts_the_update() {
+    let mut world = World::new([up("a"), up("b")]);
+    world.deploy(&with_canary(false));
+    world.settle();
+    let canary = world.deploy(&with_canary(false));
+    world.traffic.report("g", requests(1000, 500), world.now);
+    assert_eq!(
+        world.settle(),
+        [""; 0],
+        "counts before it takes requests are of nobody"
+    );
+    world.pass(Duration::from_secs(10));
+    assert_eq!(
+        world.settle(),
+        ["2 serving 90% 2 | 5 canary 10% 1", "2 serving 100% 2"]
+    );
+    let Phase::Failed { reason } = &world.model.rollouts[&Revision(canary)].deployment.phase else {
+        panic!("not failed")
+    };
+    assert!(
+        reason.starts_with("as canary, 500 of 1000 requests failed (50.00%)"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_step_that_does_not_become_healthy_reverts_the_update() {
+    let mut world = World::new([up("a"), up("b")]);
+    let mut spec = pipeline("p", vec![stage("A", 4)]);
+    spec.rollout.max_parallel = 1;
+    world.deploy(&spec);
+    world.settle();
+    let next = world.deploy(&spec);
+    world.broken.push(next);
+    assert_eq!(world.settle(), [""; 0]);
+    world.pass(MINUTE);
+    assert_eq!(world.settle(), ["2 serving 100% 4"]);
+}
+
+#[test]
+fn without_room_for_both_replicas_are_replaced_in_place() {
+    for (nodes, max_parallel) in [
+        (vec![with_gpus("a", 2), with_gpus("b", 2)], 1),
+        (vec![with_gpus("a", 2), with_gpus("b", 2)], 0),
+    ] {
+        let mut world = World::new(nodes);
+        let mut spec = pipeline("p", vec![on_gpu("A", 2), on_gpu("B", 2)]);
+        spec.rollout.max_parallel = max_parallel;
+        world.deploy(&spec);
+        world.settle();
+        let next = world.deploy(&spec);
+        let steps = world.settle();
+        assert_eq!(
+            steps.last().unwrap(),
+            &format!("{next} serving 100% 2,2"),
+            "{steps:#?}"
+        );
+        assert!(
+            steps.iter().any(|step| step.contains("serving 50% 1,1 |")),
+            "{steps:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_last_replica_is_not_given_up() {
+    let mut world = World::new([with_gpus("a", 1)]);
+    let spec = pipeline("p", vec![on_gpu("A", 1)]);
+    world.deploy(&spec);
+    world.settle();
+    let next = world.deploy(&spec);
+    assert_eq!(world.settle(), [""; 0]);
+    world.pass(MINUTE);
+    assert_eq!(world.settle(), ["2 serving 100% 1"]);
+    let Phase::Failed { reason } = &world.model.rollouts[&Revision(next)].deployment.phase else {
+        panic!("not failed")
+    };
+    assert!(
+        reason.contains("stage A replica 1 fits no node: a has 0 of 1 GPUs free, not 1"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn an_in_place_update_that_fails_gives_the_room_back() {
+    let mut world = World::new([with_gpus("a", 2)]);
+    let spec = pipeline("p", vec![on_gpu("A", 2)]);
+    world.deploy(&spec);
+    world.settle();
+    let next = world.deploy(&spec);
+    world.broken.push(next);
+    world.settle();
+    assert_eq!(world.row(), format!("2 serving 100% 1 | {next} starting 0% 1"));
+    world.pass(MINUTE);
+    world.settle();
+    assert_eq!(world.row(), "2 serving 100% 2");
+    assert_eq!(world.model.rollouts[&Revision(2)].deployment.placements.len(), 2);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Whatever the numbers: an update ends, and at no time is a revision that takes requests without a stage.
+    #[test]
+    fn any_update_ends_and_never_leaves_requests_without_replicas(
+        counts in proptest::collection::vec((1u32..5, 1u32..5, proptest::bool::ANY), 1..4),
+        gpus in proptest::collection::vec(0usize..4, 1..4),
+        max_parallel in 0u32..3,
+        fails in proptest::bool::ANY,
+    ) {
+        let nodes = gpus.iter().enumerate().map(|(index, &gpus)| with_gpus(&format!("n{index}"), gpus));
+        let mut world = World::new(nodes);
+        let spec = |next: bool| {
+            let stages = counts.iter().enumerate().map(|(index, &(old, new, gpu))| {
+                let (name, count) = (format!("S{index}"), if next { new } else { old });
+                if gpu { on_gpu(&name, count) } else { stage(&name, count) }
+            });
+            let mut spec = pipeline("p", stages.collect());
+            spec.rollout.max_parallel = max_parallel;
+            spec
+        };
+        let first = world.deploy(&spec(false));
+        world.settle();
+        world.pass(2 * MINUTE);
+        world.settle();
+        let served = world.model.serving(&spec(false).name).is_some();
+        let next = world.deploy(&spec(true));
+        if fails {
+            world.broken.push(next);
+        }
+        world.settle();
+        world.pass(2 * MINUTE);
+        world.settle();
+        let row = world.row();
+        let (old, new) = (format!("{first} serving 100%"), format!("{next} serving 100%"));
+        proptest::prop_assert!(row.is_empty() || row.starts_with(&old) || row.starts_with(&new), "{row}");
+        proptest::prop_assert!(!(fails && row.starts_with(&new)));
+        proptest::prop_assert!(!served || !row.is_empty(), "something serves on");
+    }
 }

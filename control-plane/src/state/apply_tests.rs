@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use mosec_types::rollout::CanarySpec;
 use mosec_types::topology::NodeHealth::{Down, Suspect, Up};
-use mosec_types::topology::Placement;
+use mosec_types::topology::{Phase, Placement};
+use mosec_types::{Incarnation, PipelineName, PipelineSpec};
 use proptest::prelude::*;
 
 use super::*;
 use crate::fixtures::{model, node, node_id, pipeline, placement, rollout, stage, up};
-use crate::state::command::Origin;
+use crate::state::command::{Origin, Step};
 use crate::state::history::MAX_REMEMBERED;
+use crate::state::model::{MAX_FAILED, MAX_NODES};
 
 /// Applies `command` as entry 50 and compares the whole outcome.
 fn check(name: &str, before: &Model, command: Command, reply: Reply, edit: impl FnOnce(&mut Model)) {
@@ -32,6 +35,7 @@ fn register(node: Node) -> Command {
         incarnation,
         address,
         labels,
+        capacity,
         ..
     } = node;
     Command::RegisterNode {
@@ -39,6 +43,7 @@ fn register(node: Node) -> Command {
         incarnation,
         address,
         labels,
+        capacity,
     }
 }
 
@@ -566,6 +571,32 @@ fn clients_are_forgotten_in_the_order_of_their_writes() {
     );
 }
 
+fn with_canary(spec: PipelineSpec) -> PipelineSpec {
+    let mut spec = spec;
+    spec.rollout.canary = Some(CanarySpec {
+        replicas: 1,
+        weight: 10,
+        header: None,
+        auto_promote: false,
+    });
+    spec
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let phase = prop_oneof![
+        Just(Phase::Starting),
+        Just(Phase::Canary),
+        Just(Phase::Rolling),
+        Just(Phase::Serving),
+    ];
+    (phase, 0u32..120, 0u32..4, 0u32..4).prop_map(|(phase, weight, new, old)| Step {
+        phase,
+        weight,
+        replicas: vec![new],
+        predecessor: vec![old],
+    })
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let node = || "[ab]".prop_map(|name| node_id(&name));
     let revision = || (0u64..30).prop_map(Revision);
@@ -592,6 +623,43 @@ fn command() -> impl Strategy<Value = Command> {
             spec: Arc::new(pipeline(&name, vec![stage("S", 1)])),
             healthy_deadline_ms: 1,
             origin: origin(),
+        }),
+        "[pq]".prop_map(|name| Command::Deploy {
+            spec: Arc::new(with_canary(pipeline(&name, vec![stage("S", 3)]))),
+            healthy_deadline_ms: 1,
+            origin: origin(),
+        }),
+        ("[pq]", 0u32..5).prop_map(|(pipeline, wanted)| Command::Scale {
+            pipeline: name(&pipeline),
+            replicas: [("S".to_owned(), wanted)].into(),
+            origin: origin(),
+        }),
+        ("[pq]", 0u32..120).prop_map(|(pipeline, weight)| Command::SetTraffic {
+            pipeline: name(&pipeline),
+            weight,
+            origin: origin(),
+        }),
+        "[pq]".prop_map(|pipeline| Command::Promote {
+            pipeline: name(&pipeline),
+            origin: origin(),
+        }),
+        "[pq]".prop_map(|pipeline| Command::Abort {
+            pipeline: name(&pipeline),
+            origin: origin(),
+        }),
+        (node(), any::<bool>()).prop_map(|(node, draining)| Command::DrainNode {
+            node,
+            draining,
+            origin: origin(),
+        }),
+        node().prop_map(|node| Command::RemoveNode {
+            node,
+            origin: origin(),
+        }),
+        (revision(), 0u64..30, step()).prop_map(|(revision, based_on, step)| Command::Advance {
+            revision,
+            step,
+            based_on,
         }),
         (revision(), 0u64..30).prop_map(|(revision, based_on)| {
             Command::SetPlacement {
@@ -626,12 +694,19 @@ proptest! {
                 let phases = state.revisions_of(&name(pipeline)).into_iter().map(|r| state.rollouts[&r].deployment.phase.clone());
                 let phases: Vec<_> = phases.collect();
                 prop_assert!(phases.iter().filter(|phase| **phase == Phase::Serving).count() <= 1);
-                prop_assert!(phases.iter().filter(|phase| **phase == Phase::Starting).count() <= 1);
+                prop_assert!(phases.iter().filter(|phase| phase.is_rollout()).count() <= 1);
+                let pipeline = &name(pipeline);
+                let of_pipeline = || state.rollouts_of(pipeline).map(|rollout| &rollout.deployment);
+                if of_pipeline().any(|deployment| deployment.phase == Phase::Serving) {
+                    prop_assert_eq!(of_pipeline().map(|deployment| deployment.weight).sum::<u32>(), 100);
+                }
+                prop_assert!(of_pipeline().all(|deployment| deployment.phase.runs() || deployment.placements.is_empty()));
+                prop_assert!(state.rollouts_of(pipeline).all(|rollout| rollout.goal().iter().all(|&count| count >= 1)));
                 prop_assert!(phases.iter().filter(|phase| !phase.runs()).count() <= MAX_FAILED);
                 let running = |r: &Revision| state.rollouts[r].deployment.phase.runs();
-                let expected: Vec<_> = state.revisions_of(&name(pipeline)).into_iter().filter(running).collect();
-                let records = state.histories.get(&name(pipeline)).map_or(&[][..], |history| history.records());
-                let is_there = |record: &&Record| matches!(record.outcome, Outcome::Starting | Outcome::Serving);
+                let expected: Vec<_> = state.revisions_of(pipeline).into_iter().filter(running).collect();
+                let records = state.histories.get(pipeline).map_or(&[][..], |history| history.records());
+                let is_there = |record: &&Record| !matches!(record.outcome, Outcome::Failed { .. } | Outcome::Replaced { .. });
                 let found: Vec<_> = records.iter().filter(is_there).map(|record| record.revision).collect();
                 prop_assert_eq!(found, expected, "the history knows what runs");
                 prop_assert!(records.len() <= MAX_REMEMBERED);

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mosec_types::topology::{NodeHealth, Phase, Placement};
-use mosec_types::{Incarnation, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision, StageIndex};
+use mosec_types::{
+    Capacity, Incarnation, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision, StageIndex,
+};
 use serde::{Deserialize, Serialize};
 
 /// A command as it is proposed and logged.
@@ -48,6 +50,8 @@ pub enum Command {
         incarnation: Incarnation,
         address: String,
         labels: BTreeMap<String, String>,
+        #[serde(default)]
+        capacity: Capacity,
     },
     /// The leader saw a node's lease end or return. Void if another incarnation has registered since.
     MarkNode {
@@ -75,28 +79,91 @@ pub enum Command {
         places: Places,
         based_on: u64,
     },
-    /// Ends a revision's start: it serves and replaces its predecessor, or it has failed.
+    /// Takes a rollout one step on: the new revision's phase, replicas and share, and the replicas that the serving one
+    /// keeps. Void if anything changed since version `based_on`.
+    Advance {
+        revision: Revision,
+        step: Step,
+        based_on: u64,
+    },
+    /// Ends a rollout: the revision serves and replaces its predecessor, or it has failed.
     SetPhase { revision: Revision, phase: Phase },
+    /// Lets the canary of a pipeline take over.
+    Promote { pipeline: PipelineName, origin: Origin },
+    /// Ends the rollout of a pipeline: the revision that serves takes all requests again.
+    Abort { pipeline: PipelineName, origin: Origin },
+    /// How many replicas stages of a pipeline are to have, by their names.
+    Scale {
+        pipeline: PipelineName,
+        replicas: BTreeMap<String, u32>,
+        origin: Origin,
+    },
+    /// The share of a pipeline's canary, in percent.
+    SetTraffic {
+        pipeline: PipelineName,
+        weight: u32,
+        origin: Origin,
+    },
+    /// Empties a node of replicas, or lets it have some again.
+    DrainNode {
+        node: NodeId,
+        draining: bool,
+        origin: Origin,
+    },
+    /// Forgets a node that is gone.
+    RemoveNode { node: NodeId, origin: Origin },
     /// Removes every revision of a pipeline.
     Delete { pipeline: PipelineName },
+}
+
+/// What one step of a rollout changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// `Starting`, `Canary` or `Rolling`.
+    pub phase: Phase,
+    /// Percent of the requests that the new revision takes.
+    pub weight: u32,
+    /// Replicas of each stage of the new revision, in the order of its stages.
+    pub replicas: Vec<u32>,
+    /// The same of the revision that serves. It takes the rest of the requests.
+    pub predecessor: Vec<u32>,
 }
 
 /// Placements, grouped so that thousands fit into one log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Places(BTreeMap<NodeId, BTreeMap<StageIndex, Vec<ReplicaId>>>);
+pub struct Places(BTreeMap<NodeId, BTreeMap<StageIndex, Vec<Place>>>);
+
+/// A replica on a node, and the GPUs it may use there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Place {
+    Plain(ReplicaId),
+    OnGpus(ReplicaId, Vec<u32>),
+}
 
 impl FromIterator<Placement> for Places {
     fn from_iter<I: IntoIterator<Item = Placement>>(placements: I) -> Self {
         let mut places = Self::default();
-        for Placement { stage, replica, node } in placements {
+        for placement in placements {
+            let Placement {
+                stage,
+                replica,
+                node,
+                gpus,
+            } = placement;
+            let place = if gpus.is_empty() {
+                Place::Plain(replica)
+            } else {
+                Place::OnGpus(replica, gpus)
+            };
             places
                 .0
                 .entry(node)
                 .or_default()
                 .entry(stage)
                 .or_default()
-                .push(replica);
+                .push(place);
         }
         places
     }
@@ -108,10 +175,17 @@ impl Places {
         let mut placements = Vec::new();
         for (node, stages) in &self.0 {
             for (&stage, replicas) in stages {
-                placements.extend(replicas.iter().map(|&replica| Placement {
-                    stage,
-                    replica,
-                    node: node.clone(),
+                placements.extend(replicas.iter().map(|place| {
+                    let (replica, gpus) = match place {
+                        Place::Plain(replica) => (*replica, Vec::new()),
+                        Place::OnGpus(replica, gpus) => (*replica, gpus.clone()),
+                    };
+                    Placement {
+                        stage,
+                        replica,
+                        node: node.clone(),
+                        gpus,
+                    }
                 }));
             }
         }
@@ -169,8 +243,35 @@ pub enum Refusal {
         revision: Revision,
         outcome: String,
     },
-    #[error("revision {revision} is {phase}, not starting")]
+    #[error("revision {revision} is {phase}, not on its way to serve")]
     NotStarting { revision: Revision, phase: String },
+    #[error("no revision of pipeline {0} is on its way to serve")]
+    NoRollout(PipelineName),
+    #[error("revision {revision} of pipeline {pipeline} is {phase} and has no canary to {what}")]
+    NoCanary {
+        pipeline: PipelineName,
+        revision: Revision,
+        phase: String,
+        what: String,
+    },
+    #[error("pipeline {pipeline} has no stage {stage}, its stages are {known}")]
+    UnknownStage {
+        pipeline: PipelineName,
+        stage: String,
+        known: String,
+    },
+    #[error("stage {stage} has variables for each of its {most} replicas, so there cannot be {wanted}")]
+    TooFewEnvironments { stage: String, most: usize, wanted: u32 },
+    #[error("expected at most {most} replicas in all, found {found}")]
+    TooManyReplicas { found: u64, most: u64 },
+    #[error("there is no node {0}")]
+    UnknownNode(NodeId),
+    #[error("node {node} is {health} and has {replicas} replicas: drain it and stop its agent first")]
+    NodeInUse {
+        node: NodeId,
+        health: String,
+        replicas: usize,
+    },
     #[error("write {seq} of this client comes after its write {last}")]
     StaleWrite { seq: u64, last: u64 },
 }

@@ -29,6 +29,8 @@ pub struct Record {
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Starting,
+    Canary,
+    Rolling,
     Serving,
     /// It served, and then another did.
     Replaced {
@@ -43,6 +45,8 @@ impl Outcome {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Starting => "starting",
+            Self::Canary => "canary",
+            Self::Rolling => "rolling",
             Self::Serving => "serving",
             Self::Replaced { .. } => "replaced",
             Self::Failed { .. } => "failed",
@@ -90,6 +94,8 @@ impl History {
                     reason: reason.clone(),
                 },
                 (Phase::Serving, _) if record.revision == revision => Outcome::Serving,
+                (Phase::Canary, _) if record.revision == revision => Outcome::Canary,
+                (Phase::Rolling, _) if record.revision == revision => Outcome::Rolling,
                 (Phase::Serving, Outcome::Serving) => Outcome::Replaced { by: revision },
                 _ => continue,
             };

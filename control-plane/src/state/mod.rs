@@ -7,8 +7,11 @@ pub mod apply;
 pub mod command;
 pub mod history;
 pub mod model;
+mod nodes;
+mod revisions;
+mod rollouts;
 
 pub use apply::apply;
-pub use command::{Command, Dedup, Origin, Places, Proposal, Refusal, Reply};
+pub use command::{Command, Dedup, Origin, Places, Proposal, Refusal, Reply, Step};
 pub use history::{History, Outcome, Record};
 pub use model::{Model, Rollout};

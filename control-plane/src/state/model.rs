@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mosec_types::topology::{Deployment, Node};
-use mosec_types::{NodeId, PipelineName, Revision, Topology};
+use mosec_types::topology::{Deployment, Node, Phase};
+use mosec_types::{NodeId, PipelineName, Revision, StageIndex, StageSpec, Topology};
 use serde::{Deserialize, Serialize};
 
 use super::command::Reply;
@@ -11,6 +11,8 @@ use super::history::History;
 
 /// Most nodes of a cluster. Bounds what registrations under ever new names can take.
 pub const MAX_NODES: usize = 4096;
+/// Most replicas of a pipeline: so many have their places in one log entry.
+pub const MAX_PIPELINE_REPLICAS: u64 = 4096;
 /// Most clients whose last write is remembered; beyond it, those that wrote longest ago are forgotten.
 pub const MAX_CLIENTS: usize = 1024;
 /// Most failed revisions kept of a pipeline, for their reasons to be read.
@@ -34,8 +36,33 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
     pub deployment: Deployment,
-    /// How long it may take from its start until all replicas are ready.
+    /// How long it may take, at each step, until all replicas it has by then are ready.
     pub healthy_deadline_ms: u64,
+    /// How many replicas each stage is to have in the end, where that is not what the specification says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scale: BTreeMap<StageIndex, u32>,
+    /// Whether it has no canary to wait for any more.
+    #[serde(default)]
+    pub promoted: bool,
+}
+
+impl Rollout {
+    pub fn new(deployment: Deployment, healthy_deadline_ms: u64) -> Self {
+        Self {
+            deployment,
+            healthy_deadline_ms,
+            scale: BTreeMap::new(),
+            promoted: false,
+        }
+    }
+
+    /// How many replicas each stage is to have in the end, in the order of the stages.
+    pub fn goal(&self) -> Vec<u32> {
+        let of_stage = |(index, spec): (StageIndex, &StageSpec)| {
+            self.scale.get(&index).copied().unwrap_or(spec.replicas)
+        };
+        self.deployment.stages().map(of_stage).collect()
+    }
 }
 
 /// A client's last write and what it was told, in case it asks again.
@@ -61,13 +88,27 @@ impl Model {
         }
     }
 
+    /// The rollouts of a pipeline, oldest first.
+    pub fn rollouts_of(&self, pipeline: &PipelineName) -> impl Iterator<Item = &Rollout> {
+        let of_pipeline = move |rollout: &&Rollout| &rollout.deployment.spec.name == pipeline;
+        self.rollouts.values().filter(of_pipeline)
+    }
+
+    /// The revision of a pipeline that serves, and no other is needed for.
+    pub fn serving(&self, pipeline: &PipelineName) -> Option<&Rollout> {
+        self.rollouts_of(pipeline)
+            .find(|rollout| rollout.deployment.phase == Phase::Serving)
+    }
+
+    /// The revision of a pipeline that is on its way to serve.
+    pub fn rolling_out(&self, pipeline: &PipelineName) -> Option<&Rollout> {
+        self.rollouts_of(pipeline)
+            .find(|rollout| rollout.deployment.phase.is_rollout())
+    }
+
     /// The revisions of a pipeline, oldest first.
     pub fn revisions_of(&self, pipeline: &PipelineName) -> Vec<Revision> {
-        let of_pipeline = |rollout: &&Rollout| &rollout.deployment.spec.name == pipeline;
-        self.rollouts
-            .values()
-            .filter(of_pipeline)
-            .map(|rollout| rollout.deployment.revision)
-            .collect()
+        let revision = |rollout: &Rollout| rollout.deployment.revision;
+        self.rollouts_of(pipeline).map(revision).collect()
     }
 }

@@ -31,6 +31,7 @@ impl Agent {
             incarnation: Incarnation(incarnation),
             address: format!("{name}:7443"),
             labels: BTreeMap::new(),
+            capacity: Default::default(),
         };
         let (client, cancel) = (client.clone(), stop.clone());
         let task = tokio::spawn(async move { client.run_heartbeats(node, reported, BEAT, cancel).await });

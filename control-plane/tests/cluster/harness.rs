@@ -264,6 +264,7 @@ pub fn pipeline(name: &str, replicas: u32) -> PipelineSpec {
         mime: spec::DEFAULT_MIME.into(),
         streaming: false,
         request_headers: Vec::new(),
+        needs: Default::default(),
     };
     PipelineSpec {
         name: PipelineName::new(name).unwrap(),
@@ -281,6 +282,7 @@ pub fn pipeline(name: &str, replicas: u32) -> PipelineSpec {
         capacity: spec::DEFAULT_CAPACITY,
         max_request_bytes: spec::DEFAULT_MAX_REQUEST_BYTES,
         openapi: None,
+        rollout: Default::default(),
     }
 }
 

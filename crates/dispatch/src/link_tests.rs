@@ -247,6 +247,8 @@ async fn lingering() -> Lingering {
         address: "far:1".into(),
         health: NodeHealth::Up,
         labels: Default::default(),
+        draining: false,
+        capacity: Default::default(),
     }]);
     let window = Window {
         replicas: 1,

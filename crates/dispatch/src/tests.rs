@@ -145,6 +145,7 @@ pub(crate) fn spec(stages: u16, once: &[u16], routes: &[&[u16]]) -> PipelineSpec
         mime: "x".into(),
         streaming: false,
         request_headers: Vec::new(),
+        needs: Default::default(),
     };
     let route = |(index, stages): (usize, &&[u16])| RouteSpec {
         path: format!("/{index}"),
@@ -159,6 +160,7 @@ pub(crate) fn spec(stages: u16, once: &[u16], routes: &[&[u16]]) -> PipelineSpec
         capacity: 16,
         max_request_bytes: 1024,
         openapi: None,
+        rollout: Default::default(),
     }
 }
 

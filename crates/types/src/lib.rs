@@ -4,15 +4,21 @@
 
 pub mod error;
 pub mod id;
+pub mod resources;
+pub mod rollout;
 pub mod span;
 pub mod spec;
 pub mod topology;
+pub mod traffic;
+pub mod units;
 pub mod worker;
 
 pub use error::ErrorCode;
 pub use id::{
     Generation, Incarnation, NodeId, PipelineName, ReplicaId, RequestId, Revision, StageIndex, StageKey,
 };
+pub use resources::{Capacity, Gpu, Needs};
+pub use rollout::RolloutSpec;
 pub use span::{Span, SpanKind};
 pub use spec::{PipelineSpec, RouteIndex, RouteSpec, StageSpec};
 pub use topology::Topology;

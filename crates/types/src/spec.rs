@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PipelineName, StageIndex};
+use crate::{Needs, PipelineName, RolloutSpec, StageIndex};
 
 /// Position of a route in its pipeline, counted from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -67,6 +67,9 @@ pub struct PipelineSpec {
     /// The service's OpenAPI document, as JSON text; the gateway makes one of the routes where absent.
     #[serde(default)]
     pub openapi: Option<String>,
+    /// How it replaces the revision before it.
+    #[serde(default)]
+    pub rollout: RolloutSpec,
 }
 
 /// Where the Python code of a pipeline is, and how a worker process loads it.
@@ -125,6 +128,9 @@ pub struct StageSpec {
     /// Names of the request headers, in lower case, that its workers are told of.
     #[serde(default)]
     pub request_headers: Vec<String>,
+    /// What each replica needs of its node.
+    #[serde(default)]
+    pub needs: Needs,
 }
 
 /// When a batch that is not full leaves.
@@ -222,6 +228,7 @@ impl PipelineSpec {
         check(openapi_bytes <= MAX_OPENAPI_BYTES, "openapi", || {
             format!("expected at most {MAX_OPENAPI_BYTES} bytes, found {openapi_bytes}")
         })?;
+        self.rollout.validate()?;
         let mut names = BTreeSet::new();
         for (index, stage) in self.stages.iter().enumerate() {
             stage.validate(&format!("stages[{index}]"))?;
@@ -263,7 +270,13 @@ impl StageSpec {
     ///
     /// `replica` counts from one, as `worker_id` does.
     pub fn env_of(&self, replica: crate::ReplicaId) -> Option<&BTreeMap<String, String>> {
-        self.env.get((replica.0 as usize).checked_sub(1)?)
+        let own = self.env.get((replica.0 as usize).checked_sub(1)?);
+        own.or_else(|| self.env.first().filter(|_| self.has_one_env()))
+    }
+
+    /// Whether its replicas all have the same variables, so that there can be any number of them.
+    pub fn has_one_env(&self) -> bool {
+        self.env.windows(2).all(|pair| pair[0] == pair[1])
     }
 
     fn validate(&self, at: &str) -> Result<(), InvalidSpec> {
@@ -307,6 +320,7 @@ impl StageSpec {
                 )
             },
         )?;
+        self.needs.validate(at)?;
         self.validate_headers(&format!("{at}.request_headers"))
     }
 
@@ -329,7 +343,7 @@ impl StageSpec {
 }
 
 /// Whether `name` is a field name of HTTP as it is compared: a token without capitals (RFC 9110, section 5.6.2).
-fn is_header_name(name: &str) -> bool {
+pub(crate) fn is_header_name(name: &str) -> bool {
     let is_token =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
     (1..=256).contains(&name.len()) && name.bytes().all(is_token)
@@ -384,7 +398,7 @@ impl RouteSpec {
     }
 }
 
-fn check(holds: bool, place: &str, problem: impl FnOnce() -> String) -> Result<(), InvalidSpec> {
+pub(crate) fn check(holds: bool, place: &str, problem: impl FnOnce() -> String) -> Result<(), InvalidSpec> {
     if holds {
         Ok(())
     } else {
@@ -396,16 +410,16 @@ fn check(holds: bool, place: &str, problem: impl FnOnce() -> String) -> Result<(
 }
 
 /// Durations as whole milliseconds.
-mod millis {
+pub(crate) mod millis {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(value.as_millis().try_into().unwrap_or(u64::MAX))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
@@ -431,6 +445,7 @@ mod tests {
             mime: DEFAULT_MIME.into(),
             streaming: false,
             request_headers: Vec::new(),
+            needs: Needs::default(),
         }
     }
 
@@ -451,6 +466,7 @@ mod tests {
             capacity: DEFAULT_CAPACITY,
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
             openapi: None,
+            rollout: RolloutSpec::default(),
         }
     }
 

@@ -63,6 +63,7 @@ pub(crate) fn spec() -> PipelineSpec {
         mime: mime.into(),
         streaming: false,
         request_headers: Vec::new(),
+        needs: Default::default(),
     };
     let route = |path: &str, stages: &[u16]| RouteSpec {
         path: path.into(),
@@ -84,6 +85,7 @@ pub(crate) fn spec() -> PipelineSpec {
         capacity: 1024,
         max_request_bytes: 1024,
         openapi: None,
+        rollout: Default::default(),
     }
 }
 
@@ -95,12 +97,7 @@ pub(crate) fn key(revision: u64, stage: u16) -> StageKey {
 }
 
 pub(crate) fn deployment(revision: u64, spec: PipelineSpec, phase: Phase) -> Deployment {
-    Deployment {
-        revision: Revision(revision),
-        spec: Arc::new(spec),
-        phase,
-        placements: Vec::new(),
-    }
+    Deployment::new(Revision(revision), Arc::new(spec), phase, Vec::new())
 }
 
 pub(crate) fn topology(version: u64, deployments: Vec<Deployment>) -> Arc<Topology> {

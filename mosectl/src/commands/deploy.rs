@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mosec_types::{PipelineName, PipelineSpec};
+use mosec_types::{PipelineName, PipelineSpec, units};
 
 use crate::connect::{Connection, connect};
 use crate::failure::{Failure, Result};
 use crate::follow;
-use crate::manifest::{Manifest, units};
+use crate::manifest::Manifest;
 use crate::script;
 
 #[derive(Debug, clap::Args)]

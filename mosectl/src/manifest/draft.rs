@@ -8,9 +8,10 @@ use mosec_types::spec::{
     Batching, DEFAULT_ATTEMPTS, DEFAULT_CAPACITY, DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MIME, DEFAULT_TIMEOUT,
     DEFAULT_WAIT, Delivery, MAX_REPLICAS, PythonSource, RouteSpec,
 };
-use mosec_types::{PipelineName, PipelineSpec, StageIndex, StageSpec};
+use mosec_types::{Needs, PipelineName, PipelineSpec, RolloutSpec, StageIndex, StageSpec};
 
 use super::read::{FromNode, Reader, Size};
+use super::rollout::{Cpus, Gpus};
 use super::yaml::{Node, Value};
 use crate::nearest::nearest;
 
@@ -23,6 +24,7 @@ pub(super) const KEYS: &[&str] = &[
     "timeout",
     "capacity",
     "max_request_size",
+    "rollout",
 ];
 const STAGE_KEYS: &[&str] = &[
     "name",
@@ -36,6 +38,10 @@ const STAGE_KEYS: &[&str] = &[
     "labels",
     "delivery",
     "attempts",
+    "gpus",
+    "gpu_memory",
+    "cpus",
+    "memory",
 ];
 const ROUTE_KEYS: &[&str] = &["path", "stages"];
 /// MOSEC's path for a server without routes of its own.
@@ -51,6 +57,7 @@ pub(super) struct Draft {
     timeout: Option<Duration>,
     capacity: Option<u32>,
     max_request_size: Option<Size>,
+    rollout: Option<RolloutSpec>,
 }
 
 struct Stage {
@@ -65,6 +72,7 @@ struct Stage {
     labels: Option<BTreeMap<String, String>>,
     delivery: Option<Delivery>,
     attempts: Option<u32>,
+    needs: Needs,
 }
 
 struct WorkerClass {
@@ -94,6 +102,7 @@ impl FromNode for Draft {
         let timeout = reader.optional(&fields, "timeout");
         let capacity = reader.optional(&fields, "capacity");
         let max_request_size = reader.optional(&fields, "max_request_size");
+        let rollout = reader.optional(&fields, "rollout");
         let (pipeline, stages) = (pipeline?, stages?);
         Some(Self {
             pipeline,
@@ -104,6 +113,7 @@ impl FromNode for Draft {
             timeout,
             capacity,
             max_request_size,
+            rollout,
         })
     }
 }
@@ -122,6 +132,16 @@ impl FromNode for Stage {
         let labels = reader.optional(&fields, "labels");
         let delivery = reader.optional(&fields, "delivery");
         let attempts = reader.optional(&fields, "attempts");
+        let gpus = reader.optional(&fields, "gpus");
+        let gpu_memory = reader.optional(&fields, "gpu_memory");
+        let cpus = reader.optional(&fields, "cpus");
+        let memory = reader.optional(&fields, "memory");
+        let needs = Needs {
+            gpus: gpus.map_or(0, |Gpus(parts)| parts),
+            gpu_memory: gpu_memory.map_or(0, |Size(bytes)| bytes),
+            cpus: cpus.map_or(0, |Cpus(parts)| parts),
+            memory: memory.map_or(0, |Size(bytes)| bytes),
+        };
         let (name, worker) = (name?, worker?);
         Some(Self {
             name,
@@ -135,6 +155,7 @@ impl FromNode for Stage {
             labels,
             delivery,
             attempts,
+            needs,
         })
     }
 }
@@ -240,6 +261,7 @@ impl Draft {
                 .max_request_size
                 .map_or(DEFAULT_MAX_REQUEST_BYTES, |Size(bytes)| bytes),
             openapi: None,
+            rollout: self.rollout.unwrap_or_default(),
         }
     }
 }
@@ -268,6 +290,7 @@ impl Stage {
             mime: DEFAULT_MIME.into(),
             streaming: false,
             request_headers: Vec::new(),
+            needs: self.needs,
         }
     }
 }

@@ -6,7 +6,7 @@
 mod draft;
 mod problem;
 mod read;
-pub(crate) mod units;
+mod rollout;
 mod yaml;
 
 use std::path::Path;

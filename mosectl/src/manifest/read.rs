@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mosec_types::PipelineName;
 use mosec_types::spec::{Batching, Delivery};
+use mosec_types::{PipelineName, units};
 
 use super::problem::Problem;
-use super::units;
 use super::yaml::{Key, Node, Place, Scalar, ScalarKind, Value};
 use crate::nearest::nearest;
 
@@ -167,6 +166,36 @@ impl FromNode for Duration {
     }
 }
 
+/// A number, counted in parts of one.
+pub(super) struct Parts<const WHOLE: u32>(pub(super) u32);
+
+impl<const WHOLE: u32> FromNode for Parts<WHOLE> {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        let parse = |text: &str| units::parse_parts(text, WHOLE.into());
+        unit(reader, path, node, "a number, as 1 or 0.5", parse).map(Self)
+    }
+}
+
+/// A share, in ten-thousandths.
+pub(super) struct Share(pub(super) u32);
+
+impl FromNode for Share {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        unit(reader, path, node, "a share as 10% or 0.5%", units::parse_share).map(Self)
+    }
+}
+
+impl FromNode for bool {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        match &node.value {
+            Value::Scalar(scalar) if scalar.kind == ScalarKind::Truth => {
+                Some(scalar.text.eq_ignore_ascii_case("true"))
+            }
+            _ => reader.refuse(path, node, "true or false"),
+        }
+    }
+}
+
 /// A number of bytes.
 pub(super) struct Size(pub(super) u64);
 
@@ -181,7 +210,7 @@ fn unit<T>(
     path: &str,
     node: &Node,
     expected: &str,
-    parse: fn(&str) -> Result<T, String>,
+    parse: impl Fn(&str) -> Result<T, String>,
 ) -> Option<T> {
     match &node.value {
         Value::Scalar(scalar) if scalar.kind != ScalarKind::Truth => match parse(&scalar.text) {

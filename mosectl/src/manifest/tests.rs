@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use mosec_types::rollout::{Bounds, CanarySpec, HeaderMatch};
 use mosec_types::spec::{Batching, Delivery, PythonSource, RouteSpec};
-use mosec_types::{PipelineName, StageIndex, StageSpec};
+use mosec_types::{PipelineName, RolloutSpec, StageIndex, StageSpec};
 use proptest::prelude::*;
 
 use super::*;
@@ -44,6 +45,7 @@ fn defaults_are_mosecs() {
         mime: "application/json".into(),
         streaming: false,
         request_headers: Vec::new(),
+        needs: Default::default(),
     };
     let expected = PipelineSpec {
         name: PipelineName::new("echo").unwrap(),
@@ -60,6 +62,7 @@ fn defaults_are_mosecs() {
         capacity: 1024,
         max_request_bytes: 10 << 20,
         openapi: None,
+        rollout: Default::default(),
     };
     assert_eq!(spec, expected);
 }
@@ -159,6 +162,60 @@ routes:
 }
 
 #[test]
+fn rollouts_and_needs_are_read() {
+    let text = format!(
+        "{SMALLEST}    gpus: 0.25
+    gpu_memory: 10GiB
+    cpus: 1.5
+    memory: 2GiB
+rollout:
+  max_parallel: 2
+  canary:
+    replicas: all
+    weight: 5%
+    header: {{name: X-Canary, value: \"1\"}}
+    auto_promote: true
+  bounds: {{max_error_rate: 0.5%, max_p99: 250ms, min_requests: 200}}
+"
+    );
+    let spec = parse(&text).unwrap();
+    let needs = mosec_types::Needs {
+        gpus: 25,
+        gpu_memory: 10 << 30,
+        cpus: 1500,
+        memory: 2 << 30,
+    };
+    assert_eq!(spec.stages[0].needs, needs);
+    let canary = CanarySpec {
+        replicas: 0,
+        weight: 5,
+        header: Some(HeaderMatch {
+            name: "x-canary".into(),
+            value: "1".into(),
+        }),
+        auto_promote: true,
+    };
+    let rollout = RolloutSpec {
+        max_parallel: 2,
+        min_healthy_time: Duration::from_secs(10),
+        canary: Some(canary),
+        bounds: Bounds {
+            max_errors: Some(50),
+            max_p99: Some(Duration::from_millis(250)),
+            min_requests: 200,
+        },
+    };
+    assert_eq!(spec.rollout, rollout);
+    let canary = parse(&format!(
+        "{SMALLEST}rollout: {{canary: {{}}, min_healthy_time: 0}}\n"
+    ))
+    .unwrap();
+    let CanarySpec { replicas, weight, .. } = canary.rollout.canary.unwrap();
+    assert_eq!((replicas, weight), (1, 10));
+    assert_eq!(canary.rollout.min_healthy_time, Duration::ZERO);
+}
+
+#[test]
 fn each_mistake_is_named_with_its_place() {
     // Appended to the smallest manifest: as a key of its stage, or of the pipeline.
     let cases = [
@@ -168,7 +225,43 @@ fn each_mistake_is_named_with_its_place() {
         ),
         (
             "    gpu: 2\n",
-            "p.yaml:5:5: stages[0].gpu: unknown key, expected one of name, worker, replicas,",
+            "p.yaml:5:5: stages[0].gpu: unknown key, did you mean \"gpus\"? (expected one of name, worker, replicas,",
+        ),
+        (
+            "    gpus: 1.5\n",
+            "p.yaml:5:11: stages[0].gpus: expected a part of one GPU, as 0.25, or 1 to 32 whole ones, found 1.5",
+        ),
+        (
+            "    gpus: many\n",
+            "p.yaml:5:11: stages[0].gpus: expected a number with at most 2 decimals, as 1 or 0.5, found \"many\"",
+        ),
+        (
+            "    gpu_memory: 40GiB\n",
+            "p.yaml:5:17: stages[0].gpu_memory: expected gpus, too",
+        ),
+        (
+            "rollout: {canary: {weight: 10}}\n",
+            "p.yaml:5:28: rollout.canary.weight: expected a share as 10% or 0.5%, found the number 10",
+        ),
+        (
+            "rollout: {canary: {weight: 0.5%}}\n",
+            "rollout.canary.weight: expected whole percents",
+        ),
+        (
+            "rollout: {canary: {weight: 101%}}\n",
+            "p.yaml:5:28: rollout.canary.weight: expected 0% to 100%, found 101%",
+        ),
+        (
+            "rollout: {max_parallel: 0}\n",
+            "p.yaml:5:25: rollout.max_parallel: expected a whole number above 0, or all",
+        ),
+        (
+            "rollout: {bounds: {max_error: 1%}}\n",
+            "p.yaml:5:20: rollout.bounds.max_error: unknown key, did you mean \"max_error_rate\"?",
+        ),
+        (
+            "rollout: {canary: {auto_promote: maybe}}\n",
+            "rollout.canary.auto_promote: expected true or false, found \"maybe\"",
         ),
         (
             "rotes: []\n",

@@ -5,15 +5,16 @@
 pub(crate) mod history;
 pub(crate) mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use mosec_types::resources::WHOLE_CPU;
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
-use mosec_types::{WorkerState, WorkerStatus};
+use mosec_types::{StageIndex, StageSpec, WorkerState, WorkerStatus};
 use mosec_wire::control::{ConvertError, proto};
 use serde::Serialize;
 
 /// The whole cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Report {
     pub(crate) cluster: String,
     /// Grows with every change of the desired state.
@@ -37,7 +38,7 @@ pub(crate) struct MemberReport {
 }
 
 /// One node agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct NodeReport {
     pub(crate) name: String,
     /// `up`, `suspect` or `down`.
@@ -47,6 +48,16 @@ pub(crate) struct NodeReport {
     pub(crate) labels: BTreeMap<String, String>,
     /// Milliseconds since its last heartbeat to this leader.
     pub(crate) silent_ms: Option<u64>,
+    /// Its replicas are moved elsewhere.
+    pub(crate) draining: bool,
+    /// Replicas that are placed there.
+    pub(crate) replicas: u32,
+    /// Models of its GPUs, in the order of their numbers.
+    pub(crate) gpus: Vec<String>,
+    /// Zero where it does not say.
+    pub(crate) cpus: f64,
+    /// Bytes; zero where it does not say.
+    pub(crate) memory: u64,
 }
 
 /// One revision of a pipeline.
@@ -54,8 +65,10 @@ pub(crate) struct NodeReport {
 pub(crate) struct RevisionReport {
     pub(crate) name: String,
     pub(crate) revision: u64,
-    /// `starting`, `serving` or `failed`.
+    /// `starting`, `canary`, `rolling`, `serving` or `failed`.
     pub(crate) phase: &'static str,
+    /// Percent of the pipeline's requests.
+    pub(crate) weight: u32,
     /// Why it failed.
     pub(crate) reason: Option<String>,
     pub(crate) routes: Vec<String>,
@@ -63,13 +76,29 @@ pub(crate) struct RevisionReport {
     pub(crate) replicas: Vec<ReplicaReport>,
     /// Replicas without a place, and why.
     pub(crate) unplaced: Vec<String>,
+    /// What its rollout waits for.
+    pub(crate) waits_for: Option<String>,
+    /// Whether that is somebody to promote it.
+    pub(crate) waits_for_promotion: bool,
+    pub(crate) traffic: TrafficReport,
+}
+
+/// What gateways have told this leader of a revision's requests.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub(crate) struct TrafficReport {
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    /// Longer than its rollout's `max_p99`.
+    pub(crate) slow: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct StageReport {
     pub(crate) name: String,
-    /// As many as there should be.
+    /// As many as there should be now.
     pub(crate) replicas: u32,
+    /// As many as there are to be once its rollout is over.
+    pub(crate) goal: u32,
     pub(crate) ready: u32,
 }
 
@@ -78,6 +107,8 @@ pub(crate) struct ReplicaReport {
     pub(crate) stage: String,
     pub(crate) replica: u32,
     pub(crate) node: String,
+    /// The node's GPUs that it may use.
+    pub(crate) gpus: Vec<u32>,
     /// A worker's state, `placed` before its node has told of it, or `unknown` while the node is not up.
     pub(crate) state: &'static str,
     pub(crate) pid: Option<u32>,
@@ -98,8 +129,9 @@ impl TryFrom<proto::StatusResponse> for Report {
             .filter_map(node_and_workers)
             .collect::<Result<Vec<_>, _>>()?;
         let revisions = response.deployments.into_iter().filter_map(|status| {
-            let deployment = Deployment::try_from(status.deployment?);
-            Some(deployment.map(|deployment| revision(&deployment, status.unplaced, &nodes)))
+            let mut status = status;
+            let deployment = Deployment::try_from(status.deployment.take()?);
+            Some(deployment.map(|deployment| revision(&deployment, status, &nodes)))
         });
         let mut pipelines = revisions.collect::<Result<Vec<_>, _>>()?;
         pipelines.sort_by(|a, b| (&a.name, a.revision).cmp(&(&b.name, b.revision)));
@@ -115,8 +147,8 @@ impl TryFrom<proto::StatusResponse> for Report {
             leader,
             term: response.term,
             members: response.members.into_iter().map(member).collect(),
+            nodes: with_replicas(nodes, &pipelines),
             pipelines,
-            nodes: nodes.into_iter().map(|node| node.report).collect(),
         })
     }
 }
@@ -180,12 +212,36 @@ fn node_and_workers(status: proto::NodeStatus) -> Option<Result<ReportedNode, Co
             incarnation: node.incarnation.0,
             labels: node.labels,
             silent_ms: status.silent_ms,
+            draining: node.draining,
+            replicas: 0,
+            gpus: node.capacity.gpus.into_iter().map(|gpu| gpu.model).collect(),
+            cpus: f64::from(node.capacity.cpus) / f64::from(WHOLE_CPU),
+            memory: node.capacity.memory,
         },
         workers,
     }))
 }
 
-fn revision(deployment: &Deployment, unplaced: Vec<String>, nodes: &[ReportedNode]) -> RevisionReport {
+/// The nodes' reports, with how many replicas each of them has.
+fn with_replicas(nodes: Vec<ReportedNode>, pipelines: &[RevisionReport]) -> Vec<NodeReport> {
+    let counted = |node: ReportedNode| {
+        let replicas = pipelines.iter().flat_map(|revision| &revision.replicas);
+        let here = replicas
+            .filter(|replica| replica.node == node.report.name)
+            .count();
+        NodeReport {
+            replicas: here.try_into().unwrap_or(u32::MAX),
+            ..node.report
+        }
+    };
+    nodes.into_iter().map(counted).collect()
+}
+
+fn revision(
+    deployment: &Deployment,
+    status: proto::DeploymentStatus,
+    nodes: &[ReportedNode],
+) -> RevisionReport {
     let mut placements: Vec<&Placement> = deployment.placements.iter().collect();
     placements.sort();
     // Nothing of a failed revision runs; its places are of no interest any more.
@@ -200,19 +256,26 @@ fn revision(deployment: &Deployment, unplaced: Vec<String>, nodes: &[ReportedNod
         .collect();
     let ready = |stage: &str| {
         let is_ready = |r: &&ReplicaReport| r.stage == stage && r.state == WorkerState::Ready.name();
-        replicas
+        // One that moves may be ready at both its places.
+        let ready: BTreeSet<_> = replicas
             .iter()
             .filter(is_ready)
-            .count()
-            .try_into()
-            .unwrap_or(u32::MAX)
+            .map(|replica| replica.replica)
+            .collect();
+        ready.len().try_into().unwrap_or(u32::MAX)
     };
     let spec = &deployment.spec;
-    let stage = |stage: &mosec_types::StageSpec| StageReport {
+    let stage = |(index, stage): (StageIndex, &StageSpec)| StageReport {
         name: stage.name.clone(),
-        replicas: stage.replicas,
+        replicas: deployment.count(index),
+        goal: status
+            .goal
+            .get(usize::from(index.0))
+            .copied()
+            .unwrap_or(stage.replicas),
         ready: ready(&stage.name),
     };
+    let traffic = status.traffic.unwrap_or_default();
     RevisionReport {
         name: spec.name.to_string(),
         revision: deployment.revision.0,
@@ -222,8 +285,16 @@ fn revision(deployment: &Deployment, unplaced: Vec<String>, nodes: &[ReportedNod
             _ => None,
         },
         routes: spec.routes.iter().map(|route| route.path.clone()).collect(),
-        stages: spec.stages.iter().map(stage).collect(),
-        unplaced,
+        stages: deployment.stages().map(stage).collect(),
+        weight: deployment.weight,
+        unplaced: status.unplaced,
+        waits_for: Some(status.waits_for).filter(|text| !text.is_empty()),
+        waits_for_promotion: status.waits_for_promotion,
+        traffic: TrafficReport {
+            requests: traffic.requests,
+            errors: traffic.errors,
+            slow: traffic.slow,
+        },
         replicas,
     }
 }
@@ -250,6 +321,7 @@ fn replica(deployment: &Deployment, placement: &Placement, nodes: &[ReportedNode
         stage: stage.map_or_else(|| placement.stage.to_string(), |stage| stage.name.clone()),
         replica: placement.replica.0,
         node: placement.node.to_string(),
+        gpus: placement.gpus.clone(),
         state,
         pid: worker.and_then(|worker| worker.pid),
         restarts: worker.map_or(0, |worker| worker.restarts),

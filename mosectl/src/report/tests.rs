@@ -22,6 +22,7 @@ fn spec(name: &str) -> PipelineSpec {
         mime: "application/json".into(),
         streaming: false,
         request_headers: Vec::new(),
+        needs: Default::default(),
     };
     PipelineSpec {
         name: PipelineName::new(name).unwrap(),
@@ -38,6 +39,7 @@ fn spec(name: &str) -> PipelineSpec {
         capacity: 1024,
         max_request_bytes: 1,
         openapi: None,
+        rollout: Default::default(),
     }
 }
 
@@ -46,6 +48,7 @@ fn placement(stage: u16, replica: u32, node: &str) -> Placement {
         stage: StageIndex(stage),
         replica: ReplicaId(replica),
         node: NodeId::new(node).unwrap(),
+        gpus: Vec::new(),
     }
 }
 
@@ -71,6 +74,8 @@ fn node(id: &str, health: NodeHealth, workers: &[WorkerStatus]) -> proto::NodeSt
         address: "127.0.0.1:7443".into(),
         health,
         labels: BTreeMap::from([("gpu".into(), "h200".into())]),
+        draining: false,
+        capacity: Default::default(),
     };
     let silent_ms = (health == NodeHealth::Up).then_some(420);
     proto::NodeStatus {
@@ -86,15 +91,16 @@ fn deployment(
     phase: Phase,
     placements: Vec<Placement>,
 ) -> proto::DeploymentStatus {
-    let deployment = Deployment {
-        revision: Revision(revision),
-        spec: std::sync::Arc::new(spec(name)),
+    let deployment = Deployment::new(
+        Revision(revision),
+        std::sync::Arc::new(spec(name)),
         phase,
         placements,
-    };
+    );
     proto::DeploymentStatus {
         deployment: Some((&deployment).into()),
         unplaced: Vec::new(),
+        ..Default::default()
     }
 }
 

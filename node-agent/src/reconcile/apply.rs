@@ -4,14 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mosec_dispatch::Links;
-use mosec_types::{StageKey, Topology};
+use mosec_types::resources::WHOLE_GPU;
+use mosec_types::{ReplicaId, StageKey, Topology};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, Slot};
 use crate::agent::Agent;
-use crate::workers::supervise;
+use crate::workers::{Ending, supervise};
 
 /// The replicas that run here.
 struct Replicas {
@@ -23,9 +24,14 @@ struct Replicas {
 
 /// A replica's supervisor.
 struct Running {
-    stop: CancellationToken,
+    ending: Ending,
     task: tokio::task::Id,
+    /// What it takes of the node's GPUs until it has ended.
+    gpus: GpuShares,
 }
+
+/// Hundredths of GPUs, by their numbers.
+type GpuShares = Vec<(u32, u32)>;
 
 /// Follows the topology until `stop`, then drains every replica. `evict` ends them at once.
 ///
@@ -57,7 +63,7 @@ pub(crate) async fn follow(
         }
     }
     for running in replicas.running.values() {
-        running.stop.cancel();
+        running.ending.stop.cancel();
     }
     while let Some(ended) = replicas.tasks.join_next().await {
         replicas.forget(ended);
@@ -84,7 +90,10 @@ impl Replicas {
         for slot in plan.stop {
             // The entry goes when the supervisor has ended; until then the replica still counts as here.
             if let Some(running) = self.running.get(&slot) {
-                running.stop.cancel();
+                if self.is_relieved(topology, slot) {
+                    running.ending.relieved.cancel();
+                }
+                running.ending.stop.cancel();
             }
         }
         for (key, replica) in plan.start {
@@ -92,25 +101,66 @@ impl Replicas {
         }
     }
 
-    fn start(&mut self, topology: &Topology, key: StageKey, id: mosec_types::ReplicaId) {
+    fn start(&mut self, topology: &Topology, key: StageKey, id: ReplicaId) {
+        let gpus = self.gpus_of(topology, key, id);
+        if !self.are_free(&gpus) {
+            // Whoever has them is leaving; the next round comes when it has left.
+            tracing::debug!(stage = %key, replica = %id, "its GPUs are not free yet");
+            return;
+        }
         let Some(replica) = self.agent.replica(topology, key, id) else {
             tracing::error!(stage = %key, replica = %id, "topology places a replica of a stage it does not have");
             return;
         };
-        let stop = CancellationToken::new();
-        let evict = self.evict.clone();
-        let stopped = stop.clone();
+        let ending = Ending {
+            evict: self.evict.clone(),
+            ..Default::default()
+        };
+        let told = ending.clone();
         let task = self.tasks.spawn(async move {
-            supervise(replica, stopped, evict).await;
+            supervise(replica, told).await;
             (key, id)
         });
         self.running.insert(
             (key, id),
             Running {
-                stop,
+                ending,
                 task: task.id(),
+                gpus,
             },
         );
+    }
+
+    /// Whether other replicas of the stage are there to take what comes.
+    fn is_relieved(&self, topology: &Topology, (key, id): Slot) -> bool {
+        let deployment = topology
+            .deployment(key.revision)
+            .filter(|deployment| deployment.phase.runs());
+        let node = &self.agent.config().node;
+        deployment.is_some_and(|deployment| deployment.has_others(key.stage, id, node))
+    }
+
+    fn gpus_of(&self, topology: &Topology, key: StageKey, id: ReplicaId) -> GpuShares {
+        let node = &self.agent.config().node;
+        let find = || {
+            let deployment = topology.deployment(key.revision)?;
+            let share = deployment.spec.stage(key.stage)?.needs.gpus.min(WHOLE_GPU);
+            let placement = deployment.placement(key.stage, id, node)?;
+            Some(placement.gpus.iter().map(|&gpu| (gpu, share)).collect())
+        };
+        find().unwrap_or_default()
+    }
+
+    /// Whether a replica that takes these shares finds them: replicas that are leaving have theirs until the end.
+    fn are_free(&self, wanted: &GpuShares) -> bool {
+        wanted.iter().all(|&(gpu, share)| {
+            let taken = self.running.values().flat_map(|running| &running.gpus);
+            let taken: u32 = taken
+                .filter(|(other, _)| *other == gpu)
+                .map(|(_, share)| share)
+                .sum();
+            taken + share <= WHOLE_GPU
+        })
     }
 
     fn forget(&mut self, ended: Result<Slot, tokio::task::JoinError>) {

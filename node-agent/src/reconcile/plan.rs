@@ -134,13 +134,9 @@ mod tests {
             stage: StageIndex(*stage),
             replica: ReplicaId(*replica),
             node: node(name),
+            gpus: Vec::new(),
         });
-        Deployment {
-            revision: Revision(revision),
-            spec,
-            phase,
-            placements: placements.collect(),
-        }
+        Deployment::new(Revision(revision), spec, phase, placements.collect())
     }
 
     fn topology(deployments: Vec<Deployment>) -> Topology {
@@ -150,6 +146,8 @@ mod tests {
             address: format!("{name}:1"),
             health: NodeHealth::Up,
             labels: Default::default(),
+            draining: false,
+            capacity: Default::default(),
         });
         Topology {
             version: 1,

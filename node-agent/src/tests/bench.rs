@@ -64,6 +64,7 @@ pub(crate) fn topology(revision: u64, capacity: u32) -> Topology {
         mime: "x".into(),
         streaming: false,
         request_headers: Vec::new(),
+        needs: Default::default(),
     };
     let route = |path: &str, stages: &[u16]| RouteSpec {
         path: path.into(),
@@ -81,13 +82,9 @@ pub(crate) fn topology(revision: u64, capacity: u32) -> Topology {
         capacity,
         max_request_bytes: 1024,
         openapi: None,
+        rollout: Default::default(),
     };
-    let deployment = Deployment {
-        revision: Revision(revision),
-        spec: Arc::new(spec),
-        phase: Phase::Serving,
-        placements: Vec::new(),
-    };
+    let deployment = Deployment::new(Revision(revision), Arc::new(spec), Phase::Serving, Vec::new());
     Topology {
         version: 1,
         nodes: Vec::new(),

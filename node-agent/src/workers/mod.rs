@@ -8,5 +8,5 @@ mod worker;
 
 #[cfg(test)]
 pub(crate) use supervisor::read_ring;
-pub(crate) use supervisor::{Replica, supervise};
+pub(crate) use supervisor::{Ending, Replica, supervise};
 pub(crate) use worker::{Unsent, Worker};

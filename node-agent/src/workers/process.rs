@@ -8,6 +8,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::process::{Child, Command};
 
+/// Tells CUDA which GPUs a process may use.
+const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+
 /// What a worker process is told about itself.
 #[derive(Serialize)]
 struct WorkerSpec<'a> {
@@ -45,6 +48,7 @@ impl Process {
         spec: &PipelineSpec,
         stage: &StageSpec,
         replica: ReplicaId,
+        gpus: Option<&str>,
         control: OwnedFd,
     ) -> std::io::Result<Self> {
         let python = spec.source.python.as_deref().unwrap_or(default_python);
@@ -55,6 +59,9 @@ impl Process {
             .stdin(Stdio::from(control))
             .process_group(0)
             .kill_on_drop(true);
+        if let Some(gpus) = gpus {
+            command.env(VISIBLE_DEVICES, gpus);
+        }
         if let Some(env) = stage.env_of(replica) {
             command.envs(env);
         }

@@ -25,6 +25,8 @@ pub(crate) struct Replica {
     pub(crate) stage: StageSpec,
     pub(crate) pool: Arc<Pool>,
     pub(crate) python: String,
+    /// Its GPUs, as `CUDA_VISIBLE_DEVICES` names them; all of the host's where absent.
+    pub(crate) gpus: Option<String>,
     pub(crate) arena: Arena,
     pub(crate) board: StatusBoard,
     pub(crate) drain_timeout: Duration,
@@ -44,8 +46,20 @@ struct RunEnd {
     error: String,
 }
 
-/// Runs a replica until `stop`, then drains it. `evict` ends it at once, what it has is lost.
-pub(crate) async fn supervise(replica: Replica, stop: CancellationToken, evict: CancellationToken) {
+/// How a replica is told to end.
+#[derive(Clone, Default)]
+pub(crate) struct Ending {
+    /// It drains and leaves.
+    pub(crate) stop: CancellationToken,
+    /// Its stage has other replicas, to which new requests go from now on.
+    pub(crate) relieved: CancellationToken,
+    /// It ends at once; what it has is lost.
+    pub(crate) evict: CancellationToken,
+}
+
+/// Runs a replica until it is to end.
+pub(crate) async fn supervise(replica: Replica, ending: Ending) {
+    let Ending { stop, evict, .. } = &ending;
     let mut backoff = BackOff::default();
     let mut generation = Generation::default();
     while !stop.is_cancelled() && !evict.is_cancelled() {
@@ -53,7 +67,7 @@ pub(crate) async fn supervise(replica: Replica, stop: CancellationToken, evict: 
         if generation.0 > 1 {
             replica.pool.metrics.restarts.inc();
         }
-        let end = replica.run(generation, &stop, &evict).await;
+        let end = replica.run(generation, &ending).await;
         if stop.is_cancelled() || evict.is_cancelled() {
             break;
         }
@@ -88,14 +102,9 @@ impl Replica {
     }
 
     /// One process from its start to its confirmed end.
-    async fn run(
-        &self,
-        generation: Generation,
-        stop: &CancellationToken,
-        evict: &CancellationToken,
-    ) -> RunEnd {
+    async fn run(&self, generation: Generation, ending: &Ending) -> RunEnd {
         match self.start(generation) {
-            Ok(started) => self.attend(started, stop, evict).await,
+            Ok(started) => self.attend(started, ending).await,
             Err(error) => RunEnd {
                 ready_for: None,
                 error: format!("{error:#}"),
@@ -108,11 +117,18 @@ impl Replica {
         let (channel, control) = AgentChannel::create(&self.arena, generation, &ChannelConfig::default())
             .context("cannot make the worker's shared memory")?;
         let spec = &self.pool.spec;
-        let process =
-            Process::start(&self.python, spec, &self.stage, self.id, control).with_context(|| {
-                let python = spec.source.python.as_deref().unwrap_or(&self.python);
-                format!("cannot start {python} in {}", spec.source.dir)
-            })?;
+        let process = Process::start(
+            &self.python,
+            spec,
+            &self.stage,
+            self.id,
+            self.gpus.as_deref(),
+            control,
+        )
+        .with_context(|| {
+            let python = spec.source.python.as_deref().unwrap_or(&self.python);
+            format!("cannot start {python} in {}", spec.source.dir)
+        })?;
         let watch = Readable::new(channel.control_fd()).context("cannot watch the worker's socket")?;
         channel
             .hello(&worker_spec(spec, &self.stage, self.id)?)
@@ -129,7 +145,8 @@ impl Replica {
     }
 
     /// Follows a process until it has ended, and sees to what it leaves.
-    async fn attend(&self, started: Started, stop: &CancellationToken, evict: &CancellationToken) -> RunEnd {
+    async fn attend(&self, started: Started, ending: &Ending) -> RunEnd {
+        let Ending { stop, evict, .. } = ending;
         let Started {
             mut process,
             worker,
@@ -176,7 +193,7 @@ impl Replica {
                     process.kill();
                     break process.ended().await;
                 }
-                () = stop.cancelled(), if ready.is_some() => break self.drain(&mut process, &worker, evict).await,
+                () = stop.cancelled(), if ready.is_some() => break self.drain(&mut process, &worker, ending).await,
                 () = evict.cancelled() => {
                     process.kill();
                     break process.ended().await;
@@ -198,7 +215,7 @@ impl Replica {
     }
 
     /// Lets a worker finish, then ends it.
-    async fn drain(&self, process: &mut Process, worker: &Arc<Worker>, evict: &CancellationToken) -> String {
+    async fn drain(&self, process: &mut Process, worker: &Arc<Worker>, ending: &Ending) -> String {
         self.update(|status| status.state = WorkerState::Draining);
         let quiet = async {
             // The whole pool, not this worker: while upstreams still send here, somebody has to serve.
@@ -206,14 +223,28 @@ impl Replica {
                 tokio::time::sleep(LOOK).await;
             }
         };
+        let finished = async {
+            ending.relieved.cancelled().await;
+            // Others serve: its window closes, and only what it has is finished.
+            self.pool.retire(worker);
+            while worker.outstanding() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let done = async {
+            tokio::select! {
+                () = quiet => {}
+                () = finished => {}
+            }
+        };
         tokio::select! {
-            result = tokio::time::timeout(self.drain_timeout, quiet) => if result.is_err() {
+            result = tokio::time::timeout(self.drain_timeout, done) => if result.is_err() {
                 tracing::warn!(stage = %self.pool.stage, replica = %self.id, "drain timeout");
             },
             // It has died: what it had goes to others as ever.
             how = process.ended() => return how,
             () = worker.broken.cancelled() => process.kill(),
-            () = evict.cancelled() => {}
+            () = ending.evict.cancelled() => {}
         }
         self.pool.retire(worker);
         if let Err(error) = worker.channel.stop() {

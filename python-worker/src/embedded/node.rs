@@ -52,7 +52,10 @@ impl LocalNode {
         config.series = service;
         config.quiet = Duration::ZERO;
         config.drain_timeout = spec.timeout;
-        config.arena.max_bytes = config.arena.max_bytes.max(memory_bytes() / 4);
+        config.arena.max_bytes = config
+            .arena
+            .max_bytes
+            .max(mosec_node_agent::host::memory_bytes() / 4);
         let agent = Agent::build(config, registry.clone(), &series)?;
         let replicas = spec.stages.iter().map(|stage| stage.replicas as usize).collect();
         let topology = watch::Sender::new(Arc::new(static_topology(spec, node)));
@@ -117,22 +120,6 @@ impl LocalNode {
     }
 }
 
-/// The memory of this machine, or of its container where that has less; zero where neither tells.
-fn memory_bytes() -> usize {
-    let of_machine = || {
-        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kib * 1024)
-    };
-    let of_container = || {
-        let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
-        text.trim().parse().ok()
-    };
-    let known = [of_machine(), of_container()];
-    known.into_iter().flatten().min().unwrap_or(0)
-}
-
 /// A topology with everything on one node, serving from the start.
 fn static_topology(spec: PipelineSpec, node: NodeId) -> Topology {
     let mut placements = Vec::new();
@@ -141,6 +128,7 @@ fn static_topology(spec: PipelineSpec, node: NodeId) -> Topology {
             stage: StageIndex(index),
             replica: ReplicaId(replica),
             node: node.clone(),
+            gpus: Vec::new(),
         }));
     }
     let here = Node {
@@ -149,13 +137,10 @@ fn static_topology(spec: PipelineSpec, node: NodeId) -> Topology {
         address: String::new(),
         health: NodeHealth::Up,
         labels: Default::default(),
+        draining: false,
+        capacity: Default::default(),
     };
-    let deployment = Deployment {
-        revision: REVISION,
-        spec: Arc::new(spec),
-        phase: Phase::Serving,
-        placements,
-    };
+    let deployment = Deployment::new(REVISION, Arc::new(spec), Phase::Serving, placements);
     Topology {
         version: 1,
         nodes: vec![here],

@@ -65,6 +65,9 @@ pub struct ControlClient {
     shared: Arc<Shared>,
 }
 
+/// The service at one node.
+pub(super) type Service = ControlPlaneClient<Channel>;
+
 struct Shared {
     config: ClientConfig,
     channels: Mutex<BTreeMap<String, Channel>>,
@@ -181,7 +184,7 @@ impl ControlClient {
         .await
     }
 
-    fn next_dedup(&self) -> proto::Dedup {
+    pub(super) fn next_dedup(&self) -> proto::Dedup {
         let seq = self.shared.seq.fetch_add(1, Ordering::Relaxed);
         proto::Dedup {
             client: self.shared.name.clone(),
@@ -190,7 +193,7 @@ impl ControlClient {
     }
 
     /// Sends `request` until a node answers it or the call's time is over.
-    async fn call<Q, R, F, Fut>(&self, request: Q, send: F) -> Result<R, ControlError>
+    pub(super) async fn call<Q, R, F, Fut>(&self, request: Q, send: F) -> Result<R, ControlError>
     where
         Q: Clone,
         F: Fn(ControlPlaneClient<Channel>, Request<Q>) -> Fut,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::Stream;
-use mosec_types::{Incarnation, NodeId, WorkerStatus};
+use mosec_types::{Capacity, Incarnation, NodeId, WorkerStatus};
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -30,6 +30,7 @@ pub struct Registration {
     /// `host:port` of its link, as gateways and other nodes reach it.
     pub address: String,
     pub labels: BTreeMap<String, String>,
+    pub capacity: Capacity,
 }
 
 impl From<&Registration> for proto::RegisterNodeRequest {
@@ -39,6 +40,7 @@ impl From<&Registration> for proto::RegisterNodeRequest {
             incarnation: node.incarnation.0,
             address: node.address.clone(),
             labels: node.labels.clone(),
+            capacity: Some((&node.capacity).into()),
         }
     }
 }

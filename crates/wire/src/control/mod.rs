@@ -3,7 +3,8 @@
 //! Gateways, agents and `mosectl` reach the control plane through [`ControlClient`]; the control plane itself serves
 //! the traits in [`proto`] and [`raft`].
 
-pub mod client;
+pub mod changes;
+mod client;
 mod convert;
 pub mod endpoint;
 mod heartbeat;

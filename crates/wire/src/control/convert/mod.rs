@@ -3,6 +3,8 @@
 //! Towards protobuf they cannot fail. From it, a missing message, an unknown enum or a number out of range is an
 //! error that names the field.
 
+mod resources;
+mod rollout;
 mod spec;
 mod topology;
 mod worker;

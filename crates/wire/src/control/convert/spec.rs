@@ -19,6 +19,7 @@ impl From<&PipelineSpec> for proto::PipelineSpec {
             capacity: spec.capacity,
             max_request_bytes: spec.max_request_bytes,
             openapi: spec.openapi.clone(),
+            rollout: Some((&spec.rollout).into()),
         }
     }
 }
@@ -39,6 +40,7 @@ impl TryFrom<proto::PipelineSpec> for PipelineSpec {
             capacity: message.capacity,
             max_request_bytes: message.max_request_bytes,
             openapi: message.openapi,
+            rollout: message.rollout.map(Into::into).unwrap_or_default(),
         })
     }
 }
@@ -105,6 +107,7 @@ impl From<&StageSpec> for proto::StageSpec {
             mime: stage.mime.clone(),
             streaming: stage.streaming,
             request_headers: stage.request_headers.clone(),
+            needs: Some((&stage.needs).into()),
             batching: batching.into(),
         }
     }
@@ -140,6 +143,7 @@ impl TryFrom<proto::StageSpec> for StageSpec {
             mime: message.mime,
             streaming: message.streaming,
             request_headers: message.request_headers,
+            needs: message.needs.map(Into::into).unwrap_or_default(),
             batching,
         })
     }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mosec_types::rollout::{Bounds, CanarySpec, HeaderMatch};
 use mosec_types::spec::{Batching, Delivery, PythonSource};
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
 use mosec_types::{
-    Incarnation, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision, RouteSpec, StageIndex, StageKey,
-    StageSpec, Topology, WorkerState, WorkerStatus,
+    Capacity, Gpu, Incarnation, Needs, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision, RolloutSpec,
+    RouteSpec, StageIndex, StageKey, StageSpec, Topology, WorkerState, WorkerStatus,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -41,8 +42,24 @@ prop_compose! {
         streaming in any::<bool>(),
         batching in prop_oneof![Just(Batching::Window), Just(Batching::Adaptive)],
         request_headers in vec("[a-z-]{1,8}", 0..3),
+        (gpus, gpu_memory, cpus, memory) in any::<(u32, u64, u32, u64)>(),
     ) -> StageSpec {
-        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime, streaming, batching, request_headers }
+        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime, streaming, batching, request_headers, needs: Needs { gpus, gpu_memory, cpus, memory } }
+    }
+}
+
+prop_compose! {
+    fn rollout()(
+        max_parallel in any::<u32>(),
+        min_healthy_time in millis(),
+        canary in option::of((any::<u32>(), any::<u32>(), option::of(("[a-z-]{1,5}", ".{0,5}")), any::<bool>())),
+        (max_errors, max_p99, min_requests) in (any::<Option<u32>>(), option::of(millis()), any::<u32>()),
+    ) -> RolloutSpec {
+        let canary = canary.map(|(replicas, weight, header, auto_promote)| CanarySpec {
+            replicas, weight, auto_promote,
+            header: header.map(|(name, value)| HeaderMatch { name, value }),
+        });
+        RolloutSpec { max_parallel, min_healthy_time, canary, bounds: Bounds { max_errors, max_p99, min_requests } }
     }
 }
 
@@ -56,18 +73,22 @@ prop_compose! {
         capacity in any::<u32>(),
         max_request_bytes in any::<u64>(),
         openapi in option::of(".{0,20}"),
+        rollout in rollout(),
     ) -> PipelineSpec {
         let routes = routes.into_iter().map(|(path, stages)| RouteSpec { path, stages }).collect();
-        PipelineSpec { name: PipelineName::new(name).unwrap(), source, stages, routes, timeout, capacity, max_request_bytes, openapi }
+        PipelineSpec { name: PipelineName::new(name).unwrap(), source, stages, routes, timeout, capacity, max_request_bytes, openapi, rollout }
     }
 }
 
 prop_compose! {
     fn node()(
-        id in "[a-z]{1,5}", incarnation in any::<u64>(), address in ".{0,10}", labels in map(),
+        id in "[a-z]{1,5}", incarnation in any::<u64>(), address in ".{0,10}", labels in map(), draining in any::<bool>(),
+        (gpus, cpus, memory) in (vec((".{0,5}", any::<u64>()), 0..3), any::<u32>(), any::<u64>()),
         health in prop_oneof![Just(NodeHealth::Up), Just(NodeHealth::Suspect), Just(NodeHealth::Down)],
     ) -> Node {
-        Node { id: NodeId::new(id).unwrap(), incarnation: Incarnation(incarnation), address, health, labels }
+        let gpus = gpus.into_iter().map(|(model, memory)| Gpu { model, memory }).collect();
+        let capacity = Capacity { gpus, cpus, memory };
+        Node { id: NodeId::new(id).unwrap(), incarnation: Incarnation(incarnation), address, health, labels, draining, capacity }
     }
 }
 
@@ -75,14 +96,16 @@ prop_compose! {
     fn deployment()(
         revision in any::<u64>(),
         spec in spec(),
-        phase in prop_oneof![Just(Phase::Starting), Just(Phase::Serving), ".{0,20}".prop_map(|reason| Phase::Failed { reason })],
-        placements in vec((any::<u16>(), any::<u32>(), "[a-z]{1,5}"), 0..5),
+        phase in prop_oneof![Just(Phase::Starting), Just(Phase::Canary), Just(Phase::Rolling), Just(Phase::Serving), ".{0,20}".prop_map(|reason| Phase::Failed { reason })],
+        replicas in vec(any::<u32>(), 0..4),
+        weight in any::<u32>(),
+        placements in vec((any::<u16>(), any::<u32>(), "[a-z]{1,5}", vec(any::<u32>(), 0..3)), 0..5),
     ) -> Deployment {
-        let place = |(stage, replica, node): (u16, u32, String)| Placement {
-            stage: StageIndex(stage), replica: ReplicaId(replica), node: NodeId::new(node).unwrap(),
+        let place = |(stage, replica, node, gpus): (u16, u32, String, Vec<u32>)| Placement {
+            stage: StageIndex(stage), replica: ReplicaId(replica), node: NodeId::new(node).unwrap(), gpus,
         };
         let placements = placements.into_iter().map(place).collect();
-        Deployment { revision: Revision(revision), spec: Arc::new(spec), phase, placements }
+        Deployment { revision: Revision(revision), spec: Arc::new(spec), phase, replicas, weight, placements }
     }
 }
 
@@ -155,6 +178,7 @@ fn sample() -> proto::Topology {
             stage: 0,
             replica: 1,
             node: "n".into(),
+            gpus: Vec::new(),
         }],
         ..Default::default()
     };

@@ -43,6 +43,8 @@ impl From<&Node> for proto::Node {
             address: node.address.clone(),
             health: health.into(),
             labels: node.labels.clone(),
+            draining: node.draining,
+            capacity: Some((&node.capacity).into()),
         }
     }
 }
@@ -64,6 +66,8 @@ impl TryFrom<proto::Node> for Node {
             address: message.address,
             health,
             labels: message.labels,
+            draining: message.draining,
+            capacity: message.capacity.map(Into::into).unwrap_or_default(),
         })
     }
 }
@@ -72,6 +76,8 @@ impl From<&Deployment> for proto::Deployment {
     fn from(deployment: &Deployment) -> Self {
         let (phase, reason) = match &deployment.phase {
             Phase::Starting => (proto::Phase::Starting, String::new()),
+            Phase::Canary => (proto::Phase::Canary, String::new()),
+            Phase::Rolling => (proto::Phase::Rolling, String::new()),
             Phase::Serving => (proto::Phase::Serving, String::new()),
             Phase::Failed { reason } => (proto::Phase::Failed, reason.clone()),
         };
@@ -81,6 +87,8 @@ impl From<&Deployment> for proto::Deployment {
             phase: phase.into(),
             reason,
             placements: deployment.placements.iter().map(Into::into).collect(),
+            replicas: deployment.replicas.clone(),
+            weight: deployment.weight,
         }
     }
 }
@@ -91,6 +99,8 @@ impl TryFrom<proto::Deployment> for Deployment {
     fn try_from(message: proto::Deployment) -> Result<Self, ConvertError> {
         let phase = match proto::Phase::try_from(message.phase) {
             Ok(proto::Phase::Starting) => Phase::Starting,
+            Ok(proto::Phase::Canary) => Phase::Canary,
+            Ok(proto::Phase::Rolling) => Phase::Rolling,
             Ok(proto::Phase::Serving) => Phase::Serving,
             Ok(proto::Phase::Failed) => Phase::Failed {
                 reason: message.reason,
@@ -105,6 +115,8 @@ impl TryFrom<proto::Deployment> for Deployment {
             spec: Arc::new(spec),
             phase,
             placements: each("placements", message.placements)?,
+            replicas: message.replicas,
+            weight: message.weight,
         })
     }
 }
@@ -115,6 +127,7 @@ impl From<&Placement> for proto::Placement {
             stage: placement.stage.0.into(),
             replica: placement.replica.0,
             node: placement.node.to_string(),
+            gpus: placement.gpus.clone(),
         }
     }
 }
@@ -127,6 +140,7 @@ impl TryFrom<proto::Placement> for Placement {
             stage: stage_index("stage", message.stage)?,
             replica: ReplicaId(message.replica),
             node: name("node", message.node)?,
+            gpus: message.gpus,
         })
     }
 }

@@ -1,6 +1,10 @@
 //! Plans by table, and what holds for all of them.
 
+use std::sync::Arc;
+
 use mosec_types::topology::NodeHealth::{Down, Suspect, Up};
+use mosec_types::topology::Phase;
+use mosec_types::{Capacity, Gpu, Needs, Revision};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -13,15 +17,19 @@ fn run(
     current: &[Placement],
     load: &[(&str, u32)],
 ) -> Plan {
-    let load = load
-        .iter()
-        .map(|&(name, count)| (NodeId::new(name).unwrap(), count))
-        .collect();
+    let mut usage = Usage::default();
+    for &(name, count) in load {
+        for _ in 0..count {
+            usage.add(&placement(0, 1, name), &Needs::default());
+        }
+    }
+    let current = current.to_vec();
+    let ready = current.iter().cloned().collect();
     plan(Input {
-        spec,
+        deployment: &Deployment::new(Revision(5), Arc::new(spec.clone()), Phase::Serving, current),
         nodes: of,
-        current,
-        load: &load,
+        usage: &usage,
+        ready: &ready,
     })
 }
 
@@ -181,6 +189,109 @@ fn a_relabelled_node_loses_replicas_even_without_another() {
         &[],
     );
     assert_eq!((plan.placements.len(), plan.unplaced.len()), (0, 1));
+}
+
+fn drained(name: &str) -> Node {
+    Node {
+        draining: true,
+        ..up(name)
+    }
+}
+
+#[test]
+fn a_drained_node_keeps_a_replica_until_it_is_ready_elsewhere() {
+    let spec = pipeline("p", vec![stage("A", 2)]);
+    let at = |current: &[Placement], of: &[Node], ready: &[Placement]| {
+        let deployment = Deployment::new(
+            Revision(5),
+            Arc::new(spec.clone()),
+            Phase::Serving,
+            current.to_vec(),
+        );
+        let plan = plan(Input {
+            deployment: &deployment,
+            nodes: &nodes(of.to_vec()),
+            usage: &Usage::default(),
+            ready: &ready.iter().cloned().collect(),
+        });
+        (
+            places(&plan),
+            plan.unplaced.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        )
+    };
+    let (one, two) = (placement(0, 1, "a"), placement(0, 2, "b"));
+    let both = [one.clone(), two.clone()];
+    let (moved, _) = at(&both, &[drained("a"), up("b"), up("c")], &both);
+    assert_eq!(moved, ["0/1@a", "0/1@c", "0/2@b"]);
+    let moving = [one.clone(), placement(0, 1, "c"), two.clone()];
+    let of = [drained("a"), up("b"), up("c")];
+    assert_eq!(
+        at(&moving, &of, &both).0,
+        ["0/1@a", "0/1@c", "0/2@b"],
+        "it starts there"
+    );
+    assert_eq!(
+        at(&moving, &of, &moving).0,
+        ["0/1@c", "0/2@b"],
+        "it is ready there"
+    );
+    assert_eq!(
+        at(&moving, &of, &moving[1..]).0,
+        ["0/1@c", "0/2@b"],
+        "it has died here"
+    );
+    // Interrupted: whichever serves stays.
+    let of = [up("a"), up("b"), up("c")];
+    assert_eq!(at(&moving, &of, &both).0, ["0/1@a", "0/2@b"]);
+    assert_eq!(at(&moving, &of, &moving[1..]).0, ["0/1@c", "0/2@b"]);
+    // Nowhere to go: it serves on where it is.
+    let (stays, why) = at(&both, &[drained("a"), drained("b")], &both);
+    assert_eq!(stays, ["0/1@a", "0/2@b"]);
+    assert_eq!(
+        why[0],
+        "stage A replica 1 fits no node: a is drained; b is drained"
+    );
+    // The node dies while it is drained.
+    let dead = Node {
+        health: Down,
+        ..drained("a")
+    };
+    assert_eq!(
+        at(&both, &[dead, up("b"), up("c")], &both[1..]).0,
+        ["0/1@c", "0/2@b"]
+    );
+}
+
+#[test]
+fn replicas_go_where_their_gpus_are() {
+    let host = |name: &str, gpus: usize| Node {
+        capacity: Capacity {
+            gpus: vec![Gpu::default(); gpus],
+            ..Default::default()
+        },
+        ..up(name)
+    };
+    let of = nodes([host("a", 1), host("b", 2), up("c")]);
+    let whole = |replicas| StageSpec {
+        needs: Needs {
+            gpus: 100,
+            ..Default::default()
+        },
+        ..stage("A", replicas)
+    };
+    let plan = run(&pipeline("p", vec![whole(4)]), &of, &[], &[]);
+    assert_eq!(places(&plan), ["0/1@a", "0/2@b", "0/3@b"]);
+    let gpus: Vec<_> = plan.placements.iter().map(|place| place.gpus.clone()).collect();
+    assert_eq!(gpus, [[0], [0], [1]]);
+    assert_eq!(
+        plan.unplaced[0].to_string(),
+        "stage A replica 4 fits no node: a has 0 of 1 GPUs free, not 1; b has 0 of 2 GPUs free, not 1; c has no GPU"
+    );
+    assert!(plan.unplaced[0].lacks_room());
+    // A node that came back with fewer GPUs loses the replicas of those it has no more.
+    let fewer = nodes([host("a", 1), host("b", 1), host("d", 1)]);
+    let again = run(&pipeline("p", vec![whole(3)]), &fewer, &plan.placements, &[]);
+    assert_eq!(places(&again), ["0/1@a", "0/2@b", "0/3@d"]);
 }
 
 prop_compose! {

@@ -26,7 +26,7 @@ const SIZES: &[(&str, u64)] = &[
 /// Reads a time as `10ms`, `1.5s`, `2m` or `1h`; zero needs no unit.
 ///
 /// Errors: what was expected.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.trim() == "0" {
         return Ok(Duration::ZERO);
     }
@@ -41,8 +41,29 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Reads a size as `10MiB`, `64KiB`, `1GB` or a number of bytes.
 ///
 /// Errors: what was expected.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     parse(text, SIZES).ok_or_else(|| "expected a size as 512KiB, 10MiB or a number of bytes".into())
+}
+
+/// Reads a decimal number as a count of parts: `0.25` of 100 parts is 25.
+///
+/// Errors: what was expected.
+pub fn parse_parts(text: &str, whole: u64) -> Result<u32, String> {
+    let parts = parse(text, &[("", whole)]).and_then(|parts| u32::try_from(parts).ok());
+    parts.ok_or_else(|| {
+        format!(
+            "expected a number with at most {} decimals, as 1 or 0.5",
+            whole.ilog10()
+        )
+    })
+}
+
+/// Reads a share as `10%` or `0.5%`, in ten-thousandths.
+///
+/// Errors: what was expected.
+pub fn parse_share(text: &str) -> Result<u32, String> {
+    let share = parse(text, &[("%", 100)]).and_then(|share| u32::try_from(share).ok());
+    share.ok_or_else(|| "expected a share as 10% or 0.5%".into())
 }
 
 /// A decimal number and a unit, without rounding: `None` where the result is not whole or too large.
@@ -137,6 +158,20 @@ mod tests {
             "1.0000000001GiB",
         ] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn parts_and_shares() {
+        assert_eq!(parse_parts("0.25", 100), Ok(25));
+        assert_eq!(parse_parts("8", 100), Ok(800));
+        assert_eq!(parse_share("0.5%"), Ok(50));
+        assert_eq!(parse_share("100 %"), Ok(10_000));
+        for text in ["", "0.125", "-1", "x", "1%", "99999999"] {
+            assert!(parse_parts(text, 100).is_err(), "{text}");
+        }
+        for text in ["", "10", "0.001%", "%"] {
+            assert!(parse_share(text).is_err(), "{text}");
         }
     }
 

@@ -1,0 +1,54 @@
+//! What a deployment would change, without one.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mosec_types::topology::{Deployment, Phase};
+use mosec_types::{PipelineSpec, Revision};
+use mosec_wire::control::proto;
+use tonic::{Request, Response, Status};
+
+use super::revisions::{CHANGERS, checked};
+use super::{Api, forward};
+use crate::access;
+use crate::raft::handle::ProposeError;
+use crate::reconcile::rollout::plan_of;
+use crate::state::{Model, Rollout};
+
+pub(super) async fn plan(
+    api: &Api,
+    request: Request<proto::PlanRequest>,
+) -> Result<Response<proto::PlanResponse>, Status> {
+    access::require(&request, CHANGERS)?;
+    let spec = checked(request.get_ref().spec.clone())?;
+    match api.handle.read_barrier().await {
+        Err(ProposeError::NotLeader { leader }) => {
+            let send = |mut client: forward::Client, request| async move { client.plan(request).await };
+            api.forward(leader, request, send).await
+        }
+        Err(error) => Err(forward::failure(error)),
+        Ok(()) => Ok(Response::new(answer(&api.model.borrow().clone(), spec))),
+    }
+}
+
+/// Where the replicas would go, beside all that run now.
+fn answer(model: &Model, spec: PipelineSpec) -> proto::PlanResponse {
+    let serving = model.serving(&spec.name);
+    let (revision, serving_spec) = match serving {
+        Some(rollout) => {
+            let Deployment { revision, spec, .. } = &rollout.deployment;
+            (Some(revision.0), Some(spec.as_ref().into()))
+        }
+        None => (None, None),
+    };
+    // No revision has this number yet.
+    let next = Revision(model.version.saturating_add(1));
+    let deployment = Deployment::new(next, Arc::new(spec), Phase::Starting, Vec::new());
+    let plan = plan_of(model, &Rollout::new(deployment, 0), &BTreeSet::new());
+    proto::PlanResponse {
+        placements: plan.placements.iter().map(Into::into).collect(),
+        unplaced: plan.unplaced.iter().map(ToString::to_string).collect(),
+        serving: revision,
+        serving_spec,
+    }
+}

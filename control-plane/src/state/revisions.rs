@@ -1,0 +1,167 @@
+//! Revisions: how they come and go.
+
+use std::collections::BTreeMap;
+
+use mosec_types::topology::{Deployment, Phase};
+use mosec_types::{PipelineName, PipelineSpec, Revision};
+
+use super::apply::Effect;
+use super::command::{Places, Refusal};
+use super::history::{Outcome, Record};
+use super::model::{MAX_FAILED, Model, Rollout};
+use super::rollouts;
+
+/// The revision to go back to.
+pub(super) fn earlier(
+    model: &Model,
+    pipeline: &PipelineName,
+    to: Option<Revision>,
+) -> Result<Record, Refusal> {
+    let history = model
+        .histories
+        .get(pipeline)
+        .ok_or_else(|| Refusal::UnknownPipeline(pipeline.clone()))?;
+    let Some(revision) = to else {
+        let previous = history.previous().cloned();
+        return previous.ok_or_else(|| Refusal::NothingBefore(pipeline.clone()));
+    };
+    let record = history.find(revision).ok_or_else(|| {
+        let known: Vec<_> = history.records().iter().map(|r| r.revision.to_string()).collect();
+        Refusal::ForgottenRevision {
+            pipeline: pipeline.clone(),
+            revision,
+            known: known.join(", "),
+        }
+    })?;
+    match record.outcome {
+        Outcome::Starting | Outcome::Canary | Outcome::Rolling | Outcome::Serving => {
+            Err(Refusal::AlreadyThere {
+                pipeline: pipeline.clone(),
+                revision,
+                outcome: record.outcome.name().into(),
+            })
+        }
+        Outcome::Replaced { .. } | Outcome::Failed { .. } => Ok(record.clone()),
+    }
+}
+
+pub(super) fn deploy(model: &mut Model, healthy_deadline_ms: u64, record: Record) -> Result<Effect, Refusal> {
+    let (revision, spec) = (record.revision, record.spec.clone());
+    check_routes(model, &spec)?;
+    for older in model.revisions_of(&spec.name) {
+        if model.rollouts[&older].deployment.phase.is_rollout() {
+            let reason = format!("replaced by revision {revision} before it was healthy");
+            rollouts::fail(model, older, &reason);
+        }
+    }
+    forget_old_failures(model, &spec.name);
+    // Going back is no reason to have fewer replicas than it takes now.
+    let scale = match (record.rollback_of, model.serving(&spec.name)) {
+        (Some(_), Some(serving)) => rollouts::scale_of(serving, &spec),
+        _ => BTreeMap::new(),
+    };
+    let is_update = model.serving(&spec.name).is_some();
+    let pipeline = spec.name.clone();
+    model.histories.entry(pipeline).or_default().begin(record);
+    let mut deployment = Deployment::new(revision, spec, Phase::Starting, Vec::new());
+    deployment.weight = 0;
+    let mut rollout = Rollout {
+        scale,
+        ..Rollout::new(deployment, healthy_deadline_ms)
+    };
+    rollout.promoted = !is_update || rollout.deployment.spec.rollout.canary.is_none();
+    rollout.deployment.replicas = if is_update {
+        rollouts::first_step(&rollout)
+    } else {
+        rollout.goal()
+    };
+    model.rollouts.insert(revision, rollout);
+    Ok(Effect::Deployed)
+}
+
+/// A path leads to one pipeline.
+fn check_routes(model: &Model, spec: &PipelineSpec) -> Result<(), Refusal> {
+    let others = model.rollouts.values().map(|rollout| &rollout.deployment);
+    for other in others.filter(|other| other.phase.runs() && other.spec.name != spec.name) {
+        if let Some(route) = other
+            .spec
+            .routes
+            .iter()
+            .find(|taken| spec.routes.iter().any(|r| r.path == taken.path))
+        {
+            return Err(Refusal::RouteTaken {
+                path: route.path.clone(),
+                pipeline: other.spec.name.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn forget_old_failures(model: &mut Model, pipeline: &PipelineName) {
+    let mut failed = model.revisions_of(pipeline);
+    failed.retain(|revision| !model.rollouts[revision].deployment.phase.runs());
+    for revision in failed.iter().rev().skip(MAX_FAILED) {
+        model.rollouts.remove(revision);
+    }
+}
+
+pub(super) fn set_placement(
+    model: &mut Model,
+    revision: Revision,
+    places: &Places,
+    based_on: u64,
+) -> Result<Effect, Refusal> {
+    if model.version != based_on {
+        return Ok(Effect::Void);
+    }
+    let rollout = model
+        .rollouts
+        .get_mut(&revision)
+        .ok_or(Refusal::UnknownRevision(revision))?;
+    let placements = places.to_placements();
+    if !rollout.deployment.phase.runs() || rollout.deployment.placements == placements {
+        return Ok(Effect::Void);
+    }
+    rollout.deployment.placements = placements;
+    Ok(Effect::Changed)
+}
+
+pub(super) fn set_phase(model: &mut Model, revision: Revision, phase: Phase) -> Result<Effect, Refusal> {
+    let rollout = rollouts::on_its_way(model, revision)?;
+    let pipeline = rollout.deployment.spec.name.clone();
+    match phase {
+        Phase::Starting | Phase::Canary | Phase::Rolling => return Ok(Effect::Void),
+        Phase::Failed { reason } => rollouts::fail(model, revision, &reason),
+        Phase::Serving => {
+            rollout.deployment.replicas = rollout.goal();
+            rollout.deployment.phase = Phase::Serving;
+            rollout.deployment.weight = 100;
+            model.rollouts.retain(|&other, rollout| {
+                let deployment = &rollout.deployment;
+                other == revision || deployment.spec.name != pipeline || deployment.phase != Phase::Serving
+            });
+            note(model, &pipeline, revision, &Phase::Serving);
+        }
+    }
+    forget_old_failures(model, &pipeline);
+    Ok(Effect::Changed)
+}
+
+pub(super) fn note(model: &mut Model, pipeline: &PipelineName, revision: Revision, phase: &Phase) {
+    if let Some(history) = model.histories.get_mut(pipeline) {
+        history.note(revision, phase);
+    }
+}
+
+pub(super) fn delete(model: &mut Model, pipeline: &PipelineName) -> Result<Effect, Refusal> {
+    let before = model.rollouts.len();
+    model
+        .rollouts
+        .retain(|_, rollout| &rollout.deployment.spec.name != pipeline);
+    if model.rollouts.len() == before {
+        return Err(Refusal::UnknownPipeline(pipeline.clone()));
+    }
+    model.histories.remove(pipeline);
+    Ok(Effect::Changed)
+}

@@ -1,0 +1,100 @@
+//! Hot path. What becomes of each revision's requests, for the control plane to judge rollouts by.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mosec_types::traffic::Counts;
+use mosec_types::{ErrorCode, PipelineSpec, Revision, Topology};
+use parking_lot::RwLock;
+
+/// Counts of the revisions that take requests.
+#[derive(Default)]
+pub(crate) struct Traffic(RwLock<HashMap<Revision, Arc<Counter>>>);
+
+#[derive(Default)]
+struct Counter {
+    requests: AtomicU64,
+    errors: AtomicU64,
+    slow: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts the revisions of a topology, and forgets all others.
+    pub(crate) fn follow(&self, topology: &Topology) {
+        let mut counters = self.0.write();
+        counters.retain(|&revision, _| topology.deployment(revision).is_some());
+        let taking = topology
+            .deployments
+            .iter()
+            .filter(|deployment| deployment.phase.takes_requests());
+        for deployment in taking {
+            counters.entry(deployment.revision).or_default();
+        }
+    }
+
+    /// Counts a request that was answered. `took`: from its head to its answer.
+    pub(crate) fn note(&self, revision: Revision, spec: &PipelineSpec, code: ErrorCode, took: Duration) {
+        let Some(counter) = self.0.read().get(&revision).cloned() else {
+            return;
+        };
+        counter.requests.fetch_add(1, Ordering::Relaxed);
+        if is_fault(code) {
+            counter.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if spec.rollout.bounds.max_p99.is_some_and(|most| took > most) {
+            counter.slow.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// All counts so far.
+    pub(crate) fn counts(&self) -> Vec<(Revision, Counts)> {
+        let read = |(&revision, counter): (&Revision, &Arc<Counter>)| {
+            let counts = Counts {
+                requests: counter.requests.load(Ordering::Relaxed),
+                errors: counter.errors.load(Ordering::Relaxed),
+                slow: counter.slow.load(Ordering::Relaxed),
+            };
+            (revision, counts)
+        };
+        self.0.read().iter().map(read).collect()
+    }
+}
+
+/// Whether the service or the cluster is to blame, and not the client or the load.
+fn is_fault(code: ErrorCode) -> bool {
+    match code {
+        ErrorCode::QueueFull | ErrorCode::Draining | ErrorCode::BodyMemory => false,
+        code => code.http_status() >= 500 || code.http_status() == 408,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_and_load_are_not_held_against_a_revision() {
+        let faults: Vec<_> = ErrorCode::all().filter(|&code| is_fault(code)).collect();
+        for code in [
+            ErrorCode::Inference,
+            ErrorCode::Worker,
+            ErrorCode::WorkerCrashed,
+            ErrorCode::ForwardTimeout,
+            ErrorCode::DeadlineExceeded,
+            ErrorCode::NoReplica,
+        ] {
+            assert!(faults.contains(&code), "{code}");
+        }
+        for code in [
+            ErrorCode::Ok,
+            ErrorCode::Validation,
+            ErrorCode::QueueFull,
+            ErrorCode::Cancelled,
+            ErrorCode::Draining,
+        ] {
+            assert!(!faults.contains(&code), "{code}");
+        }
+    }
+}
