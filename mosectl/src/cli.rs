@@ -4,7 +4,9 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{ca, completions, delete, deploy, history, rollback, status, up};
+use crate::commands::{
+    ca, completions, delete, deploy, history, node, plan, rollback, rollout, scale, status, traffic, up,
+};
 use crate::failure::Result;
 
 /// Runs, fills and looks into a model-serving cluster.
@@ -22,6 +24,16 @@ enum Command {
     Up(up::Args),
     /// Deploys a MOSEC script or a manifest and waits until it serves.
     Deploy(deploy::Args),
+    /// Shows what a deployment would change, without one.
+    Plan(plan::Args),
+    /// Follows, promotes or ends the update of a pipeline.
+    Rollout(rollout::Args),
+    /// Changes how many replicas the stages of a pipeline have.
+    Scale(scale::Args),
+    /// Changes the share of a canary.
+    Traffic(traffic::Args),
+    /// Lists nodes, and takes them out of service.
+    Node(node::Args),
     /// Goes back to an earlier revision and waits until it serves.
     Rollback(rollback::Args),
     /// Lists what was deployed of a pipeline, by whom, and what became of it.
@@ -52,6 +64,11 @@ fn run(command: Command) -> Result {
     match command {
         Command::Up(args) => up::run(args),
         Command::Deploy(args) => block_on(deploy::run(args)),
+        Command::Plan(args) => block_on(plan::run(args)),
+        Command::Rollout(args) => block_on(rollout::run(args)),
+        Command::Scale(args) => block_on(scale::run(args)),
+        Command::Traffic(args) => block_on(traffic::run(args)),
+        Command::Node(args) => block_on(node::run(args)),
         Command::Rollback(args) => block_on(rollback::run(args)),
         Command::History(args) => block_on(history::run(args)),
         Command::Status(args) => block_on(status::run(args)),

@@ -97,6 +97,13 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
+/// The failure of a call. A refusal with one of these codes is told with a hint at what helps.
+pub(crate) fn refused(error: ControlError, codes: &[tonic::Code], hint: &str) -> Failure {
+    let helps = matches!(&error, ControlError::Refused { code, .. } if codes.contains(code));
+    let failure = Failure::from(error);
+    if helps { failure.hint(hint) } else { failure }
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;

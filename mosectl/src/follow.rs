@@ -1,5 +1,6 @@
 //! Follows a revision that was committed until it serves or has failed, and shows the way there.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -7,10 +8,11 @@ use mosec_types::{PipelineName, Revision};
 use mosec_wire::control::ControlError;
 use tokio::time::{Instant, sleep};
 
+use crate::commands::status::report;
 use crate::connect::Cluster;
 use crate::failure::{Failure, Result};
 use crate::report::table::indent;
-use crate::report::{Report, RevisionReport};
+use crate::report::{Report, RevisionReport, StageReport};
 use crate::terminal::{self, Progress};
 
 /// How often the status is asked for while the workers start: soon enough for the eye, and nothing to the leader.
@@ -29,8 +31,7 @@ pub(crate) async fn until_it_serves(
 ) -> Result {
     let mut progress = Progress::new();
     progress.line(&format!("{} revision {revision} is accepted", pipeline));
-    let deadline = Instant::now() + timeout + MARGIN;
-    match wait(cluster, revision, &mut progress, deadline).await? {
+    match wait(cluster, revision, &mut progress, timeout).await? {
         Outcome::Serving(found) => {
             progress.end();
             let text = served(pipeline, &found, cluster.gateway.as_deref());
@@ -47,6 +48,10 @@ pub(crate) async fn until_it_serves(
                 indent(&reason)
             )
             .into())
+        }
+        Outcome::Canary(found) => {
+            progress.end();
+            Ok(terminal::print(&waiting(pipeline, &found))?)
         }
         Outcome::Gone => {
             let message = anyhow!("{} revision {revision} is gone", pipeline);
@@ -74,6 +79,8 @@ enum Outcome {
         /// The revision that takes the pipeline's requests meanwhile.
         serving: Option<u64>,
     },
+    /// It takes some requests, and goes on when somebody promotes it.
+    Canary(RevisionReport),
     /// No longer known.
     Gone,
     Waiting(RevisionReport),
@@ -97,6 +104,7 @@ fn outcome(report: &Report, revision: Revision) -> Outcome {
                 serving: serving.map(|other| other.revision),
             }
         }
+        Some(found) if found.waits_for_promotion => Outcome::Canary(found.clone()),
         Some(found) => Outcome::Waiting(found.clone()),
     }
 }
@@ -106,17 +114,32 @@ async fn wait(
     cluster: &Cluster,
     revision: Revision,
     progress: &mut Progress,
-    deadline: Instant,
+    timeout: Duration,
 ) -> Result<Outcome> {
     let mut heard = Instant::now();
+    let mut deadline = heard + timeout + MARGIN;
+    let mut step = None;
     loop {
         match cluster.client.status().await {
             Ok(response) => {
                 heard = Instant::now();
                 let report =
                     Report::try_from(response).context("the control plane's answer is of another version")?;
-                match outcome(&report, revision) {
-                    Outcome::Waiting(found) if Instant::now() < deadline => progress.show(&found.readiness()),
+                let outcome = outcome(&report, revision);
+                if let Outcome::Waiting(found) = &outcome {
+                    // Each step has the time anew, and so has one that only waits to be sure.
+                    let counts: Vec<_> = found.stages.iter().map(|stage| stage.replicas).collect();
+                    let now = Some((found.phase, counts));
+                    let is_ready = found.stages.iter().all(|stage| stage.ready >= stage.replicas);
+                    if step != now || is_ready {
+                        deadline = Instant::now() + timeout + MARGIN;
+                        step = now;
+                    }
+                }
+                match outcome {
+                    Outcome::Waiting(found) if Instant::now() < deadline => {
+                        progress.show(&on_its_way(&found))
+                    }
                     end => return Ok(end),
                 }
             }
@@ -129,6 +152,74 @@ async fn wait(
                     format!("revision {revision} is accepted; `mosectl status` will tell what becomes of it");
                 return Err(Failure::from(error).hint(hint));
             }
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Where a revision is on its way, in one line.
+fn on_its_way(revision: &RevisionReport) -> String {
+    let mut text = revision.progress();
+    if revision.weight > 0 {
+        text = format!("{} {}%  {text}", revision.phase, revision.weight);
+    }
+    match &revision.waits_for {
+        // That is what the line says already.
+        Some(waits_for) if !waits_for.starts_with("ready replicas") => {
+            format!("{text}  waits for {waits_for}")
+        }
+        _ => text,
+    }
+}
+
+fn waiting(pipeline: &PipelineName, revision: &RevisionReport) -> String {
+    format!(
+        "{pipeline} revision {} is a canary with {}% of the requests\n  \
+         mosectl rollout promote {pipeline}   lets it take over\n  \
+         mosectl rollout abort {pipeline}     takes it back\n",
+        revision.revision, revision.weight
+    )
+}
+
+/// Waits until the stages of the revision that serves have these replicas, all of them ready.
+pub(crate) async fn until_scaled(
+    cluster: &Cluster,
+    pipeline: &PipelineName,
+    replicas: &BTreeMap<String, u32>,
+    timeout: Duration,
+) -> Result {
+    let mut progress = Progress::new();
+    let deadline = Instant::now() + timeout;
+    loop {
+        let late = Instant::now() >= deadline;
+        match report(cluster).await {
+            Ok(report) => {
+                let revisions = report.revisions_of(pipeline);
+                let Some(serving) = revisions.iter().find(|revision| revision.phase == "serving") else {
+                    return Ok(());
+                };
+                let is_done = |stage: &StageReport| {
+                    let wanted = replicas.get(&stage.name);
+                    wanted.is_none_or(|&wanted| stage.goal != wanted || stage.ready == wanted)
+                };
+                // While another revision takes over, this one has what that leaves it.
+                let is_updated = revisions
+                    .iter()
+                    .any(|revision| matches!(revision.phase, "canary" | "rolling"));
+                if is_updated || serving.stages.iter().all(is_done) {
+                    progress.end();
+                    return Ok(terminal::print(&format!("{pipeline}: {}\n", serving.progress()))?);
+                }
+                if late {
+                    progress.end();
+                    let missing = indent(&serving.missing().join("\n"));
+                    return Err(anyhow!("{pipeline} is not scaled after {timeout:?}:\n{missing}").into());
+                }
+                progress.show(&serving.progress());
+            }
+            Err(error) if late => return Err(error),
+            // A control plane that changes its leader is back soon.
+            Err(_) => progress.show("the control plane does not answer"),
         }
         sleep(LOOK).await;
     }

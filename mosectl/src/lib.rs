@@ -7,6 +7,7 @@ pub mod cli;
 mod commands;
 mod connect;
 pub mod context;
+mod difference;
 mod failure;
 mod follow;
 pub mod manifest;

@@ -16,18 +16,25 @@ use crate::script;
 pub(crate) struct Args {
     /// A MOSEC script (server.py) or a manifest (pipeline.yaml).
     file: PathBuf,
+    #[command(flatten)]
+    source: Source,
+    /// How long the workers may take to become ready, at each step of the rollout.
+    #[arg(long, default_value = "120s", value_parser = parse_timeout)]
+    timeout: Duration,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// How a file becomes a pipeline.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Source {
     /// Name of the pipeline. The manifest's or the script's own where absent.
     #[arg(long)]
     name: Option<PipelineName>,
-    /// How long the workers may take to become ready.
-    #[arg(long, default_value = "120s", value_parser = parse_timeout)]
-    timeout: Duration,
     /// Interpreter that has mosec-cluster and what the code imports, here and on the nodes. Where absent, the
     /// manifest's, else python3 here and the nodes' own default there.
     #[arg(long)]
     python: Option<String>,
-    #[command(flatten)]
-    connection: Connection,
     /// Arguments of the script.
     #[arg(last = true, value_name = "SCRIPT ARGS")]
     arguments: Vec<String>,
@@ -43,7 +50,7 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
 pub(crate) async fn run(args: Args) -> Result {
     // Before the code is looked at, which can take long.
     let cluster = connect(&args.connection)?;
-    let spec = specification(&args)?;
+    let spec = specification(&args.file, &args.source)?;
     let revision = cluster
         .client
         .deploy(&spec, Some(args.timeout))
@@ -53,22 +60,21 @@ pub(crate) async fn run(args: Args) -> Result {
 }
 
 /// What the file stands for, its Python code looked at.
-fn specification(args: &Args) -> Result<PipelineSpec> {
-    let extension = args
-        .file
+pub(crate) fn specification(file: &Path, args: &Source) -> Result<PipelineSpec> {
+    let extension = file
         .extension()
         .and_then(|extension| extension.to_str())
         .unwrap_or_default();
     let mut spec = match extension {
-        "py" => from_script(args)?,
+        "py" => from_script(file, args)?,
         "yaml" | "yml" if !args.arguments.is_empty() => {
             return Err(Failure::usage(
                 "arguments after -- are for scripts; a manifest takes none",
             ));
         }
-        "yaml" | "yml" => from_manifest(&args.file, args.python.as_deref())?,
+        "yaml" | "yml" => from_manifest(file, args.python.as_deref())?,
         _ => {
-            let file = args.file.display();
+            let file = file.display();
             return Err(Failure::usage(format!(
                 "expected a .py script or a .yaml manifest, found {file}"
             )));
@@ -84,15 +90,15 @@ fn specification(args: &Args) -> Result<PipelineSpec> {
     Ok(spec)
 }
 
-fn from_script(args: &Args) -> Result<PipelineSpec> {
+fn from_script(file: &Path, args: &Source) -> Result<PipelineSpec> {
     let python = args.python.clone().unwrap_or_else(default_python);
-    let mut spec = script::inspect(&python, &args.file, &args.arguments)?;
+    let mut spec = script::inspect(&python, file, &args.arguments)?;
     // The interpreter of this host, which need not be where the nodes have theirs.
     spec.source.python = None;
     if args.name.is_none() {
-        let found = script::name_of(&std::path::absolute(&args.file)?);
+        let found = script::name_of(&std::path::absolute(file)?);
         spec.name = found.ok_or_else(|| {
-            Failure::usage(format!("no pipeline name can be made of {}", args.file.display()))
+            Failure::usage(format!("no pipeline name can be made of {}", file.display()))
                 .hint("--name gives one")
         })?;
     }

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use crate::connect::{Connection, connect};
+use crate::connect::{Cluster, Connection, connect};
 use crate::failure::Result;
 use crate::report::{Report, table};
 use crate::terminal;
@@ -25,10 +25,16 @@ pub(crate) enum Output {
     Json,
 }
 
+/// The whole cluster as its leader sees it.
+pub(crate) async fn report(cluster: &Cluster) -> Result<Report> {
+    let response = cluster.client.status().await.context("cannot get the status")?;
+    let report = Report::try_from(response);
+    Ok(report.context("the control plane's answer is of another version")?)
+}
+
 pub(crate) async fn run(args: Args) -> Result {
     let cluster = connect(&args.connection)?;
-    let response = cluster.client.status().await.context("cannot get the status")?;
-    let report = Report::try_from(response).context("the control plane's answer is of another version")?;
+    let report = report(&cluster).await?;
     let text = match args.output {
         Output::Table => table::render(&report),
         Output::Json => serde_json::to_string_pretty(&report)? + "\n",

@@ -3,13 +3,15 @@
 //! Fields are only ever added: scripts read this.
 
 pub(crate) mod history;
+pub(crate) mod nodes;
+pub(crate) mod rollout;
 pub(crate) mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use mosec_types::resources::WHOLE_CPU;
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
-use mosec_types::{StageIndex, StageSpec, WorkerState, WorkerStatus};
+use mosec_types::{PipelineName, StageIndex, StageSpec, WorkerState, WorkerStatus};
 use mosec_wire::control::{ConvertError, proto};
 use serde::Serialize;
 
@@ -52,6 +54,8 @@ pub(crate) struct NodeReport {
     pub(crate) draining: bool,
     /// Replicas that are placed there.
     pub(crate) replicas: u32,
+    /// Workers that are not, and finish what they have.
+    pub(crate) leaving: u32,
     /// Models of its GPUs, in the order of their numbers.
     pub(crate) gpus: Vec<String>,
     /// Zero where it does not say.
@@ -154,6 +158,12 @@ impl TryFrom<proto::StatusResponse> for Report {
 }
 
 impl Report {
+    /// The revisions of a pipeline, oldest first.
+    pub(crate) fn revisions_of(&self, pipeline: &PipelineName) -> Vec<&RevisionReport> {
+        let of_pipeline = |report: &&RevisionReport| report.name == pipeline.as_str();
+        self.pipelines.iter().filter(of_pipeline).collect()
+    }
+
     pub(crate) fn revision(&self, revision: u64) -> Option<&RevisionReport> {
         self.pipelines.iter().find(|report| report.revision == revision)
     }
@@ -214,6 +224,7 @@ fn node_and_workers(status: proto::NodeStatus) -> Option<Result<ReportedNode, Co
             silent_ms: status.silent_ms,
             draining: node.draining,
             replicas: 0,
+            leaving: 0,
             gpus: node.capacity.gpus.into_iter().map(|gpu| gpu.model).collect(),
             cpus: f64::from(node.capacity.cpus) / f64::from(WHOLE_CPU),
             memory: node.capacity.memory,
@@ -229,8 +240,14 @@ fn with_replicas(nodes: Vec<ReportedNode>, pipelines: &[RevisionReport]) -> Vec<
         let here = replicas
             .filter(|replica| replica.node == node.report.name)
             .count();
+        let leaving = node
+            .workers
+            .iter()
+            .filter(|worker| worker.state == WorkerState::Draining)
+            .count();
         NodeReport {
             replicas: here.try_into().unwrap_or(u32::MAX),
+            leaving: leaving.try_into().unwrap_or(u32::MAX),
             ..node.report
         }
     };

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+use super::nodes::health;
 use super::{NodeReport, ReplicaReport, Report, RevisionReport};
 use crate::terminal::printable;
 
@@ -44,7 +45,7 @@ fn section(text: &mut String, table: Table, empty: &str) {
     }
 }
 
-pub(super) fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -57,13 +58,16 @@ pub(super) fn table(header: &[&str]) -> Table {
 }
 
 fn pipelines(report: &Report) -> Table {
-    let mut table = table(&["PIPELINE", "REVISION", "PHASE", "READY", "ROUTES", "REASON"]);
+    let mut table = table(&[
+        "PIPELINE", "REVISION", "PHASE", "WEIGHT", "READY", "ROUTES", "REASON",
+    ]);
     for revision in &report.pipelines {
         table.add_row([
             revision.name.clone(),
             revision.revision.to_string(),
             revision.phase.to_owned(),
-            revision.readiness(),
+            format!("{}%", revision.weight),
+            revision.progress(),
             revision.routes.join(" "),
             revision.reason.as_deref().map_or_else(dash, gist),
         ]);
@@ -104,22 +108,21 @@ fn replicas(report: &Report) -> Table {
 
 fn nodes(report: &Report) -> Table {
     let mut table = table(&["NODE", "HEALTH", "ADDRESS", "HEARD", "LABELS"]);
-    for NodeReport {
-        name,
-        health,
-        address,
-        labels,
-        silent_ms,
-        ..
-    } in &report.nodes
-    {
+    for node in &report.nodes {
+        let NodeReport {
+            name,
+            address,
+            labels,
+            silent_ms,
+            ..
+        } = node;
         let labels: Vec<_> = labels
             .iter()
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
         table.add_row([
             name.clone(),
-            (*health).to_owned(),
+            health(node),
             address.clone(),
             silent_ms.map_or_else(dash, |millis| format!("{:.1}s ago", millis as f64 / 1000.0)),
             if labels.is_empty() {

@@ -222,9 +222,9 @@ fn what_cannot_be_understood_is_an_error() {
 fn the_tables_are_these() {
     let expected = r#"cluster test  version 12  leader 1  term 3
 
-PIPELINE  REVISION  PHASE     READY                 ROUTES  REASON
-asr       5         failed    decode 0/1  find 0/2  /asr    ValueError: no model
-ocr       9         starting  decode 1/1  find 0/2  /ocr    -
+PIPELINE  REVISION  PHASE     WEIGHT  READY                 ROUTES  REASON
+asr       5         failed    0%      decode 0/1  find 0/2  /asr    ValueError: no model
+ocr       9         starting  0%      decode 1/1  find 0/2  /ocr    -
 
 PIPELINE  REVISION  STAGE   REPLICA  NODE  STATE     PID   RESTARTS  LAST ERROR
 ocr       9         decode  1        a     ready     4001  0         -
@@ -301,29 +301,34 @@ fn the_json_is_this_object() {
         "reason": null,
         "routes": ["/ocr"],
         "stages": [
-            {"name": "decode", "replicas": 1, "ready": 1},
-            {"name": "find", "replicas": 2, "ready": 0},
+            {"name": "decode", "replicas": 1, "goal": 1, "ready": 1},
+            {"name": "find", "replicas": 2, "goal": 2, "ready": 0},
         ],
         "replicas": [
             {
                 "stage": "decode", "replica": 1, "node": "a", "state": "ready", "pid": 4001,
-                "restarts": 0, "failed_starts": 0, "last_error": null,
+                "gpus": [], "restarts": 0, "failed_starts": 0, "last_error": null,
             },
             {
                 "stage": "find", "replica": 1, "node": "a", "state": "back-off", "pid": null,
-                "restarts": 2, "failed_starts": 2, "last_error": TRACEBACK,
+                "gpus": [], "restarts": 2, "failed_starts": 2, "last_error": TRACEBACK,
             },
             {
                 "stage": "find", "replica": 2, "node": "b", "state": "unknown", "pid": 4002,
-                "restarts": 0, "failed_starts": 0, "last_error": null,
+                "gpus": [], "restarts": 0, "failed_starts": 0, "last_error": null,
             },
         ],
         "unplaced": ["stage find replica 3 fits no node: b is suspect"],
+        "weight": 0,
+        "waits_for": null,
+        "waits_for_promotion": false,
+        "traffic": {"requests": 0, "errors": 0, "slow": 0},
     });
     assert_eq!(json["pipelines"][1], expected);
     let node = serde_json::json!({
         "name": "a", "health": "up", "address": "127.0.0.1:7443", "incarnation": 17,
-        "labels": {"gpu": "h200"}, "silent_ms": 420,
+        "labels": {"gpu": "h200"}, "silent_ms": 420, "draining": false, "replicas": 2, "leaving": 0,
+        "gpus": [], "cpus": 0.0, "memory": 0,
     });
     assert_eq!(json["nodes"][0], node);
     let member = serde_json::json!({"id": 1, "address": "127.0.0.1:7400", "leader": true, "matched": 12});

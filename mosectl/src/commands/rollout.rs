@@ -1,0 +1,136 @@
+//! `mosectl rollout`: how far an update is, and what a person decides about it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mosec_types::{PipelineName, Revision};
+use tonic::Code;
+
+use super::deploy::parse_timeout;
+use super::history;
+use super::status::{Output, report};
+use crate::connect::{Cluster, Connection, connect};
+use crate::failure::{Failure, Result, refused};
+use crate::follow;
+use crate::report::{Report, RevisionReport, rollout};
+use crate::terminal;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Shows how far the update of a pipeline is, and what it waits for.
+    Status(Status),
+    /// Lets the canary take over, and waits until it serves.
+    Promote(Promote),
+    /// Ends the update: the revision that serves takes all requests again.
+    Abort(Abort),
+    /// Lists what was deployed, by whom, and what became of it.
+    History(history::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct Status {
+    /// Name of the pipeline.
+    pipeline: PipelineName,
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, clap::Args)]
+struct Promote {
+    /// Name of the pipeline.
+    pipeline: PipelineName,
+    /// How long the workers of each step may take to become ready before this stops waiting.
+    #[arg(long, default_value = "120s", value_parser = parse_timeout)]
+    timeout: Duration,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, clap::Args)]
+struct Abort {
+    /// Name of the pipeline.
+    pipeline: PipelineName,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(crate) async fn run(args: Args) -> Result {
+    match args.command {
+        Command::Status(args) => status(args).await,
+        Command::Promote(args) => promote(args).await,
+        Command::Abort(args) => abort(args).await,
+        Command::History(args) => history::run(args).await,
+    }
+}
+
+async fn status(args: Status) -> Result {
+    let cluster = connect(&args.connection)?;
+    let report = report(&cluster).await?;
+    let revisions = report.revisions_of(&args.pipeline);
+    if revisions.is_empty() {
+        let error = anyhow::anyhow!("there is no pipeline {}", args.pipeline);
+        return Err(Failure::from(error).hint("`mosectl status` lists the pipelines"));
+    }
+    let text = match args.output {
+        Output::Table => rollout::render(&revisions),
+        Output::Json => serde_json::to_string_pretty(&revisions).context("cannot write JSON")? + "\n",
+    };
+    Ok(terminal::print(&text)?)
+}
+
+async fn promote(args: Promote) -> Result {
+    let cluster = connect(&args.connection)?;
+    let revision = on_its_way(&report(&cluster).await?, &args.pipeline);
+    let promoted = cluster.client.promote(&args.pipeline).await;
+    promoted.map_err(|error| explain(error, &args.pipeline))?;
+    match revision {
+        Some(revision) => follow::until_it_serves(&cluster, &args.pipeline, revision, args.timeout).await,
+        // It has begun since.
+        None => Ok(terminal::print(&format!("{} is promoted\n", args.pipeline))?),
+    }
+}
+
+async fn abort(args: Abort) -> Result {
+    let cluster = connect(&args.connection)?;
+    let aborted = cluster.client.abort(&args.pipeline).await;
+    aborted.map_err(|error| explain(error, &args.pipeline))?;
+    let text = match serving(&cluster, &args.pipeline).await {
+        Some(revision) => format!("{}: aborted, revision {revision} serves\n", args.pipeline),
+        None => format!("{}: aborted\n", args.pipeline),
+    };
+    Ok(terminal::print(&text)?)
+}
+
+/// The revision that serves; `None` where nobody can be asked.
+async fn serving(cluster: &Cluster, pipeline: &PipelineName) -> Option<u64> {
+    let report = report(cluster).await.ok()?;
+    let serves = |revision: &&RevisionReport| revision.phase == "serving";
+    report
+        .revisions_of(pipeline)
+        .into_iter()
+        .find(serves)
+        .map(|revision| revision.revision)
+}
+
+fn on_its_way(report: &Report, pipeline: &PipelineName) -> Option<Revision> {
+    let is_on_its_way =
+        |revision: &&RevisionReport| matches!(revision.phase, "starting" | "canary" | "rolling");
+    let revisions = report.revisions_of(pipeline);
+    revisions
+        .into_iter()
+        .find(is_on_its_way)
+        .map(|revision| Revision(revision.revision))
+}
+
+fn explain(error: mosec_wire::control::ControlError, pipeline: &PipelineName) -> Failure {
+    let hint = format!("`mosectl rollout status {pipeline}` shows its revisions");
+    refused(error, &[Code::NotFound, Code::FailedPrecondition], &hint)
+}

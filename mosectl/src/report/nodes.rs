@@ -1,0 +1,85 @@
+//! The nodes as `mosectl node list` gives them.
+
+use super::NodeReport;
+use super::table::{dash, table};
+use crate::terminal::printable;
+
+/// As a table.
+pub(crate) fn render(nodes: &[NodeReport]) -> String {
+    if nodes.is_empty() {
+        return "no nodes\n".into();
+    }
+    let mut table = table(&[
+        "NODE", "HEALTH", "REPLICAS", "GPUS", "CPUS", "MEMORY", "ADDRESS", "LABELS",
+    ]);
+    for node in nodes {
+        let labels: Vec<_> = node
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        table.add_row([
+            node.name.clone(),
+            health(node),
+            node.replicas.to_string(),
+            gpus(&node.gpus),
+            if node.cpus > 0.0 {
+                node.cpus.to_string()
+            } else {
+                dash()
+            },
+            if node.memory > 0 {
+                format!("{:.1}GiB", node.memory as f64 / (1u64 << 30) as f64)
+            } else {
+                dash()
+            },
+            node.address.clone(),
+            if labels.is_empty() {
+                dash()
+            } else {
+                printable(&labels.join(" "))
+            },
+        ]);
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+/// A node's health, and whether it is drained.
+pub(super) fn health(node: &NodeReport) -> String {
+    match (node.draining, node.replicas + node.leaving) {
+        (false, _) => node.health.to_owned(),
+        (true, 0) => format!("{}, drained", node.health),
+        (true, _) => format!("{}, draining", node.health),
+    }
+}
+
+/// Models and how many there are of each, as `2 x H100`.
+fn gpus(models: &[String]) -> String {
+    let mut counted: Vec<(&str, usize)> = Vec::new();
+    for model in models {
+        match counted.iter_mut().find(|(known, _)| known == model) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((model, 1)),
+        }
+    }
+    if counted.is_empty() {
+        return dash();
+    }
+    let each: Vec<_> = counted
+        .iter()
+        .map(|(model, count)| format!("{count} x {model}"))
+        .collect();
+    printable(&each.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_are_counted_by_model() {
+        assert_eq!(gpus(&[]), "-");
+        let models = ["H100", "L4", "H100"].map(str::to_owned);
+        assert_eq!(gpus(&models), "2 x H100, 1 x L4");
+    }
+}
