@@ -54,19 +54,17 @@ pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links
     shared.traffic.follow(topology);
     shared.routes.store(Arc::new(table));
     // A revision that is gone has no new requests; those it has are finished first.
-    shared
-        .dispatchers
-        .retire(|key| topology.deployment(key.revision).is_some());
+    shared.dispatchers.retire(|key| {
+        topology
+            .deployment(key.revision)
+            .is_some_and(|deployment| !deployment.is_over())
+    });
 }
 
 /// The nodes that run first stages, those of revisions that only start among them: their links are up by the time
-/// requests may go there.
+/// requests may go there. Those of revisions that are over are there until they have finished.
 fn nodes_of(topology: &Topology) -> Vec<Node> {
-    let running = topology
-        .deployments
-        .iter()
-        .filter(|deployment| deployment.phase.runs());
-    let first_stages = running.flat_map(|deployment| {
+    let first_stages = topology.deployments.iter().flat_map(|deployment| {
         let first = deployment.spec.routes.iter().filter_map(|route| route.first());
         first.flat_map(|stage| deployment.nodes_of(stage))
     });

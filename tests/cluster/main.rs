@@ -4,6 +4,7 @@ mod bad_input;
 mod custody;
 mod embedded;
 mod leave;
+mod rollout;
 mod spread;
 mod stability;
 mod streams;

@@ -6,13 +6,13 @@ import time
 from mosec import Worker
 
 REVISION = os.environ.get("REVISION", "")
+# Long enough for an update always to find batches under way.
+SECONDS = float(os.environ.get("SECONDS", "0.25"))
 
 
 class Slow(Worker):
-    """Takes its time, so that an update always finds batches under way."""
-
     def forward(self, data):
-        time.sleep(0.25)
+        time.sleep(SECONDS)
         return [{**item, "first": REVISION} for item in data]
 
 

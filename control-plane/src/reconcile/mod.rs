@@ -4,6 +4,7 @@
 //! task; its memory is a [`Tenure`], which begins and ends with leadership and which the API shares.
 
 pub mod lease;
+pub mod retire;
 pub mod rollout;
 pub mod traffic;
 pub mod view;
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::lease::{LeaseTiming, Leases, Unleased};
+use self::retire::Retiring;
 use self::rollout::Watched;
 use self::traffic::Traffic;
 use crate::raft::handle::{Handle, ProposeError};
@@ -34,6 +36,7 @@ pub struct Tenure {
     pub leases: Leases,
     pub traffic: Traffic,
     pub watched: Watched,
+    retiring: Retiring,
     /// Version of the state for which all replicas have their places.
     planned: Option<u64>,
 }
@@ -46,6 +49,7 @@ impl Tenure {
             leases,
             traffic: Traffic::default(),
             watched: Watched::default(),
+            retiring: Retiring::default(),
             planned: None,
         }
     }
@@ -54,6 +58,7 @@ impl Tenure {
     fn decide(&mut self, model: &Model, now: Instant) -> Vec<Command> {
         self.leases.observe(&model.nodes, now);
         self.watched.observe(model, &self.leases, now);
+        self.retiring.observe(model, now);
         let marks = self.leases.transitions(&model.nodes, now);
         if !marks.is_empty() {
             return marks;
@@ -63,6 +68,9 @@ impl Tenure {
                 return vec![placement];
             }
             self.planned = Some(model.version);
+        }
+        if let Some(fewer) = self.retiring.next(model, &self.leases, now) {
+            return vec![fewer];
         }
         rollout::next_steps(model, &self.leases, &self.traffic, &self.watched, now)
     }

@@ -12,7 +12,7 @@ use super::*;
 use crate::fixtures::{model, node, node_id, pipeline, placement, rollout, stage, up};
 use crate::state::command::{Origin, Step};
 use crate::state::history::MAX_REMEMBERED;
-use crate::state::model::{MAX_FAILED, MAX_NODES};
+use crate::state::model::{MAX_FAILED, MAX_NODES, MAX_RETIRING};
 
 /// Applies `command` as entry 50 and compares the whole outcome.
 fn check(name: &str, before: &Model, command: Command, reply: Reply, edit: impl FnOnce(&mut Model)) {
@@ -420,7 +420,8 @@ fn a_start_ends_well_or_badly() {
     };
     check("promoted", &before, set(5, Phase::Serving), changed(), |m| {
         m.version = 50;
-        m.rollouts.remove(&Revision(3));
+        m.rollouts
+            .insert(Revision(3), rollout(3, &p, Phase::Retiring, at.clone()));
         m.rollouts
             .insert(Revision(5), rollout(5, &p, Phase::Serving, at.clone()));
     });
@@ -466,7 +467,11 @@ fn a_start_ends_well_or_badly() {
         changed(),
         |m| {
             m.version = 50;
-            m.rollouts.retain(|revision, _| revision.0 == 2);
+            m.rollouts.remove(&Revision(4));
+            for revision in [3, 5] {
+                let retiring = rollout(revision, &p, Phase::Retiring, at.clone());
+                m.rollouts.insert(Revision(revision), retiring);
+            }
         },
     );
     let unknown = Reply::Refused(Refusal::UnknownPipeline(name("x")));
@@ -661,10 +666,11 @@ fn command() -> impl Strategy<Value = Command> {
             step,
             based_on,
         }),
-        (revision(), 0u64..30).prop_map(|(revision, based_on)| {
+        (revision(), 0u64..30, 0usize..3).prop_map(|(revision, based_on, count)| {
+            let places = [placement(0, 1, "a"), placement(0, 2, "b")];
             Command::SetPlacement {
                 revision,
-                places: [placement(0, 1, "a")].into_iter().collect(),
+                places: places.into_iter().take(count).collect(),
                 based_on,
             }
         }),
@@ -682,7 +688,20 @@ proptest! {
     #[test]
     fn any_history_keeps_the_rules(commands in proptest::collection::vec(command(), 0..30)) {
         let mut state = Model::default();
-        for (index, command) in (1u64..).zip(commands) {
+        for (index, mut command) in (1u64..).zip(commands) {
+            // As a leader makes them: of the state as it is, for a revision that there is.
+            if let Command::SetPlacement { revision, based_on, .. } | Command::Advance { revision, based_on, .. } = &mut command
+                && !state.rollouts.is_empty()
+            {
+                let at = revision.0 as usize % state.rollouts.len();
+                *revision = *state.rollouts.keys().nth(at).unwrap();
+                *based_on = state.version;
+            }
+            if let Command::SetPhase { revision, .. } = &mut command
+                && let Some(newest) = state.rollouts.keys().last()
+            {
+                *revision = *newest;
+            }
             let json = serde_json::to_string(&Proposal::from(command.clone())).unwrap();
             prop_assert_eq!(serde_json::from_str::<Proposal>(&json).unwrap(), Proposal::from(command.clone()));
             let before = state.clone();
@@ -700,9 +719,12 @@ proptest! {
                 if of_pipeline().any(|deployment| deployment.phase == Phase::Serving) {
                     prop_assert_eq!(of_pipeline().map(|deployment| deployment.weight).sum::<u32>(), 100);
                 }
-                prop_assert!(of_pipeline().all(|deployment| deployment.phase.runs() || deployment.placements.is_empty()));
+                prop_assert!(of_pipeline().all(|deployment| deployment.phase != Phase::Retiring || !deployment.placements.is_empty()));
+                prop_assert!(of_pipeline().all(|deployment| deployment.phase.runs() || deployment.weight == 0));
                 prop_assert!(state.rollouts_of(pipeline).all(|rollout| rollout.goal().iter().all(|&count| count >= 1)));
-                prop_assert!(phases.iter().filter(|phase| !phase.runs()).count() <= MAX_FAILED);
+                let failures = phases.iter().filter(|phase| matches!(phase, Phase::Failed { .. })).count();
+                prop_assert!(failures <= MAX_FAILED);
+                prop_assert!(phases.iter().filter(|phase| **phase == Phase::Retiring).count() <= MAX_RETIRING);
                 let running = |r: &Revision| state.rollouts[r].deployment.phase.runs();
                 let expected: Vec<_> = state.revisions_of(pipeline).into_iter().filter(running).collect();
                 let records = state.histories.get(pipeline).map_or(&[][..], |history| history.records());

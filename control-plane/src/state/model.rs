@@ -15,6 +15,8 @@ pub const MAX_NODES: usize = 4096;
 pub const MAX_PIPELINE_REPLICAS: u64 = 4096;
 /// Most clients whose last write is remembered; beyond it, those that wrote longest ago are forgotten.
 pub const MAX_CLIENTS: usize = 1024;
+/// Most revisions of a pipeline that finish what they have at a time; older ones are dropped.
+pub const MAX_RETIRING: usize = 8;
 /// Most failed revisions kept of a pipeline, for their reasons to be read.
 pub const MAX_FAILED: usize = 3;
 

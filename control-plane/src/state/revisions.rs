@@ -8,7 +8,7 @@ use mosec_types::{PipelineName, PipelineSpec, Revision};
 use super::apply::Effect;
 use super::command::{Places, Refusal};
 use super::history::{Outcome, Record};
-use super::model::{MAX_FAILED, Model, Rollout};
+use super::model::{MAX_FAILED, MAX_RETIRING, Model, Rollout};
 use super::rollouts;
 
 /// The revision to go back to.
@@ -100,8 +100,11 @@ fn check_routes(model: &Model, spec: &PipelineSpec) -> Result<(), Refusal> {
 
 pub(super) fn forget_old_failures(model: &mut Model, pipeline: &PipelineName) {
     let mut failed = model.revisions_of(pipeline);
+    let retiring = |revision: &Revision| model.rollouts[revision].deployment.phase == Phase::Retiring;
+    let (retiring, mut failed): (Vec<_>, Vec<_>) = failed.drain(..).partition(retiring);
     failed.retain(|revision| !model.rollouts[revision].deployment.phase.runs());
-    for revision in failed.iter().rev().skip(MAX_FAILED) {
+    let old_failures = failed.iter().rev().skip(MAX_FAILED);
+    for revision in old_failures.chain(retiring.iter().rev().skip(MAX_RETIRING)) {
         model.rollouts.remove(revision);
     }
 }
@@ -120,10 +123,20 @@ pub(super) fn set_placement(
         .get_mut(&revision)
         .ok_or(Refusal::UnknownRevision(revision))?;
     let placements = places.to_placements();
-    if !rollout.deployment.phase.runs() || rollout.deployment.placements == placements {
+    let deployment = &mut rollout.deployment;
+    // What is over only gets less.
+    let is_less = || {
+        placements
+            .iter()
+            .all(|placement| deployment.placements.contains(placement))
+    };
+    if deployment.placements == placements || !(deployment.phase.runs() || is_less()) {
         return Ok(Effect::Void);
     }
-    rollout.deployment.placements = placements;
+    deployment.placements = placements;
+    if deployment.phase == Phase::Retiring && deployment.placements.is_empty() {
+        model.rollouts.remove(&revision);
+    }
     Ok(Effect::Changed)
 }
 
@@ -131,16 +144,21 @@ pub(super) fn set_phase(model: &mut Model, revision: Revision, phase: Phase) -> 
     let rollout = rollouts::on_its_way(model, revision)?;
     let pipeline = rollout.deployment.spec.name.clone();
     match phase {
-        Phase::Starting | Phase::Canary | Phase::Rolling => return Ok(Effect::Void),
+        Phase::Starting | Phase::Canary | Phase::Rolling | Phase::Retiring => return Ok(Effect::Void),
         Phase::Failed { reason } => rollouts::fail(model, revision, &reason),
         Phase::Serving => {
             rollout.deployment.replicas = rollout.goal();
             rollout.deployment.phase = Phase::Serving;
             rollout.deployment.weight = 100;
-            model.rollouts.retain(|&other, rollout| {
-                let deployment = &rollout.deployment;
-                other == revision || deployment.spec.name != pipeline || deployment.phase != Phase::Serving
-            });
+            let replaced = |rollout: &Rollout| {
+                let Deployment {
+                    revision: other,
+                    phase,
+                    ..
+                } = &rollout.deployment;
+                *other != revision && *phase == Phase::Serving
+            };
+            retire(model, &pipeline, replaced);
             note(model, &pipeline, revision, &Phase::Serving);
         }
     }
@@ -155,13 +173,24 @@ pub(super) fn note(model: &mut Model, pipeline: &PipelineName, revision: Revisio
 }
 
 pub(super) fn delete(model: &mut Model, pipeline: &PipelineName) -> Result<Effect, Refusal> {
-    let before = model.rollouts.len();
-    model
-        .rollouts
-        .retain(|_, rollout| &rollout.deployment.spec.name != pipeline);
-    if model.rollouts.len() == before {
+    let is_there = |rollout: &Rollout| rollout.deployment.phase != Phase::Retiring;
+    if !model.rollouts_of(pipeline).any(is_there) {
         return Err(Refusal::UnknownPipeline(pipeline.clone()));
     }
     model.histories.remove(pipeline);
+    retire(model, pipeline, is_there);
+    forget_old_failures(model, pipeline);
     Ok(Effect::Changed)
+}
+
+/// Lets revisions of a pipeline finish what they have. Those without replicas are gone at once.
+fn retire(model: &mut Model, pipeline: &PipelineName, which: impl Fn(&Rollout) -> bool) {
+    model.rollouts.retain(|_, rollout| {
+        if &rollout.deployment.spec.name != pipeline || !which(rollout) {
+            return true;
+        }
+        rollout.deployment.phase = Phase::Retiring;
+        rollout.deployment.weight = 0;
+        !rollout.deployment.placements.is_empty()
+    });
 }

@@ -54,16 +54,19 @@ pub(super) fn on_its_way(model: &mut Model, revision: Revision) -> Result<&mut R
     })
 }
 
-/// Ends a rollout. Nothing of the revision runs any more, and the one that serves has all its replicas and requests.
+/// Ends a rollout. The revision takes no more requests and finishes those it has, and the one that serves has all its replicas and requests.
 pub(super) fn fail(model: &mut Model, revision: Revision, reason: &str) {
     let Some(rollout) = model.rollouts.get_mut(&revision) else {
         return;
     };
     let deployment = &mut rollout.deployment;
+    if !deployment.phase.takes_requests() {
+        // It has nothing to finish.
+        deployment.placements.clear();
+    }
     deployment.phase = Phase::Failed {
         reason: trim_error(reason),
     };
-    deployment.placements.clear();
     deployment.weight = 0;
     let (pipeline, phase) = (deployment.spec.name.clone(), deployment.phase.clone());
     note(model, &pipeline, revision, &phase);
@@ -181,16 +184,15 @@ pub(super) fn scale(
     }
     let is_alone = revisions.len() == 1;
     let mut effect = Effect::Same;
-    for rollout in scaled {
-        let revision = rollout.deployment.revision;
-        let goal = rollout.goal();
-        let known = model.rollouts.insert(revision, rollout);
-        if known.is_none_or(|known| known.goal() != goal) {
-            effect = Effect::Changed;
-        }
+    for mut rollout in scaled {
         // While one takes over from another, the next step counts with it.
-        if is_alone && let Some(rollout) = model.rollouts.get_mut(&revision) {
-            rollout.deployment.replicas = goal;
+        if is_alone {
+            rollout.deployment.replicas = rollout.goal();
+        }
+        let revision = rollout.deployment.revision;
+        if model.rollouts.get(&revision) != Some(&rollout) {
+            model.rollouts.insert(revision, rollout);
+            effect = Effect::Changed;
         }
     }
     Ok(effect)

@@ -82,7 +82,9 @@ pub enum Phase {
     Rolling,
     /// It takes all requests that no newer revision takes.
     Serving,
-    /// It did not become healthy. Kept so that its reason can be read; nothing of it runs.
+    /// It has been replaced or deleted, and finishes what it has: stage by stage its replicas go.
+    Retiring,
+    /// It did not become healthy. Kept so that its reason can be read; what it has is finished.
     Failed { reason: String },
 }
 
@@ -93,13 +95,15 @@ impl Phase {
             Self::Canary => "canary",
             Self::Rolling => "rolling",
             Self::Serving => "serving",
+            Self::Retiring => "retiring",
             Self::Failed { .. } => "failed",
         }
     }
 
-    /// Whether nodes keep workers of a deployment in this phase.
+    /// Whether a deployment in this phase is to have replicas. One that is not may still have some, which finish
+    /// what they have.
     pub fn runs(&self) -> bool {
-        !matches!(self, Self::Failed { .. })
+        !matches!(self, Self::Failed { .. } | Self::Retiring)
     }
 
     /// Whether requests may go to a deployment in this phase.
@@ -152,6 +156,11 @@ impl Deployment {
             phase,
             placements,
         }
+    }
+
+    /// Whether nothing of it runs any more, nor will.
+    pub fn is_over(&self) -> bool {
+        !self.phase.runs() && self.placements.is_empty()
     }
 
     /// How many replicas the stage is to have now.

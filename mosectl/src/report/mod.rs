@@ -261,12 +261,6 @@ fn revision(
 ) -> RevisionReport {
     let mut placements: Vec<&Placement> = deployment.placements.iter().collect();
     placements.sort();
-    // Nothing of a failed revision runs; its places are of no interest any more.
-    let placements = if deployment.phase.runs() {
-        placements
-    } else {
-        Vec::new()
-    };
     let replicas: Vec<_> = placements
         .iter()
         .map(|placement| replica(deployment, placement, nodes))

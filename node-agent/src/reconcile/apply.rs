@@ -54,7 +54,8 @@ pub(crate) async fn follow(
         let now = topology.borrow_and_update().clone();
         replicas.apply(&now);
         if let Some(links) = &mut links {
-            links.set_nodes(plan::peers(&now, &replicas.agent.config().node));
+            let running = replicas.running.keys().map(|(key, _)| key.revision).collect();
+            links.set_nodes(plan::peers(&now, &replicas.agent.config().node, &running));
         }
         tokio::select! {
             changed = topology.changed(), if followed => followed = changed.is_ok(),
@@ -83,7 +84,7 @@ impl Replicas {
                     .keys()
                     .any(|(running, _)| running.revision == key.revision)
             };
-            deployment.is_some_and(|deployment| deployment.phase.runs()) || finishing()
+            deployment.is_some_and(|deployment| !deployment.is_over()) || finishing()
         });
         let observed: BTreeSet<Slot> = self.running.keys().copied().collect();
         let plan = plan::plan(topology, &self.agent.config().node, &observed);
@@ -133,9 +134,7 @@ impl Replicas {
 
     /// Whether other replicas of the stage are there to take what comes.
     fn is_relieved(&self, topology: &Topology, (key, id): Slot) -> bool {
-        let deployment = topology
-            .deployment(key.revision)
-            .filter(|deployment| deployment.phase.runs());
+        let deployment = topology.deployment(key.revision);
         let node = &self.agent.config().node;
         deployment.is_some_and(|deployment| deployment.has_others(key.stage, id, node))
     }

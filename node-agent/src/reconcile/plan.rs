@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mosec_types::topology::{Deployment, Node};
-use mosec_types::{NodeId, ReplicaId, StageKey, Topology};
+use mosec_types::{NodeId, ReplicaId, Revision, StageKey, Topology};
 
 pub(crate) type Slot = (StageKey, ReplicaId);
 
@@ -16,44 +16,47 @@ pub(crate) struct Plan {
 
 /// Compares the replicas that `topology` places on `node` with those `observed`.
 pub(crate) fn plan(topology: &Topology, node: &NodeId, observed: &BTreeSet<Slot>) -> Plan {
-    let desired = desired(topology, node);
+    let placed = |deployment: &Deployment| !deployment.placements.is_empty();
+    // What a revision that is over still has here finishes what comes from earlier stages. Nothing of it is started.
+    let running = |deployment: &Deployment| deployment.phase.runs();
     Plan {
-        start: desired.difference(observed).copied().collect(),
-        stop: observed.difference(&desired).copied().collect(),
+        start: slots(topology, node, running)
+            .difference(observed)
+            .copied()
+            .collect(),
+        stop: observed
+            .difference(&slots(topology, node, placed))
+            .copied()
+            .collect(),
     }
 }
 
-fn desired(topology: &Topology, node: &NodeId) -> BTreeSet<Slot> {
-    let running = topology
-        .deployments
-        .iter()
-        .filter(|deployment| deployment.phase.runs());
-    running
-        .flat_map(|deployment| {
-            let mine = deployment
-                .placements
-                .iter()
-                .filter(|placement| &placement.node == node);
-            mine.map(|placement| {
-                (
-                    StageKey {
-                        revision: deployment.revision,
-                        stage: placement.stage,
-                    },
-                    placement.replica,
-                )
-            })
+/// The replicas of these deployments that are placed on `node`.
+fn slots(topology: &Topology, node: &NodeId, which: impl Fn(&Deployment) -> bool) -> BTreeSet<Slot> {
+    let deployments = topology.deployments.iter().filter(|deployment| which(deployment));
+    let placements = deployments.flat_map(|deployment| {
+        let mine = deployment
+            .placements
+            .iter()
+            .filter(|placement| &placement.node == node);
+        mine.map(|placement| {
+            let key = StageKey {
+                revision: deployment.revision,
+                stage: placement.stage,
+            };
+            (key, placement.replica)
         })
-        .collect()
+    });
+    placements.collect()
 }
 
-/// The stages of running deployments that come second or later on some route: those this node dispatches to.
+/// The stages of deployments that come second or later on some route: those this node dispatches to.
 pub(crate) fn later_stages(topology: &Topology) -> BTreeSet<StageKey> {
-    let running = topology
+    let there = topology
         .deployments
         .iter()
-        .filter(|deployment| deployment.phase.runs());
-    running
+        .filter(|deployment| !deployment.is_over());
+    there
         .flat_map(|deployment| {
             let later = deployment
                 .spec
@@ -69,14 +72,17 @@ pub(crate) fn later_stages(topology: &Topology) -> BTreeSet<StageKey> {
 }
 
 /// The other nodes this one may have to send batches to.
-pub(crate) fn peers(topology: &Topology, node: &NodeId) -> Vec<Node> {
-    let running = topology
+///
+/// `running`: revisions of which a replica is here, be it one that leaves.
+pub(crate) fn peers(topology: &Topology, node: &NodeId, running: &BTreeSet<Revision>) -> Vec<Node> {
+    let runs_here =
+        |d: &Deployment| running.contains(&d.revision) || d.placements.iter().any(|p| &p.node == node);
+    let mut ids = BTreeSet::new();
+    for deployment in topology
         .deployments
         .iter()
-        .filter(|deployment| deployment.phase.runs());
-    let runs_here = |d: &Deployment| d.placements.iter().any(|p| &p.node == node);
-    let mut ids = BTreeSet::new();
-    for deployment in running.filter(|deployment| runs_here(deployment)) {
+        .filter(|deployment| runs_here(deployment))
+    {
         for route in &deployment.spec.routes {
             for &stage in route.stages.iter().skip(1) {
                 ids.extend(deployment.nodes_of(stage));
@@ -95,7 +101,7 @@ mod tests {
     use std::sync::Arc;
 
     use mosec_types::topology::{NodeHealth, Phase, Placement};
-    use mosec_types::{Incarnation, Revision, RouteSpec};
+    use mosec_types::{Incarnation, RouteSpec};
 
     use mosec_types::StageIndex;
 
@@ -176,7 +182,7 @@ mod tests {
             Vec<Slot>,
             Vec<Slot>,
         );
-        let cases: [Case; 7] = [
+        let cases: [Case; 8] = [
             ("nothing anywhere", vec![], &[], vec![], vec![]),
             (
                 "a first look",
@@ -214,11 +220,18 @@ mod tests {
                 vec![],
             ),
             (
-                "one failed and one is gone",
+                "one finishes and one is gone",
                 vec![failed],
                 &[(1, 0, 1), (3, 0, 1)],
                 vec![],
-                vec![slot(1, 0, 1), slot(3, 0, 1)],
+                vec![slot(1, 0, 1)],
+            ),
+            (
+                "one has finished its first stage",
+                vec![deployment(3, Phase::Retiring, &[&[0, 1]], &[(1, 1, "a")])],
+                &[(3, 0, 1), (3, 1, 1)],
+                vec![],
+                vec![slot(3, 0, 1)],
             ),
         ];
         for (name, deployments, observed, start, stop) in cases {
@@ -262,7 +275,7 @@ mod tests {
     fn peers_run_what_comes_after_the_stages_here() {
         let placed: &[(u16, u32, &str)] = &[(0, 1, "a"), (1, 1, "b"), (1, 2, "a"), (0, 2, "c")];
         let names = |deployments: Vec<Deployment>, here: &str| -> Vec<String> {
-            peers(&topology(deployments), &node(here))
+            peers(&topology(deployments), &node(here), &BTreeSet::new())
                 .iter()
                 .map(|node| node.id.to_string())
                 .collect()
@@ -275,15 +288,12 @@ mod tests {
             "links are there before the first request"
         );
         assert_eq!(names(one(Phase::Serving), "nobody"), [""; 0], "it runs nothing");
-        assert_eq!(
-            names(
-                one(Phase::Failed {
-                    reason: String::new()
-                }),
-                "a"
-            ),
-            [""; 0]
-        );
+        assert_eq!(names(one(Phase::Retiring), "a"), ["b"], "until it has finished");
+        let leaving = vec![deployment(1, Phase::Retiring, &[&[0, 1]], &[(1, 1, "b")])];
+        assert_eq!(names(leaving.clone(), "a"), [""; 0]);
+        let here = BTreeSet::from([Revision(1)]);
+        let found = peers(&topology(leaving), &node("a"), &here);
+        assert_eq!(found[0].id, node("b"), "a replica that leaves still sends");
         let unknown = vec![deployment(
             1,
             Phase::Serving,

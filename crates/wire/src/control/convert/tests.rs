@@ -96,7 +96,7 @@ prop_compose! {
     fn deployment()(
         revision in any::<u64>(),
         spec in spec(),
-        phase in prop_oneof![Just(Phase::Starting), Just(Phase::Canary), Just(Phase::Rolling), Just(Phase::Serving), ".{0,20}".prop_map(|reason| Phase::Failed { reason })],
+        phase in prop_oneof![Just(Phase::Starting), Just(Phase::Canary), Just(Phase::Rolling), Just(Phase::Retiring), Just(Phase::Serving), ".{0,20}".prop_map(|reason| Phase::Failed { reason })],
         replicas in vec(any::<u32>(), 0..4),
         weight in any::<u32>(),
         placements in vec((any::<u16>(), any::<u32>(), "[a-z]{1,5}", vec(any::<u32>(), 0..3)), 0..5),

@@ -78,6 +78,7 @@ impl From<&Deployment> for proto::Deployment {
             Phase::Starting => (proto::Phase::Starting, String::new()),
             Phase::Canary => (proto::Phase::Canary, String::new()),
             Phase::Rolling => (proto::Phase::Rolling, String::new()),
+            Phase::Retiring => (proto::Phase::Retiring, String::new()),
             Phase::Serving => (proto::Phase::Serving, String::new()),
             Phase::Failed { reason } => (proto::Phase::Failed, reason.clone()),
         };
@@ -101,6 +102,7 @@ impl TryFrom<proto::Deployment> for Deployment {
             Ok(proto::Phase::Starting) => Phase::Starting,
             Ok(proto::Phase::Canary) => Phase::Canary,
             Ok(proto::Phase::Rolling) => Phase::Rolling,
+            Ok(proto::Phase::Retiring) => Phase::Retiring,
             Ok(proto::Phase::Serving) => Phase::Serving,
             Ok(proto::Phase::Failed) => Phase::Failed {
                 reason: message.reason,
