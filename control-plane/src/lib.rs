@@ -11,7 +11,7 @@ pub mod config;
 mod fixtures;
 mod metrics;
 mod monitor;
-mod peers;
+pub mod peers;
 pub mod planner;
 pub mod raft;
 pub mod reconcile;

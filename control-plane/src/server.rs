@@ -33,6 +33,7 @@ use crate::peers::Peers;
 use crate::raft::Raft;
 use crate::raft::elector::{self, Heard, Turns};
 use crate::raft::handle::Handle;
+use crate::raft::inbox::Inbox;
 use crate::raft::kv::{KvError, LogKv};
 use crate::raft::log_store::{LogStore, OpenError, Owner};
 use crate::raft::memory_kv::MemoryKv;
@@ -47,7 +48,7 @@ use crate::state::Model;
 /// How long a restarted node waits for its predecessor to release the store.
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a write may take to reach a majority.
-const QUORUM_TIMEOUT: Duration = Duration::from_secs(4);
+pub const QUORUM_TIMEOUT: Duration = Duration::from_secs(4);
 /// A client that answers no HTTP/2 ping for 5 s, asked every 10 s, is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -168,10 +169,12 @@ impl ControlPlane {
             closing: closing.clone(),
         };
         let raft_service = RaftService {
-            raft: handle.raft.clone(),
+            inbox: Inbox {
+                raft: handle.raft.clone(),
+                heard: heard.clone(),
+            },
             cluster_id: config.cluster_id.clone(),
             member: config.member,
-            heard: heard.clone(),
         };
         Ok(Self {
             address,
@@ -274,7 +277,8 @@ fn open_files(dir: &Path) -> Result<(Arc<dyn LogKv>, Snapshots), BuildError> {
     Ok((Arc::new(kv), Snapshots::Dir(snapshots)))
 }
 
-fn raft_config(config: &Config) -> Result<openraft::Config, BuildError> {
+/// What openraft is told of a node's configuration.
+pub fn raft_config(config: &Config) -> Result<openraft::Config, BuildError> {
     let timing = config.raft;
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let config = openraft::Config {
@@ -340,7 +344,7 @@ fn founding(config: &Config) -> Option<BTreeMap<u64, BasicNode>> {
 }
 
 /// Founds the cluster unless the log says that it exists.
-async fn found(raft: &Raft, members: BTreeMap<u64, BasicNode>) -> Result<(), RunError> {
+pub async fn found(raft: &Raft, members: BTreeMap<u64, BasicNode>) -> Result<(), RunError> {
     let exists = raft
         .is_initialized()
         .await

@@ -5,11 +5,11 @@
 //! its own time, and again a full round later. A member that was itself stalled has not listened, and does not blame
 //! the leader for it: without a pre-vote it would depose a good one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::ServerState;
 use parking_lot::Mutex;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{MemberId, Raft, Vote};

@@ -6,7 +6,6 @@
 use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, Entry, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
@@ -14,14 +13,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use super::blocking::Blocking;
 use super::codec::{self, CodecError};
 use super::kv::{Change, KvError, LogKv, MetaKey};
+use super::log_writer::{Job, run_in_line, run_on_thread};
 use super::{LogId, MemberId, StorageError, StorageIOError, TypeConfig, Vote};
 
 /// Most bytes of entries that one replication request carries, besides its first entry.
 const REPLICATION_BYTES: usize = 1024 * 1024;
-/// A third of the shortest election, by default.
-const SLOW_SYNC: Duration = Duration::from_millis(200);
 
 /// Whose log it is. A log never changes hands: its vote and entries are promises of one member of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,21 +50,17 @@ pub enum OpenError {
 pub struct LogStore {
     kv: Arc<dyn LogKv>,
     jobs: mpsc::Sender<Job>,
-}
-
-/// A write for the log's thread.
-struct Job {
-    changes: Vec<Change>,
-    durable: bool,
-    /// Told when the changes can be read.
-    written: oneshot::Sender<Result<(), KvError>>,
-    /// Told when they are durable.
-    flushed: Option<LogFlushed<TypeConfig>>,
+    blocking: Blocking,
 }
 
 impl LogStore {
     /// Takes the log in `kv` into use for `owner`, to whom a new one then belongs.
     pub fn open(kv: Arc<dyn LogKv>, owner: &Owner) -> Result<Self, OpenError> {
+        Self::open_on(Blocking::Threads, kv, owner)
+    }
+
+    /// As [`LogStore::open`], with a say in where the work is done.
+    pub fn open_on(blocking: Blocking, kv: Arc<dyn LogKv>, owner: &Owner) -> Result<Self, OpenError> {
         match kv.meta(MetaKey::Owner)? {
             Some(record) => {
                 let found: Owner = codec::decode(&record).map_err(OpenError::Owner)?;
@@ -85,11 +80,16 @@ impl LogStore {
         // openraft has one write under way at a time, and a purge's second half.
         let (jobs, queue) = mpsc::channel(4);
         let writer = kv.clone();
-        let thread = std::thread::Builder::new().name("raft-log".into());
-        thread
-            .spawn(move || run_writer(writer.as_ref(), queue))
-            .map_err(OpenError::Thread)?;
-        Ok(Self { kv, jobs })
+        match &blocking {
+            Blocking::Threads => {
+                let thread = std::thread::Builder::new().name("raft-log".into());
+                thread
+                    .spawn(move || run_on_thread(writer.as_ref(), queue))
+                    .map_err(OpenError::Thread)?;
+            }
+            Blocking::InLine(pace) => drop(tokio::spawn(run_in_line(writer, queue, pace.clone()))),
+        }
+        Ok(Self { kv, jobs, blocking })
     }
 
     /// Bytes on disk. Blocks.
@@ -140,11 +140,10 @@ impl LogStore {
         read: impl FnOnce(&dyn LogKv) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, StorageError> {
         let kv = self.kv.clone();
-        let result = tokio::task::spawn_blocking(move || read(kv.as_ref())).await;
-        let error = match result {
+        let error = match self.blocking.run(move || read(kv.as_ref())).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => AnyError::new(&error),
-            Err(error) => AnyError::new(&error),
+            Err(panic) => panic,
         };
         Err(StorageIOError::new(subject, ErrorVerb::Read, error).into())
     }
@@ -206,59 +205,6 @@ fn meta<T: DeserializeOwned>(kv: &dyn LogKv, key: MetaKey) -> Result<Option<T>, 
         key: key.name(),
         problem,
     })
-}
-
-/// Does one job after the other until all handles are gone.
-fn run_writer(kv: &dyn LogKv, mut queue: mpsc::Receiver<Job>) {
-    while let Some(job) = queue.blocking_recv() {
-        let Job {
-            changes,
-            durable,
-            written,
-            flushed,
-        } = job;
-        let result = kv.write(changes);
-        let readable = result.is_ok();
-        match flushed {
-            // An append: openraft goes on when it can read the entries, and acknowledges them after the sync.
-            Some(flushed) => {
-                let failure = result.as_ref().err().map(io_error);
-                drop(written.send(result));
-                let synced = match failure {
-                    Some(error) => Err(error),
-                    None => sync(kv).map_err(|error| io_error(&error)),
-                };
-                flushed.log_io_completed(synced);
-            }
-            None => {
-                let result = if durable && readable {
-                    result.and_then(|()| sync(kv))
-                } else {
-                    result
-                };
-                drop(written.send(result));
-            }
-        }
-    }
-}
-
-/// Syncs, and says where the disk is too slow for Raft's timers: what looks like lost leaders then is a slow disk.
-fn sync(kv: &dyn LogKv) -> Result<(), KvError> {
-    let started = Instant::now();
-    let result = kv.sync();
-    let took = started.elapsed();
-    if took > SLOW_SYNC {
-        tracing::warn!(took_ms = took.as_millis(), "the log's disk is slow");
-    }
-    result
-}
-
-/// The store's error as the callback takes it, with what caused it.
-fn io_error(error: &KvError) -> std::io::Error {
-    let cause = std::error::Error::source(error)
-        .map(|cause| format!(": {cause}"))
-        .unwrap_or_default();
-    std::io::Error::other(format!("{error}{cause}"))
 }
 
 /// The range of indexes between `bounds`.

@@ -6,11 +6,14 @@
 //! A member that comes back without its disk is filled again by the leader. It has forgotten what it acknowledged, so
 //! the other members must be up and level while that lasts: to lose one of them then may lose acknowledged writes.
 
+pub mod blocking;
 pub mod codec;
 pub mod elector;
 pub mod handle;
+pub mod inbox;
 pub mod kv;
 pub mod log_store;
+mod log_writer;
 pub mod memory_kv;
 pub mod network;
 pub mod service;

@@ -1,24 +1,21 @@
 //! Raft messages from other members, over gRPC.
 
-use std::sync::Arc;
-
 use mosec_wire::control::raft::{Addressing, RaftReply, RaftRequest, SnapshotChunk, raft_server};
 use mosec_wire::tls::Role;
-use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest};
+use openraft::raft::InstallSnapshotRequest;
 use serde::Serialize;
 use tonic::{Request, Response, Status};
 
 use super::codec::CodecError;
-use super::elector::Heard;
-use super::{MemberId, Raft, TypeConfig, codec};
+use super::inbox::Inbox;
+use super::{MemberId, TypeConfig, codec};
 use crate::access;
 
 /// Hands messages that are meant for this member to its Raft.
 pub struct RaftService {
-    pub raft: Raft,
+    pub inbox: Inbox,
     pub cluster_id: String,
     pub member: MemberId,
-    pub heard: Arc<Heard>,
 }
 
 impl RaftService {
@@ -57,20 +54,14 @@ fn reply<T: Serialize>(result: &T) -> Result<Response<RaftReply>, Status> {
 impl raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
         self.check(&request, request.get_ref().addressing.as_ref())?;
-        let message: AppendEntriesRequest<TypeConfig> =
-            codec::decode(&request.get_ref().payload).map_err(unreadable)?;
-        self.heard.note_leader(&self.raft, &message.vote);
-        reply(&self.raft.append_entries(message).await)
+        let message = codec::decode(&request.get_ref().payload).map_err(unreadable)?;
+        reply(&self.inbox.append_entries(message).await)
     }
 
     async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
         self.check(&request, request.get_ref().addressing.as_ref())?;
         let message = codec::decode(&request.get_ref().payload).map_err(unreadable)?;
-        let answer = self.raft.vote(message).await;
-        if answer.as_ref().is_ok_and(|answer| answer.vote_granted) {
-            self.heard.note();
-        }
-        reply(&answer)
+        reply(&self.inbox.vote(message).await)
     }
 
     async fn install_snapshot(&self, request: Request<SnapshotChunk>) -> Result<Response<RaftReply>, Status> {
@@ -79,7 +70,6 @@ impl raft_server::Raft for RaftService {
         let mut message: InstallSnapshotRequest<TypeConfig> =
             codec::decode(&chunk.payload).map_err(unreadable)?;
         message.data = chunk.data.into();
-        self.heard.note_leader(&self.raft, &message.vote);
-        reply(&self.raft.install_snapshot(message).await)
+        reply(&self.inbox.install_snapshot(message).await)
     }
 }

@@ -8,6 +8,7 @@ use openraft::{AnyError, Entry, EntryPayload, OptionalSend, RaftSnapshotBuilder}
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::blocking::Blocking;
 use super::codec::{self, CodecError};
 use super::snapshot::{SnapshotDir, SnapshotError, Stored};
 use super::{LogId, SnapshotMeta, StorageError, StorageIOError, StoredMembership, TypeConfig};
@@ -25,7 +26,7 @@ pub enum RestoreError {
 /// Where snapshots are kept: in files, or for tests in memory.
 pub enum Snapshots {
     Dir(SnapshotDir),
-    Memory(Mutex<Option<Stored>>),
+    Memory(Arc<Mutex<Option<Stored>>>),
 }
 
 impl Snapshots {
@@ -59,6 +60,7 @@ pub struct StateMachine {
     state: State,
     snapshots: Arc<Snapshots>,
     published: watch::Sender<Arc<Model>>,
+    blocking: Blocking,
 }
 
 impl StateMachine {
@@ -66,6 +68,14 @@ impl StateMachine {
     ///
     /// The receiver sees the state after each change.
     pub fn open(snapshots: Snapshots) -> Result<(Self, watch::Receiver<Arc<Model>>), RestoreError> {
+        Self::open_on(Blocking::Threads, snapshots)
+    }
+
+    /// As [`StateMachine::open`], with a say in where the work is done.
+    pub fn open_on(
+        blocking: Blocking,
+        snapshots: Snapshots,
+    ) -> Result<(Self, watch::Receiver<Arc<Model>>), RestoreError> {
         let state = match snapshots.newest()? {
             Some(Stored { meta, state }) => restore(&meta, &state).map_err(RestoreError::State)?,
             None => State::default(),
@@ -76,6 +86,7 @@ impl StateMachine {
                 state,
                 snapshots: Arc::new(snapshots),
                 published,
+                blocking,
             },
             receiver,
         ))
@@ -117,14 +128,14 @@ fn restore(meta: &SnapshotMeta, state: &[u8]) -> Result<State, CodecError> {
 }
 
 /// Runs blocking work off the runtime, with its errors as openraft's.
-async fn blocking<T: Send + 'static>(
+async fn run<T: Send + 'static>(
+    blocking: &Blocking,
     work: impl FnOnce() -> Result<T, AnyError> + Send + 'static,
     error: impl FnOnce(AnyError) -> StorageIOError,
 ) -> Result<T, StorageError> {
-    match tokio::task::spawn_blocking(work).await {
+    match blocking.run(work).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(cause)) => Err(error(cause).into()),
-        Err(cause) => Err(error(AnyError::new(&cause)).into()),
+        Ok(Err(cause)) | Err(cause) => Err(error(cause).into()),
     }
 }
 
@@ -149,6 +160,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder {
             state: self.state.clone(),
             snapshots: self.snapshots.clone(),
+            blocking: self.blocking.clone(),
         }
     }
 
@@ -171,7 +183,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 .map_err(|error| AnyError::new(&error))?;
             Ok(restored)
         };
-        self.state = blocking(install, |cause| {
+        self.state = run(&self.blocking, install, |cause| {
             StorageIOError::write_snapshot(Some(signature), cause)
         })
         .await?;
@@ -182,7 +194,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
         let snapshots = self.snapshots.clone();
         let read = move || snapshots.newest().map_err(|error| AnyError::new(&error));
-        let newest = blocking(read, |cause| StorageIOError::read_snapshot(None, cause)).await?;
+        let newest = run(&self.blocking, read, |cause| {
+            StorageIOError::read_snapshot(None, cause)
+        })
+        .await?;
         Ok(newest.map(|Stored { meta, state }| Snapshot {
             meta,
             snapshot: Box::new(Cursor::new(state)),
@@ -194,6 +209,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 pub struct SnapshotBuilder {
     state: State,
     snapshots: Arc<Snapshots>,
+    blocking: Blocking,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -223,7 +239,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
                 .map_err(|error| AnyError::new(&error))?;
             Ok(stored)
         };
-        let built = blocking(build, |cause| {
+        let built = run(&self.blocking, build, |cause| {
             StorageIOError::write_snapshot(Some(signature), cause)
         })
         .await?;
