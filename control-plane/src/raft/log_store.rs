@@ -51,6 +51,7 @@ pub struct LogStore {
     kv: Arc<dyn LogKv>,
     jobs: mpsc::Sender<Job>,
     blocking: Blocking,
+    member: MemberId,
 }
 
 impl LogStore {
@@ -89,7 +90,12 @@ impl LogStore {
             }
             Blocking::InLine(pace) => drop(tokio::spawn(run_in_line(writer, queue, pace.clone()))),
         }
-        Ok(Self { kv, jobs, blocking })
+        Ok(Self {
+            kv,
+            jobs,
+            blocking,
+            member: owner.member,
+        })
     }
 
     /// Bytes on disk. Blocks.
@@ -207,6 +213,18 @@ fn meta<T: DeserializeOwned>(kv: &dyn LogKv, key: MetaKey) -> Result<Option<T>, 
     })
 }
 
+/// The vote with which a member starts: one that led must be elected anew.
+///
+/// openraft would have it go on leading its term, without a word from the others. But it may have lost entries that
+/// the others have and that were acknowledged: it would give their numbers away again. And it does not know how much
+/// of its log was committed: it would answer reads with an older state than it did before.
+fn without_leadership(mut vote: Vote, member: MemberId) -> Vote {
+    if vote.leader_id.voted_for() == Some(member) {
+        vote.committed = false;
+    }
+    vote
+}
+
 /// The range of indexes between `bounds`.
 fn indexes(bounds: &impl RangeBounds<u64>) -> Range<u64> {
     let start = match bounds.start_bound() {
@@ -280,7 +298,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        self.read_meta(MetaKey::Vote).await
+        let vote: Option<Vote> = self.read_meta(MetaKey::Vote).await?;
+        Ok(vote.map(|vote| without_leadership(vote, self.member)))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
