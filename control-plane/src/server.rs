@@ -138,10 +138,12 @@ impl ControlPlane {
         let (log, machine, model) = open_storage(&config).await?;
         let identity = config.security.identity().cloned();
         let peers = Arc::new(Peers::new(config.peers.clone(), identity));
+        let heard = Arc::new(Heard::default());
         let network = Network {
             cluster_id: config.cluster_id.clone(),
             from: config.member,
             peers: peers.clone(),
+            heard: heard.clone(),
         };
         let raft_config = Arc::new(raft_config(&config)?);
         let raft = Raft::new(config.member, raft_config, network, log.clone(), machine).await;
@@ -154,7 +156,6 @@ impl ControlPlane {
             quorum_timeout: QUORUM_TIMEOUT,
             lease,
         };
-        let heard = Arc::new(Heard::default());
         let rank = config.peers.keys().position(|&member| member == config.member);
         let turns = Turns::new(config.raft.heartbeat, rank.unwrap_or(0), config.peers.len());
         let leadership = Arc::new(Leadership::default());

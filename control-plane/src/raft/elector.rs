@@ -4,10 +4,16 @@
 //! stand together. Here members take turns, the lowest number first: each stands when it has heard of no leader for
 //! its own time, and again a full round later. A member that was itself stalled has not listened, and does not blame
 //! the leader for it: without a pre-vote it would depose a good one.
+//!
+//! Two answers to a vain attempt change the time of the next. Who learns that another's log is longer cannot win before
+//! that one has failed, and leaves it two rounds more. Who is told of a later vote stands again at once, as it now knows
+//! the number to beat. Otherwise a member with a short log could raise its term before each attempt of the one member
+//! that can win, for ever: those who refuse a vote for its log do not learn its term.
 
 use std::time::Duration;
 
 use openraft::ServerState;
+use openraft::raft::{VoteRequest, VoteResponse};
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +54,17 @@ impl Turns {
         self.heartbeat * self.members
     }
 
+    /// From one attempt to the next where another's log is longer: time for two attempts of that one, so that it learns
+    /// this member's term with the first and wins with the second.
+    fn long_rest(&self) -> Duration {
+        self.round() * 3
+    }
+
+    /// From an attempt that was too low to the next: answers of other members may still be on their way.
+    fn short_rest(&self) -> Duration {
+        self.heartbeat / 2
+    }
+
     /// How often to look.
     fn look(&self) -> Duration {
         self.heartbeat / 3
@@ -65,7 +82,18 @@ struct View {
     leads: bool,
     /// Last word of a leader or for a candidate.
     heard: Instant,
+    /// The answer to the last attempt, where it says when the next makes sense.
+    refused: Option<Refused>,
     now: Instant,
+}
+
+/// Why a member was not voted for. Ordered by weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Refused {
+    /// The other has voted in a later term, or for a higher number in the same.
+    Low,
+    /// The other's log is longer.
+    Behind,
 }
 
 /// Decides when to stand. Pure.
@@ -75,6 +103,8 @@ struct Elector {
     looked: Instant,
     stalled: Option<Instant>,
     stood: Option<Instant>,
+    /// The last attempt followed at once upon the one before. A third does not.
+    hurried: bool,
 }
 
 impl Elector {
@@ -84,19 +114,31 @@ impl Elector {
             looked: now,
             stalled: None,
             stood: None,
+            hurried: false,
         }
     }
 
     /// Whether to stand for election now.
     fn look(&mut self, view: View) -> bool {
-        let View { leads, heard, now } = view;
+        let View {
+            leads,
+            heard,
+            refused,
+            now,
+        } = view;
         let late = now.saturating_duration_since(self.looked) > self.turns.stall();
         self.looked = now;
         if leads {
             return false;
         }
         let waited = |since: Instant, time: Duration| now.saturating_duration_since(since) >= time;
-        let rested = self.stood.is_none_or(|stood| waited(stood, self.turns.round()));
+        let hurry = refused == Some(Refused::Low) && !self.hurried;
+        let rest = match refused {
+            Some(Refused::Behind) => self.turns.long_rest(),
+            Some(Refused::Low) if hurry => self.turns.short_rest(),
+            _ => self.turns.round(),
+        };
+        let rested = self.stood.is_none_or(|stood| waited(stood, rest));
         if self.turns.members > 1 {
             if late {
                 self.stalled = Some(now);
@@ -108,25 +150,33 @@ impl Elector {
         }
         if rested {
             self.stood = Some(now);
+            self.hurried = hurry;
         }
         rested
     }
 }
 
-/// The last word of a leader that this member follows, or its last vote for another member.
+/// The last word of a leader that this member follows, or its last vote for another member; and what others answered
+/// when it asked for their votes.
 #[derive(Debug)]
-pub struct Heard(Mutex<Instant>);
+pub struct Heard {
+    at: Mutex<Instant>,
+    refused: Mutex<Option<Refused>>,
+}
 
 impl Default for Heard {
     fn default() -> Self {
-        Self(Mutex::new(Instant::now()))
+        Self {
+            at: Mutex::new(Instant::now()),
+            refused: Mutex::default(),
+        }
     }
 }
 
 impl Heard {
     /// Notes it.
     pub fn note(&self) {
-        *self.0.lock() = Instant::now();
+        *self.at.lock() = Instant::now();
     }
 
     /// Notes a leader's message, unless the leader is deposed. On arrival: what a slow disk does to the answer is not
@@ -138,8 +188,33 @@ impl Heard {
         }
     }
 
+    /// Notes another member's answer to this one's request for a vote.
+    pub fn note_answer(&self, asked: &VoteRequest<MemberId>, answer: &VoteResponse<MemberId>) {
+        if answer.vote_granted {
+            return;
+        }
+        let mut refused = self.refused.lock();
+        let news = if answer.last_log_id > asked.last_log_id {
+            Some(Refused::Behind)
+        } else if answer.vote > asked.vote {
+            Some(Refused::Low)
+        } else {
+            None
+        };
+        *refused = (*refused).max(news);
+    }
+
     fn at(&self) -> Instant {
-        *self.0.lock()
+        *self.at.lock()
+    }
+
+    fn refused(&self) -> Option<Refused> {
+        *self.refused.lock()
+    }
+
+    /// Forgets the answers to earlier attempts.
+    fn begin_attempt(&self) {
+        *self.refused.lock() = None;
     }
 }
 
@@ -158,10 +233,12 @@ pub async fn run(raft: Raft, member: MemberId, heard: &Heard, turns: Turns, stop
         let view = View {
             leads,
             heard: heard.at(),
+            refused: heard.refused(),
             now: Instant::now(),
         };
         if elector.look(view) {
             tracing::debug!(member, "stands for election");
+            heard.begin_attempt();
             // Raft leaves a member alone that is no voter yet.
             if raft.trigger().elect().await.is_err() {
                 // Raft has stopped. The monitor ends the node, and says why.
@@ -187,6 +264,7 @@ mod tests {
                 elector.look(View {
                     leads: false,
                     heard: at(heard),
+                    refused: None,
                     now: at(now),
                 })
             })
@@ -218,9 +296,73 @@ mod tests {
         let leads = View {
             leads: true,
             heard: start,
+            refused: None,
             now: start + Duration::from_secs(10),
         };
         assert!(!elector.look(leads));
+    }
+
+    /// When member 0 of three stands, if each attempt has the answer.
+    fn stands_when(refused: Refused) -> Vec<u64> {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut elector = Elector::new(Turns::new(HEARTBEAT, 0, 3), start);
+        let mut answer = None;
+        each(2200)
+            .filter(|&now| {
+                let (heard, now) = (start, at(now));
+                let stands = elector.look(View {
+                    leads: false,
+                    heard,
+                    refused: answer,
+                    now,
+                });
+                answer = answer.or(stands.then_some(refused));
+                stands
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_stand_again() {
+        assert_eq!(
+            stands_when(Refused::Low),
+            [600, 660, 960, 1020, 1320, 1380, 1680, 1740, 2040, 2100]
+        );
+        assert_eq!(stands_when(Refused::Behind), [600, 1500]);
+    }
+
+    #[tokio::test]
+    async fn the_weightiest_answer_counts() {
+        let heard = Heard::default();
+        let log = |index| {
+            Some(crate::raft::LogId::new(
+                openraft::CommittedLeaderId::new(1, 1),
+                index,
+            ))
+        };
+        let asked = VoteRequest {
+            vote: Vote::new(3, 1),
+            last_log_id: log(5),
+        };
+        let answer = |vote, index| VoteResponse {
+            vote,
+            vote_granted: false,
+            last_log_id: log(index),
+        };
+        heard.note_answer(&asked, &answer(Vote::new(2, 2), 5));
+        assert_eq!(
+            heard.refused(),
+            None,
+            "a leader's lease, which says nothing of this member"
+        );
+        heard.note_answer(&asked, &answer(Vote::new(3, 2), 4));
+        assert_eq!(heard.refused(), Some(Refused::Low));
+        heard.note_answer(&asked, &answer(Vote::new(2, 3), 6));
+        heard.note_answer(&asked, &answer(Vote::new(3, 2), 5));
+        assert_eq!(heard.refused(), Some(Refused::Behind));
+        heard.begin_attempt();
+        assert_eq!(heard.refused(), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use super::elector::Heard;
 use super::{MemberId, TypeConfig, codec};
 use crate::peers::Peers;
 
@@ -34,6 +35,7 @@ pub struct Network {
     pub cluster_id: String,
     pub from: MemberId,
     pub peers: Arc<Peers>,
+    pub heard: Arc<Heard>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -55,6 +57,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             client: client.map_err(|error| AnyError::new(&error)),
             addressing,
             peers,
+            heard: self.heard.clone(),
         }
     }
 }
@@ -65,6 +68,7 @@ pub struct Connection {
     client: Result<RaftClient<Channel>, AnyError>,
     addressing: Addressing,
     peers: Arc<Peers>,
+    heard: Arc<Heard>,
 }
 
 impl Connection {
@@ -145,7 +149,11 @@ impl RaftNetwork<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<VoteResponse<MemberId>, RpcError> {
         let (mut client, request) = (self.client()?, self.request(&rpc)?);
-        self.receive(RPCTypes::Vote, &option, client.vote(request)).await
+        let answer = self
+            .receive(RPCTypes::Vote, &option, client.vote(request))
+            .await?;
+        self.heard.note_answer(&rpc, &answer);
+        Ok(answer)
     }
 
     async fn install_snapshot(
