@@ -16,7 +16,7 @@ EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-loom test-python test-pythons test-plasma test-compat test-cluster check fix wheel wheel-dev bench clean
+.PHONY: help demo test test-rust test-loom test-python test-pythons test-plasma test-compat test-cluster sim check fix wheel wheel-dev bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ test-compat: wheel-dev $(VENV)/.compat $(REFERENCE)/.installed ## the same servi
 test-cluster: wheel-dev ## real processes on loopback, killed and restarted under load
 	$(CARGO) build --workspace --bins
 	$(TEST) -p mosec-tests
+
+sim: ## thousands of control planes in virtual time, checked for linearizability: SIM_HISTORIES=5000 SIM_SEED=0
+	$(CARGO) test -p mosec-control-plane --test sim -- --ignored --exact virtual_time::many_histories
 
 check: ## format, lints and documentation, without changing anything
 	$(CARGO) fmt --all --check

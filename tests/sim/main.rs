@@ -1,0 +1,21 @@
+//! A control plane in virtual time: real Raft members over a simulated network and disks, checked for linearizability.
+//!
+//! One seed makes one history. `SIM_SEED=7 cargo test -p mosec-control-plane --test sim replay -- --nocapture` shows
+//! that of seed 7; `SIM_MEMBERS=5` among five members.
+#![expect(
+    unreachable_pub,
+    reason = "nothing of a test is reachable; `pub` marks what the files share"
+)]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod checker;
+mod client;
+mod disk;
+mod faults;
+mod fixtures;
+mod member;
+mod net;
+mod report;
+mod run;
+mod spec;
+mod virtual_time;

@@ -1,0 +1,162 @@
+//! One history: a control plane, its clients and its troubles, all from one seed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mosec_control_plane::{Config, RaftTiming};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
+
+use crate::client::{Client, Habits, Notes, view};
+use crate::disk::Lie;
+use crate::faults::{Faults, Troubles};
+use crate::member::Member;
+use crate::net::{Counts, Net};
+use crate::spec::{Act, History, Outcome, verify};
+
+/// How long clients and troubles go on.
+const TROUBLED: Duration = Duration::from_secs(10);
+/// Time until a whole cluster must be of use again: an election, a snapshot, and as much again.
+const RECOVERY: Duration = Duration::from_secs(15);
+/// Entries between snapshots: so few that members are brought level by snapshots, too.
+const SNAPSHOT_EVERY: u64 = 12;
+
+/// What a run is made of, besides its seed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Setup {
+    pub members: u64,
+    pub habits: Habits,
+    pub lie: Lie,
+    /// Members that were ended may come back without their disk, one at a time and with all others there.
+    pub wipes: bool,
+}
+
+/// What a run has shown.
+pub struct Outcomes {
+    pub history: History,
+    pub faults: Faults,
+    pub messages: Counts,
+    /// What was wrong, where something was.
+    pub verdict: Result<(), String>,
+}
+
+/// Runs the history of `seed`, in virtual time.
+pub fn run(seed: u64, setup: Setup) -> Outcomes {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(simulate(seed, setup))
+}
+
+async fn simulate(seed: u64, setup: Setup) -> Outcomes {
+    let mut seeds = StdRng::seed_from_u64(seed);
+    let net = Net::new(seeds.random());
+    let addresses: BTreeMap<_, _> = (1..=setup.members)
+        .map(|id| (id, format!("member-{id}:7000")))
+        .collect();
+    let mut members = BTreeMap::new();
+    for &id in addresses.keys() {
+        let config = Config {
+            member: id,
+            peers: addresses.clone(),
+            raft: RaftTiming {
+                snapshot_every: SNAPSHOT_EVERY,
+                ..RaftTiming::default()
+            },
+            ..Config::single("sim")
+        };
+        members.insert(id, Member::new(config, net.clone(), seeds.random(), setup.lie));
+    }
+    let notes = Notes::new();
+    let mut troubles = Troubles::new(
+        members,
+        net.clone(),
+        StdRng::seed_from_u64(seeds.random()),
+        setup.wipes,
+    );
+    let started = troubles.start_all().await;
+    let end = Instant::now() + TROUBLED;
+    let incarnations = Arc::new(Mutex::new(0));
+    let clients: Vec<_> = (1..=seeds.random_range(3..=5))
+        .map(|id| {
+            let (net, notes) = (net.clone(), notes.clone());
+            let mut client = Client::new(id, seeds.random(), setup.members, net, notes, setup.habits);
+            client.share(&incarnations);
+            tokio::spawn(client.run(end))
+        })
+        .collect();
+    let troubled = troubles.run(end).await;
+    let mut verdict = started.and(troubled).and(troubles.heal().await);
+    for client in clients {
+        client.await.unwrap();
+    }
+    if verdict.is_ok() {
+        let last = Client::new(
+            0,
+            seeds.random(),
+            setup.members,
+            net.clone(),
+            notes.clone(),
+            Habits::default(),
+        );
+        verdict = recover(last, &net, setup.members).await;
+    }
+    let history = notes.history();
+    Outcomes {
+        verdict: verdict.and_then(|()| verify(&history, usize::MAX)),
+        history,
+        faults: troubles.faults(),
+        messages: net.counts(),
+    }
+}
+
+/// With nothing in the way, a write and a read must succeed, and all members come to hold the same.
+async fn recover(mut client: Client, net: &Arc<Net>, members: u64) -> Result<(), String> {
+    let end = Instant::now() + RECOVERY;
+    let mut node = 0;
+    loop {
+        node += 1;
+        // A name of its own for each attempt, as registrations are not repeated.
+        let act = Act::Register {
+            node: format!("last-{node}"),
+            incarnation: 1,
+        };
+        if client.call(act).await != Outcome::Unknown {
+            break;
+        }
+        if Instant::now() > end {
+            let members: Vec<_> = (1..=members)
+                .filter_map(|id| Some(net.member(id)?.describe()))
+                .collect();
+            return Err(format!(
+                "no write succeeded within {RECOVERY:?} of the end of all troubles: {members:#?}"
+            ));
+        }
+    }
+    let read = loop {
+        match client.call(Act::Read).await {
+            Outcome::View(read) => break read,
+            _ if Instant::now() > end => return Err("the reads after the last write had no answer".into()),
+            _ => {}
+        }
+    };
+    loop {
+        let views: BTreeMap<_, _> = (1..=members)
+            .filter_map(|id| Some((id, view(&net.member(id)?.model.borrow().clone()))))
+            .collect();
+        if views.len() as u64 == members && views.values().all(|view| *view == read) {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            return Err(format!(
+                "members do not agree: {read:?} was read, they hold {views:?}"
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

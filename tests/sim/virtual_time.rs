@@ -1,0 +1,167 @@
+//! Histories of simulated control planes.
+
+use crate::client::Habits;
+use crate::disk::Lie;
+use crate::report::{self, Tally};
+use crate::run::{Outcomes, Setup, run};
+
+/// Runs one seed after the other; the first that fails fails the test, with its history.
+fn all_pass(seeds: std::ops::Range<u64>, setup: Setup) {
+    for seed in seeds {
+        let outcomes = run(seed, setup);
+        if let Err(problem) = &outcomes.verdict {
+            panic!(
+                "seed {seed} of {} members: {problem}\n{:?}",
+                setup.members, outcomes.faults
+            );
+        }
+    }
+}
+
+const THREE: Setup = Setup {
+    members: 3,
+    habits: Habits {
+        no_barrier: false,
+        no_dedup: false,
+    },
+    lie: Lie::None,
+    wipes: false,
+};
+
+#[test]
+fn three_members_are_as_one() {
+    all_pass(0..120, THREE);
+}
+
+#[test]
+fn five_members_are_as_one() {
+    all_pass(1000..1080, Setup { members: 5, ..THREE });
+}
+
+#[test]
+fn a_seed_makes_the_same_history_again() {
+    for seed in [3, 14, 15, 92] {
+        let (first, second) = (run(seed, THREE), run(seed, THREE));
+        assert_eq!(first.history, second.history);
+        assert_eq!((first.faults, first.messages), (second.faults, second.messages));
+    }
+}
+
+#[test]
+fn replay() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let Some(seed) = number("SIM_SEED") else {
+        return;
+    };
+    let setup = Setup {
+        members: number("SIM_MEMBERS").unwrap_or(3),
+        ..THREE
+    };
+    let Outcomes {
+        history,
+        faults,
+        messages,
+        verdict,
+    } = run(seed, setup);
+    for call in &history {
+        println!("{:?}", call.op);
+    }
+    println!("{faults:?}\n{messages:?}");
+    verdict.unwrap();
+}
+
+/// `make sim`: as many histories as `SIM_HISTORIES` says, one in three among five members, from seed `SIM_SEED` on.
+#[test]
+#[ignore = "takes minutes; writes REPORT.md"]
+fn many_histories() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let (histories, first) = (
+        number("SIM_HISTORIES").unwrap_or(5000),
+        number("SIM_SEED").unwrap_or(0),
+    );
+    let started = std::time::Instant::now();
+    let next = std::sync::atomic::AtomicU64::new(first);
+    let tally = parking_lot::Mutex::new([Tally::default(), Tally::default()]);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if seed >= first + histories {
+                return;
+            }
+            let members = if seed % 3 == 2 { 5 } else { 3 };
+            let outcomes = run(seed, Setup { members, ..THREE });
+            let name = format!("seed {seed} of {members} members");
+            if let Err(problem) = &outcomes.verdict {
+                println!("{name}: {problem}");
+            }
+            let tally = &mut tally.lock()[usize::from(members == 5)];
+            tally.add(&name, &outcomes.history, &outcomes.faults, &outcomes.verdict);
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        (0..threads).for_each(|_| drop(scope.spawn(work)));
+    });
+    let [three, five] = tally.into_inner();
+    let text = format!(
+        "# Histories in virtual time\n\nWritten by `make sim` on {}: seeds {first} to {}, {} s on this machine. FINDINGS.md \
+         says what earlier runs have found.\n\n## Three members: {} histories\n\n{}\n## Five members: {} histories\n\n{}",
+        report::today(),
+        first + histories - 1,
+        started.elapsed().as_secs(),
+        three.histories,
+        three.tables(),
+        five.histories,
+        five.tables(),
+    );
+    report::write("REPORT.md", &text);
+    assert!(three.failures.is_empty() && five.failures.is_empty());
+}
+
+/// The first seed whose history is found to be wrong.
+fn first_caught(seeds: u64, setup: Setup) -> Option<(u64, String)> {
+    (0..seeds).find_map(|seed| Some((seed, run(seed, setup).verdict.err()?)))
+}
+
+#[test]
+fn a_read_that_asks_no_majority_is_caught() {
+    let habits = Habits {
+        no_barrier: true,
+        ..Habits::default()
+    };
+    let caught = first_caught(20, Setup { habits, ..THREE });
+    println!("{caught:?}");
+    assert!(caught.unwrap().1.contains("no order explains"));
+}
+
+#[test]
+fn a_repeated_write_without_its_number_is_caught() {
+    let habits = Habits {
+        no_dedup: true,
+        ..Habits::default()
+    };
+    let caught = first_caught(40, Setup { habits, ..THREE });
+    println!("{caught:?}");
+    assert!(caught.is_some());
+}
+
+#[test]
+fn a_disk_that_does_not_sync_is_caught() {
+    let caught = first_caught(
+        40,
+        Setup {
+            lie: Lie::Sync,
+            ..THREE
+        },
+    );
+    println!("{caught:?}");
+    assert!(caught.is_some());
+}
+
+#[test]
+fn a_disk_that_forgets_votes_is_caught() {
+    let lie = Lie::Vote;
+    let caught = first_caught(400, Setup { lie, ..THREE });
+    println!("{caught:?}");
+    assert!(caught.is_some());
+}
