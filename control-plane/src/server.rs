@@ -217,7 +217,9 @@ impl ControlPlane {
         tasks.spawn(async move { serving.await.map_err(RunError::from) });
         let (reconciler, ended) = (self.reconciler, closing.clone());
         tasks.spawn(async move {
-            reconciler.run(ended).await;
+            reconciler.run(ended.clone()).await;
+            // It ends with Raft, too. The monitor ends the node then, and says why.
+            ended.cancelled().await;
             Ok(())
         });
         tasks.spawn(self.monitor.run(closing.clone()));
