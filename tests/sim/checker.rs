@@ -57,18 +57,24 @@ pub enum Verdict {
     },
 }
 
-/// Looks for an order of `calls` that `spec` allows, for at most `steps` steps.
+/// Looks for an order of `calls` that `spec` allows, for at most `steps` steps with each number of guesses.
+///
+/// A call that nobody knows to have happened is a guess. Most have not, so orders with few of them are tried first.
 pub fn check<S: Sequential>(spec: &S, calls: &[Call<S::Op>], steps: u64) -> Verdict {
-    let mut search = Search {
-        spec,
-        calls,
-        known: calls.iter().filter(|call| call.ended.is_some()).count(),
-        ranks: calls.iter().map(|call| spec.rank(&call.op)).collect(),
-        done: vec![false; calls.len()],
-        seen: HashSet::new(),
-    };
-    search.run(steps)
+    let mut verdict = Verdict::Linearizable;
+    for guesses in (0..MANY_GUESSES).chain([usize::MAX]) {
+        let mut search = Search::new(spec, calls, guesses);
+        verdict = search.run(steps);
+        let complete = !search.guesses_lacked && !matches!(verdict, Verdict::Undecided { .. });
+        if verdict == Verdict::Linearizable || complete {
+            break;
+        }
+    }
+    verdict
 }
+
+/// Beyond so many guesses their number is no longer a help.
+const MANY_GUESSES: usize = 6;
 
 struct Search<'a, S: Sequential> {
     spec: &'a S,
@@ -78,6 +84,9 @@ struct Search<'a, S: Sequential> {
     ranks: Vec<Option<u64>>,
     done: Vec<bool>,
     seen: HashSet<(Vec<bool>, S::State)>,
+    guesses_left: usize,
+    /// A guess was not made for want of one.
+    guesses_lacked: bool,
 }
 
 /// One call of the order, and what else could have come in its place.
@@ -87,7 +96,24 @@ struct Frame<T> {
     taken: Option<usize>,
 }
 
-impl<S: Sequential> Search<'_, S> {
+impl<'a, S: Sequential> Search<'a, S> {
+    fn new(spec: &'a S, calls: &'a [Call<S::Op>], guesses: usize) -> Self {
+        Self {
+            spec,
+            calls,
+            known: calls.iter().filter(|call| call.ended.is_some()).count(),
+            ranks: calls.iter().map(|call| spec.rank(&call.op)).collect(),
+            done: vec![false; calls.len()],
+            seen: HashSet::new(),
+            guesses_left: guesses,
+            guesses_lacked: false,
+        }
+    }
+
+    fn is_guess(&self, call: usize) -> bool {
+        self.calls[call].ended.is_none() && self.ranks[call].is_none()
+    }
+
     fn run(&mut self, mut steps: u64) -> Verdict {
         let first = self.spec.initial();
         let mut stack = vec![Frame {
@@ -103,6 +129,7 @@ impl<S: Sequential> Search<'_, S> {
             if let Some(taken) = frame.taken.take() {
                 self.done[taken] = false;
                 ordered -= usize::from(self.calls[taken].ended.is_some());
+                self.guesses_left += usize::from(self.is_guess(taken));
             }
             let Some(call) = frame.next.next() else {
                 stack.pop();
@@ -120,12 +147,18 @@ impl<S: Sequential> Search<'_, S> {
             if !known && state == frame.state {
                 continue;
             }
+            let guess = self.is_guess(call);
+            if guess && self.guesses_left == 0 {
+                self.guesses_lacked = true;
+                continue;
+            }
             self.done[call] = true;
             if !self.seen.insert((self.done.clone(), state.clone())) {
                 self.done[call] = false;
                 continue;
             }
             frame.taken = Some(call);
+            self.guesses_left -= usize::from(guess);
             if self.spec.only_looks(&self.calls[call].op) {
                 // Nothing is gained by having it later.
                 frame.next = Vec::new().into_iter();

@@ -47,14 +47,14 @@ impl Notes {
     }
 
     /// A mark that no other write has.
-    fn mark(&self) -> u64 {
+    pub fn mark(&self) -> u64 {
         let mut inner = self.inner.lock();
         inner.marks += 1;
         inner.marks
     }
 
     /// Notes the beginning of a call; its outcome is unknown so far.
-    fn begin(&self, client: u64, act: Act) -> usize {
+    pub fn begin(&self, client: u64, act: Act) -> usize {
         let at = self.now_ms();
         let mut inner = self.inner.lock();
         inner.places += 1;
@@ -72,7 +72,7 @@ impl Notes {
         inner.history.len() - 1
     }
 
-    fn end(&self, call: usize, outcome: Outcome) {
+    pub fn end(&self, call: usize, outcome: Outcome) {
         let at = self.now_ms();
         let mut inner = self.inner.lock();
         inner.places += 1;

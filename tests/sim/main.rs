@@ -11,10 +11,14 @@
 mod checker;
 mod client;
 mod disk;
+mod durability;
+mod failover;
 mod faults;
 mod fixtures;
 mod member;
 mod net;
+mod processes;
+mod real_time;
 mod report;
 mod run;
 mod spec;
