@@ -28,6 +28,10 @@ const THREE: Setup = Setup {
     wipes: false,
 };
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 #[test]
 fn three_members_are_as_one() {
     all_pass(0..120, THREE);
@@ -49,12 +53,12 @@ fn a_seed_makes_the_same_history_again() {
 
 #[test]
 fn replay() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let Some(seed) = number("SIM_SEED") else {
         return;
     };
     let setup = Setup {
         members: number("SIM_MEMBERS").unwrap_or(3),
+        wipes: number("SIM_WIPES").is_some(),
         ..THREE
     };
     let Outcomes {
@@ -74,7 +78,7 @@ fn replay() {
 #[test]
 #[ignore = "takes minutes; writes REPORT.md"]
 fn many_histories() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let wipes = number("SIM_WIPES").is_some();
     let (histories, first) = (
         number("SIM_HISTORIES").unwrap_or(5000),
         number("SIM_SEED").unwrap_or(0),
@@ -89,7 +93,14 @@ fn many_histories() {
                 return;
             }
             let members = if seed % 3 == 2 { 5 } else { 3 };
-            let outcomes = run(seed, Setup { members, ..THREE });
+            let outcomes = run(
+                seed,
+                Setup {
+                    members,
+                    wipes,
+                    ..THREE
+                },
+            );
             let name = format!("seed {seed} of {members} members");
             if let Err(problem) = &outcomes.verdict {
                 println!("{name}: {problem}");
