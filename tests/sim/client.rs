@@ -274,6 +274,7 @@ impl Client {
                     incarnation: Incarnation(*incarnation),
                     address: "host:7443".into(),
                     labels: BTreeMap::new(),
+                    capacity: Default::default(),
                 }));
             }
         };

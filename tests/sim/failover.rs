@@ -54,6 +54,7 @@ async fn until_written(members: &Members, number: u64) -> Duration {
                 incarnation,
                 address: "host:7443".into(),
                 labels: Default::default(),
+                ..Default::default()
             };
             let answer = tokio::time::timeout(TRY_FOR, service.clone().register_node(request)).await;
             if matches!(answer, Ok(Ok(_))) {

@@ -23,6 +23,7 @@ pub fn pipeline() -> PipelineSpec {
         mime: spec::DEFAULT_MIME.into(),
         streaming: false,
         request_headers: Vec::new(),
+        needs: Default::default(),
     };
     PipelineSpec {
         name: PipelineName::new("p").unwrap(),
@@ -39,5 +40,6 @@ pub fn pipeline() -> PipelineSpec {
         capacity: spec::DEFAULT_CAPACITY,
         max_request_bytes: spec::DEFAULT_MAX_REQUEST_BYTES,
         openapi: None,
+        rollout: Default::default(),
     }
 }

@@ -272,6 +272,7 @@ impl Client {
                     incarnation: *incarnation,
                     address: "host:7443".into(),
                     labels: Default::default(),
+                    ..Default::default()
                 };
                 let reply = service.register_node(request).await;
                 reply.map(|reply| Outcome::Done(Some(reply.into_inner().version)))
