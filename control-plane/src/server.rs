@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::peers::Peers;
 use crate::raft::Raft;
+use crate::raft::admission::{self, Admission, Others};
 use crate::raft::elector::{self, Heard, Turns};
 use crate::raft::handle::Handle;
 use crate::raft::inbox::Inbox;
@@ -104,7 +105,8 @@ pub struct ControlPlane {
     reconciler: Reconciler,
     monitor: Monitor,
     closing: CancellationToken,
-    heard: Arc<Heard>,
+    inbox: Inbox,
+    others: Others<Network>,
     turns: Turns,
     /// Everyone's address, where this node founds the cluster.
     founding: Option<BTreeMap<u64, BasicNode>>,
@@ -146,7 +148,7 @@ impl ControlPlane {
             heard: heard.clone(),
         };
         let raft_config = Arc::new(raft_config(&config)?);
-        let raft = Raft::new(config.member, raft_config, network, log.clone(), machine).await;
+        let raft = Raft::new(config.member, raft_config, network.clone(), log.clone(), machine).await;
         let raft = raft.map_err(|error| BuildError::Raft(error.to_string()))?;
         let lease = Turns::lease(config.raft.heartbeat);
         let handle = Handle {
@@ -169,11 +171,13 @@ impl ControlPlane {
             metrics: metrics.clone(),
             closing: closing.clone(),
         };
+        let inbox = Inbox {
+            raft: handle.raft.clone(),
+            heard,
+            admission: Arc::new(Admission::new(log.is_newcomer())),
+        };
         let raft_service = RaftService {
-            inbox: Inbox {
-                raft: handle.raft.clone(),
-                heard: heard.clone(),
-            },
+            inbox: inbox.clone(),
             cluster_id: config.cluster_id.clone(),
             member: config.member,
         };
@@ -182,7 +186,12 @@ impl ControlPlane {
             listener,
             router: router(&config.security, api, raft_service)?,
             founding: founding(&config),
-            heard,
+            others: Others {
+                network,
+                members: nodes(&config),
+                own: config.member,
+            },
+            inbox,
             turns,
             monitor: Monitor {
                 handle: handle.clone(),
@@ -208,7 +217,7 @@ impl ControlPlane {
     /// Runs until `stop`, or until Raft or the server fail.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
         let raft = self.monitor.handle.raft.clone();
-        let elections = self.monitor.handle.clone();
+        let (member, log) = (self.monitor.handle.member, self.monitor.log.clone());
         let closing = self.closing;
         let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
         let drained = closing.clone().cancelled_owned();
@@ -223,21 +232,23 @@ impl ControlPlane {
             Ok(())
         });
         tasks.spawn(self.monitor.run(closing.clone()));
-        let (handle, heard, turns, ended) = (elections, self.heard, self.turns, closing.clone());
+        let (inbox, turns, ended) = (self.inbox.clone(), self.turns, closing.clone());
         tasks.spawn(async move {
-            elector::run(handle.raft, handle.member, &heard, turns, ended).await;
+            elector::run(inbox, member, turns, ended).await;
             Ok(())
         });
-        let founded = match self.founding {
-            Some(members) => found(&raft, members).await,
-            None => Ok(()),
-        };
-        let mut result = match founded {
-            Ok(()) => tokio::select! {
-                () = stop.cancelled() => Ok(()),
-                Some(ended) = tasks.join_next() => ended.map_err(RunError::from).flatten(),
-            },
-            failed => failed,
+        let (inbox, others, founding, ended) = (self.inbox, self.others, self.founding, closing.clone());
+        tasks.spawn(async move {
+            admission::run(&inbox.admission, &inbox.raft, &log, others, &ended).await;
+            if let Some(members) = founding.filter(|_| inbox.admission.is_level()) {
+                found(&inbox.raft, members).await?;
+            }
+            ended.cancelled().await;
+            Ok(())
+        });
+        let mut result = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            Some(ended) = tasks.join_next() => ended.map_err(RunError::from).flatten(),
         };
         closing.cancel();
         let stopped = raft.shutdown().await.map_err(RunError::from);
@@ -336,14 +347,12 @@ fn tls(identity: &Identity) -> ServerTlsConfig {
 /// The member with the lowest number founds the cluster.
 fn founding(config: &Config) -> Option<BTreeMap<u64, BasicNode>> {
     let (&lowest, _) = config.peers.first_key_value()?;
-    let members = || {
-        config
-            .peers
-            .iter()
-            .map(|(&id, address)| (id, BasicNode::new(address)))
-            .collect()
-    };
-    (lowest == config.member).then(members)
+    (lowest == config.member).then(|| nodes(config))
+}
+
+fn nodes(config: &Config) -> BTreeMap<u64, BasicNode> {
+    let node = |(&id, address): (&u64, &String)| (id, BasicNode::new(address));
+    config.peers.iter().map(node).collect()
 }
 
 /// Founds the cluster unless the log says that it exists.

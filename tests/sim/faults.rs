@@ -234,12 +234,20 @@ impl Troubles {
         self.count(fault);
     }
 
-    /// Takes one member's disk away while all others are there and nothing is cut.
+    /// Takes one member's disk away while all others are level and there, and nothing is cut.
     async fn wipe(&mut self) -> Result<(), String> {
         self.net.heal();
         self.resume();
         self.restart_all().await?;
         let member = self.any();
+        let level = |id: &MemberId| {
+            self.net
+                .member(*id)
+                .is_some_and(|live| live.inbox.admission.is_level())
+        };
+        if !self.members.keys().all(level) {
+            return Ok(());
+        }
         self.count("disk lost");
         if let Some(wiped) = self.members.get_mut(&member) {
             wiped.wipe();

@@ -1,7 +1,8 @@
 //! A control plane in virtual time: real Raft members over a simulated network and disks, checked for linearizability.
 //!
 //! One seed makes one history. `SIM_SEED=7 cargo test -p mosec-control-plane --test sim replay -- --nocapture` shows
-//! that of seed 7; `SIM_MEMBERS=5` among five members.
+//! that of seed 7; `SIM_MEMBERS=5` among five members. FINDINGS.md says what was found, REPORT.md, FAILOVER.md and
+//! LINEARIZABILITY.md what the long runs have last shown.
 #![expect(
     unreachable_pub,
     reason = "nothing of a test is reachable; `pub` marks what the files share"

@@ -1,5 +1,6 @@
 //! One member of a simulated control plane: the real Raft, log, state machine, handle and elector.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use mosec_control_plane::Config;
 use mosec_control_plane::peers::Peers;
 use mosec_control_plane::raft::MemberId;
+use mosec_control_plane::raft::admission::{self, Admission, Others};
 use mosec_control_plane::raft::blocking::Blocking;
 use mosec_control_plane::raft::elector::{self, Heard, Turns};
 use mosec_control_plane::raft::handle::{Handle, ProposeError};
@@ -87,7 +89,7 @@ impl Member {
             heard: heard.clone(),
         };
         let raft = raft_config(config).map_err(|e| text(&e))?;
-        let raft = Raft::new(member, Arc::new(raft), network, log, machine)
+        let raft = Raft::new(member, Arc::new(raft), network.clone(), log.clone(), machine)
             .await
             .map_err(|e| text(&e))?;
         let live = Arc::new(Live {
@@ -103,6 +105,7 @@ impl Member {
             inbox: Inbox {
                 raft: raft.clone(),
                 heard,
+                admission: Arc::new(Admission::new(log.is_newcomer())),
             },
             gate: gate.clone(),
             dead: CancellationToken::new(),
@@ -114,23 +117,25 @@ impl Member {
             .position(|&other| other == member)
             .unwrap_or(0);
         let turns = Turns::new(config.raft.heartbeat, rank, config.peers.len());
-        let elections = live.clone();
-        tokio::spawn(Gated {
-            gate,
-            work: Box::pin(async move {
-                let (raft, heard) = (elections.inbox.raft.clone(), elections.inbox.heard.clone());
-                elector::run(raft, member, &heard, turns, elections.dead.clone()).await;
-            }),
-            waiting: None,
+        let nodes: BTreeMap<_, _> = config
+            .peers
+            .iter()
+            .map(|(&id, address)| (id, BasicNode::new(address)))
+            .collect();
+        let others = Others {
+            network,
+            members: nodes.clone(),
+            own: member,
+        };
+        let (inbox, dead) = (live.inbox.clone(), live.dead.clone());
+        spawn_gated(&gate, elector::run(inbox.clone(), member, turns, dead.clone()));
+        spawn_gated(&gate, async move {
+            admission::run(&inbox.admission, &inbox.raft, &log, others, &dead).await;
+            if rank == 0 && inbox.admission.is_level() {
+                // It fails where the process is dead.
+                found(&inbox.raft, nodes).await.ok();
+            }
         });
-        if rank == 0 {
-            let nodes = config
-                .peers
-                .iter()
-                .map(|(&id, address)| (id, BasicNode::new(address)))
-                .collect();
-            found(&raft, nodes).await.map_err(|e| text(&e))?;
-        }
         Ok(())
     }
 
@@ -258,6 +263,14 @@ impl Live {
             Ok(()) => None,
         }
     }
+}
+
+fn spawn_gated(gate: &Arc<Gate>, work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(Gated {
+        gate: gate.clone(),
+        work: Box::pin(work),
+        waiting: None,
+    });
 }
 
 /// A task that makes no step while its process is stalled.

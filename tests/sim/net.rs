@@ -239,6 +239,7 @@ impl Net {
 }
 
 /// Makes one member's connections. The member itself is known only after its Raft, which is made with this.
+#[derive(Clone)]
 pub struct Network {
     pub net: Arc<Net>,
     pub from: MemberId,

@@ -25,7 +25,7 @@ const THREE: Setup = Setup {
         no_dedup: false,
     },
     lie: Lie::None,
-    wipes: false,
+    wipes: true,
 };
 
 fn number(name: &str) -> Option<u64> {
@@ -58,7 +58,6 @@ fn replay() {
     };
     let setup = Setup {
         members: number("SIM_MEMBERS").unwrap_or(3),
-        wipes: number("SIM_WIPES").is_some(),
         ..THREE
     };
     let Outcomes {
@@ -78,7 +77,6 @@ fn replay() {
 #[test]
 #[ignore = "takes minutes; writes REPORT.md"]
 fn many_histories() {
-    let wipes = number("SIM_WIPES").is_some();
     let (histories, first) = (
         number("SIM_HISTORIES").unwrap_or(5000),
         number("SIM_SEED").unwrap_or(0),
@@ -93,14 +91,7 @@ fn many_histories() {
                 return;
             }
             let members = if seed % 3 == 2 { 5 } else { 3 };
-            let outcomes = run(
-                seed,
-                Setup {
-                    members,
-                    wipes,
-                    ..THREE
-                },
-            );
+            let outcomes = run(seed, Setup { members, ..THREE });
             let name = format!("seed {seed} of {members} members");
             if let Err(problem) = &outcomes.verdict {
                 println!("{name}: {problem}");

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::inbox::Inbox;
 use super::{MemberId, Raft, Vote};
 
 /// The times of an election, all in heartbeats, so that one number makes the whole calmer.
@@ -219,7 +220,12 @@ impl Heard {
 }
 
 /// Stands for election whenever it is time, until `stop`.
-pub async fn run(raft: Raft, member: MemberId, heard: &Heard, turns: Turns, stop: CancellationToken) {
+pub async fn run(inbox: Inbox, member: MemberId, turns: Turns, stop: CancellationToken) {
+    let Inbox {
+        raft,
+        heard,
+        admission,
+    } = inbox;
     let mut elector = Elector::new(turns, Instant::now());
     let metrics = raft.metrics();
     let mut looks = tokio::time::interval(turns.look());
@@ -228,6 +234,9 @@ pub async fn run(raft: Raft, member: MemberId, heard: &Heard, turns: Turns, stop
         tokio::select! {
             () = stop.cancelled() => return,
             _ = looks.tick() => {}
+        }
+        if !admission.is_level() {
+            continue;
         }
         let leads = metrics.borrow().state == ServerState::Leader;
         let view = View {

@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
-use openraft::error::{InstallSnapshotError, RaftError};
+use openraft::error::{Fatal, InstallSnapshotError, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     VoteRequest, VoteResponse,
 };
 
+use super::admission::{Admission, Admit};
 use super::elector::Heard;
-use super::{MemberId, Raft, TypeConfig};
+use super::{MemberId, Raft, TypeConfig, Vote};
 
-/// Hands messages to this member's Raft, and tells the elector of them. A cheap handle.
+/// Hands messages to this member's Raft, unless it is not level yet, and tells the elector of them. A cheap handle.
 #[derive(Clone)]
 pub struct Inbox {
     pub raft: Raft,
     pub heard: Arc<Heard>,
+    pub admission: Arc<Admission>,
 }
 
 impl Inbox {
@@ -23,6 +25,11 @@ impl Inbox {
         &self,
         message: AppendEntriesRequest<TypeConfig>,
     ) -> Result<AppendEntriesResponse<MemberId>, RaftError<MemberId>> {
+        match self.admission.admit(&message.vote).await {
+            Admit::Take => {}
+            Admit::Refuse(vote) => return Ok(AppendEntriesResponse::HigherVote(vote)),
+            Admit::NotYet => return Err(RaftError::Fatal(Fatal::Stopped)),
+        }
         self.heard.note_leader(&self.raft, &message.vote);
         self.raft.append_entries(message).await
     }
@@ -31,8 +38,13 @@ impl Inbox {
         &self,
         message: VoteRequest<MemberId>,
     ) -> Result<VoteResponse<MemberId>, RaftError<MemberId>> {
+        // No vote at all is the question of a newcomer for this member's vote and log.
+        let question = message.vote == Vote::default();
+        if !question && !self.admission.is_level() {
+            return Ok(VoteResponse::new(Vote::default(), None, false));
+        }
         let answer = self.raft.vote(message).await;
-        if answer.as_ref().is_ok_and(|answer| answer.vote_granted) {
+        if !question && answer.as_ref().is_ok_and(|answer| answer.vote_granted) {
             self.heard.note();
         }
         answer
@@ -42,6 +54,11 @@ impl Inbox {
         &self,
         message: InstallSnapshotRequest<TypeConfig>,
     ) -> Result<InstallSnapshotResponse<MemberId>, RaftError<MemberId, InstallSnapshotError>> {
+        match self.admission.admit(&message.vote).await {
+            Admit::Take => {}
+            Admit::Refuse(vote) => return Ok(InstallSnapshotResponse { vote }),
+            Admit::NotYet => return Err(RaftError::Fatal(Fatal::Stopped)),
+        }
         self.heard.note_leader(&self.raft, &message.vote);
         self.raft.install_snapshot(message).await
     }

@@ -10,6 +10,8 @@ pub enum MetaKey {
     Vote,
     /// The last committed log id that was seen: without promise of being the newest.
     Committed,
+    /// Whether its member has not been level with the others since the store was empty.
+    Newcomer,
     /// The last log id that was dropped because a snapshot has it.
     Purged,
 }
@@ -20,6 +22,7 @@ impl MetaKey {
             Self::Owner => "owner",
             Self::Vote => "vote",
             Self::Committed => "committed",
+            Self::Newcomer => "newcomer",
             Self::Purged => "purged",
         }
     }

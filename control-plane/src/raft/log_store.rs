@@ -41,6 +41,8 @@ pub enum OpenError {
         found.member, found.cluster_id, wanted.member, wanted.cluster_id
     )]
     Foreign { found: Owner, wanted: Owner },
+    #[error("whether the log's member is new is unreadable")]
+    Newcomer(#[source] CodecError),
     #[error("the log's thread could not be started")]
     Thread(#[source] std::io::Error),
 }
@@ -52,6 +54,7 @@ pub struct LogStore {
     jobs: mpsc::Sender<Job>,
     blocking: Blocking,
     member: MemberId,
+    newcomer: bool,
 }
 
 impl LogStore {
@@ -74,10 +77,20 @@ impl LogStore {
             }
             None => {
                 let record = codec::encode(owner).map_err(OpenError::Owner)?;
-                kv.write(vec![Change::PutMeta(MetaKey::Owner, record)])?;
+                let newcomer = codec::encode(&true).map_err(OpenError::Newcomer)?;
+                // In this order: whoever finds an owner finds the other, too.
+                kv.write(vec![
+                    Change::PutMeta(MetaKey::Newcomer, newcomer),
+                    Change::PutMeta(MetaKey::Owner, record),
+                ])?;
                 kv.sync()?;
             }
         }
+        let newcomer = match kv.meta(MetaKey::Newcomer)? {
+            Some(record) => codec::decode(&record).map_err(OpenError::Newcomer)?,
+            // Of a version that knew no newcomers.
+            None => false,
+        };
         // openraft has one write under way at a time, and a purge's second half.
         let (jobs, queue) = mpsc::channel(4);
         let writer = kv.clone();
@@ -95,7 +108,20 @@ impl LogStore {
             jobs,
             blocking,
             member: owner.member,
+            newcomer,
         })
+    }
+
+    /// Whether the store was empty when it was opened first, and [`LogStore::note_level`] has not been called since.
+    pub fn is_newcomer(&self) -> bool {
+        self.newcomer
+    }
+
+    /// Notes that the member has what the others have. Durable when it returns, as is all that was written before.
+    pub async fn note_level(&self) -> Result<(), StorageError> {
+        let record = record(&false, ErrorSubject::Store)?;
+        let change = Change::PutMeta(MetaKey::Newcomer, record);
+        self.write(vec![change], true, ErrorSubject::Store).await
     }
 
     /// Bytes on disk. Blocks.

@@ -3,9 +3,10 @@
 //! The log, the vote and a few pointers are in sled behind [`kv::LogKv`]; the state is in memory, rebuilt from the
 //! newest snapshot and the log after it. One thread does all writes of a log ([`log_store`]).
 //!
-//! A member that comes back without its disk is filled again by the leader. It has forgotten what it acknowledged, so
-//! the other members must be up and level while that lasts: to lose one of them then may lose acknowledged writes.
+//! A member that comes back without its disk is filled again by the leader. It has forgotten what it acknowledged, so it
+//! takes no part in votes until it is level with the others ([`admission`]), for which a majority of them must answer.
 
+pub mod admission;
 pub mod blocking;
 pub mod codec;
 pub mod elector;

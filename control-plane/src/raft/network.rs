@@ -30,7 +30,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 type RpcError<E = openraft::error::Infallible> = RPCError<MemberId, BasicNode, RaftError<MemberId, E>>;
 
-/// Makes a connection for each member.
+/// Makes a connection for each member. A cheap handle.
+#[derive(Clone)]
 pub struct Network {
     pub cluster_id: String,
     pub from: MemberId,
