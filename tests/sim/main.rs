@@ -11,6 +11,7 @@
 
 mod checker;
 mod client;
+mod directed;
 mod disk;
 mod durability;
 mod failover;

@@ -1,9 +1,11 @@
 //! One history: a control plane, its clients and its troubles, all from one seed.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mosec_control_plane::raft::MemberId;
 use mosec_control_plane::{Config, RaftTiming};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -43,19 +45,23 @@ pub struct Outcomes {
     pub verdict: Result<(), String>,
 }
 
-/// Runs the history of `seed`, in virtual time.
+/// Runs the history of `seed`.
 pub fn run(seed: u64, setup: Setup) -> Outcomes {
+    in_virtual_time(simulate(seed, setup))
+}
+
+/// Runs `work` on a clock that stands still while anything is done.
+pub fn in_virtual_time<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(simulate(seed, setup))
+    runtime.block_on(work)
 }
 
-async fn simulate(seed: u64, setup: Setup) -> Outcomes {
-    let mut seeds = StdRng::seed_from_u64(seed);
-    let net = Net::new(seeds.random());
+/// The members of a control plane, none of which runs yet.
+pub fn members(seeds: &mut StdRng, net: &Arc<Net>, setup: Setup) -> BTreeMap<MemberId, Member> {
     let addresses: BTreeMap<_, _> = (1..=setup.members)
         .map(|id| (id, format!("member-{id}:7000")))
         .collect();
@@ -72,6 +78,13 @@ async fn simulate(seed: u64, setup: Setup) -> Outcomes {
         };
         members.insert(id, Member::new(config, net.clone(), seeds.random(), setup.lie));
     }
+    members
+}
+
+async fn simulate(seed: u64, setup: Setup) -> Outcomes {
+    let mut seeds = StdRng::seed_from_u64(seed);
+    let net = Net::new(seeds.random());
+    let members = members(&mut seeds, &net, setup);
     let notes = Notes::new();
     let mut troubles = Troubles::new(
         members,

@@ -32,14 +32,26 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+// Two hundred histories, in pieces that a busy machine finishes in time.
+
 #[test]
 fn three_members_are_as_one() {
-    all_pass(0..120, THREE);
+    all_pass(0..60, THREE);
+}
+
+#[test]
+fn three_members_are_as_one_again() {
+    all_pass(60..120, THREE);
 }
 
 #[test]
 fn five_members_are_as_one() {
-    all_pass(1000..1080, Setup { members: 5, ..THREE });
+    all_pass(1000..1040, Setup { members: 5, ..THREE });
+}
+
+#[test]
+fn five_members_are_as_one_again() {
+    all_pass(1040..1080, Setup { members: 5, ..THREE });
 }
 
 #[test]

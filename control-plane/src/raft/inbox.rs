@@ -13,6 +13,8 @@ use super::elector::Heard;
 use super::{MemberId, Raft, TypeConfig, Vote};
 
 /// Hands messages to this member's Raft, unless it is not level yet, and tells the elector of them. A cheap handle.
+///
+/// Who cannot be answered yet is told that this Raft has stopped: openraft knows no other way to say "later".
 #[derive(Clone)]
 pub struct Inbox {
     pub raft: Raft,
