@@ -220,3 +220,31 @@ async fn a_log_belongs_to_one_member() {
         "the log belongs to member 1 of cluster \"test\", not to member 2 of cluster \"test\""
     );
 }
+
+#[tokio::test]
+async fn a_member_that_led_must_be_elected_anew() {
+    let kv = Arc::new(MemoryKv::default());
+    let mut log = LogStore::open(kv, &owner()).unwrap();
+    log.save_vote(&Vote::new_committed(7, 1)).await.unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(7, 1)));
+    let of_another = Vote::new_committed(8, 2);
+    log.save_vote(&of_another).await.unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(of_another));
+}
+
+#[tokio::test]
+async fn a_member_is_new_until_it_is_level() {
+    let kv = Arc::new(MemoryKv::default());
+    assert!(LogStore::open(kv.clone(), &owner()).unwrap().is_newcomer());
+    let log = LogStore::open(kv.clone(), &owner()).unwrap();
+    assert!(log.is_newcomer(), "a restart makes nobody level");
+    log.note_level().await.unwrap();
+    assert!(!LogStore::open(kv, &owner()).unwrap().is_newcomer());
+
+    let older = Arc::new(MemoryKv::default());
+    let record = codec::encode(&owner()).unwrap();
+    older
+        .write(vec![Change::PutMeta(MetaKey::Owner, record)])
+        .unwrap();
+    assert!(!LogStore::open(older, &owner()).unwrap().is_newcomer());
+}
