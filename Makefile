@@ -16,7 +16,7 @@ EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability check fix wheel wheel-dev bench clean
+.PHONY: help demo test test-rust test-loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability scale check fix wheel wheel-dev bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ test-cluster: wheel-dev ## real processes on loopback, killed and restarted unde
 
 sim: ## thousands of control planes in virtual time, checked for linearizability: SIM_HISTORIES=5000 SIM_SEED=0
 	$(CARGO) test -p mosec-control-plane --test sim -- --ignored --exact virtual_time::many_histories
+
+scale: ## a thousand agents with ten thousand replicas at one leader
+	$(CARGO) test --release -p mosec-control-plane --test scale -- --ignored --nocapture
 
 failover: ## kill the leader of real members again and again, and time it: FAILOVERS=50
 	$(CARGO) test -p mosec-control-plane --test sim -- --ignored --nocapture --exact failover::leaders_are_killed_one_after_the_other

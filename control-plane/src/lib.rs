@@ -7,6 +7,7 @@ mod access;
 mod api;
 pub mod cli;
 pub mod config;
+mod feed;
 #[cfg(test)]
 mod fixtures;
 mod metrics;

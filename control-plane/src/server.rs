@@ -27,6 +27,7 @@ use tonic::transport::{self, Certificate, Server, ServerTlsConfig};
 
 use crate::api::Api;
 use crate::config::{Config, ConfigError, Security};
+use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::peers::Peers;
@@ -103,6 +104,8 @@ pub struct ControlPlane {
     listener: TcpListener,
     router: Router,
     reconciler: Reconciler,
+    /// The watchers' feed, and what it follows.
+    following: (Arc<Feed>, watch::Receiver<Arc<Model>>),
     monitor: Monitor,
     closing: CancellationToken,
     inbox: Inbox,
@@ -162,11 +165,14 @@ impl ControlPlane {
         let turns = Turns::new(config.raft.heartbeat, rank.unwrap_or(0), config.peers.len());
         let leadership = Arc::new(Leadership::default());
         let closing = CancellationToken::new();
+        let feed = Arc::new(Feed::default());
+        let following = (feed.clone(), model.clone());
         let api = Api {
             cluster_id: config.cluster_id.clone(),
             handle: handle.clone(),
             model: model.clone(),
             leadership: leadership.clone(),
+            feed: feed.clone(),
             healthy_deadline: config.healthy_deadline,
             metrics: metrics.clone(),
             closing: closing.clone(),
@@ -199,6 +205,7 @@ impl ControlPlane {
                 metrics,
                 log,
             },
+            following,
             reconciler: Reconciler {
                 handle,
                 model,
@@ -232,6 +239,12 @@ impl ControlPlane {
             Ok(())
         });
         tasks.spawn(self.monitor.run(closing.clone()));
+        let ((feed, model), ended) = (self.following, closing.clone());
+        tasks.spawn(async move {
+            feed.run(model, ended.clone()).await;
+            ended.cancelled().await;
+            Ok(())
+        });
         let (inbox, turns, ended) = (self.inbox.clone(), self.turns, closing.clone());
         tasks.spawn(async move {
             elector::run(inbox, member, turns, ended).await;

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access;
+use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::raft::handle::{Handle, ProposeError};
 use crate::reconcile::Leadership;
@@ -45,6 +46,7 @@ pub(crate) struct Api {
     pub(crate) handle: Handle,
     pub(crate) model: channel::Receiver<Arc<Model>>,
     pub(crate) leadership: Arc<Leadership>,
+    pub(crate) feed: Arc<Feed>,
     pub(crate) healthy_deadline: Duration,
     pub(crate) metrics: Metrics,
     /// Ends the streams.
@@ -215,8 +217,8 @@ impl control_plane_server::ControlPlane for Api {
         &self,
         request: Request<proto::WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
-        let from_version = request.get_ref().from_version;
-        Ok(Response::new(Box::pin(watch::follow(self.clone(), from_version))))
+        let updates = watch::follow(self.clone(), request.get_ref());
+        Ok(Response::new(Box::pin(updates)))
     }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use mosec_types::topology::{Node, Phase};
+use mosec_types::topology::{Node, Phase, Placement};
 use mosec_wire::control::proto;
 
 use super::Api;
 use crate::reconcile::Tenure;
 use crate::reconcile::lease::Leases;
-use crate::reconcile::rollout::plan_of;
+use crate::reconcile::rollout::{is_placed, plan_of};
 use crate::state::{Model, Rollout};
 
 /// Builds the answer from the state, the leases and Raft's metrics. The caller has seen to it that the state is fresh.
@@ -76,13 +76,14 @@ fn deployment_status(model: &Model, rollout: &Rollout, tenure: Option<&Tenure>) 
     let traffic = tenure
         .map(|tenure| tenure.traffic.of(revision))
         .unwrap_or_default();
-    let unplaced = match rollout.deployment.phase {
-        Phase::Failed { .. } => Vec::new(),
-        _ => plan_of(model, rollout, &BTreeSet::new())
-            .unplaced
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+    let deployment = &rollout.deployment;
+    let to_move = |placement: &Placement| model.nodes.get(&placement.node).is_some_and(|node| node.draining);
+    let is_settled = is_placed(deployment) && !deployment.placements.iter().any(to_move);
+    let unplaced = if !deployment.phase.runs() || is_settled {
+        Vec::new()
+    } else {
+        let plan = plan_of(model, rollout, &BTreeSet::new());
+        plan.unplaced.iter().map(ToString::to_string).collect()
     };
     proto::DeploymentStatus {
         deployment: Some((&rollout.deployment).into()),

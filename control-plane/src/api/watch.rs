@@ -1,16 +1,17 @@
 //! Streams of the topology, from this member's own state.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use mosec_wire::control::proto;
-use mosec_wire::control::proto::topology_update::Change;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::{Api, forward};
+use crate::feed::Have;
 use crate::metrics::Counted;
 use crate::state::Model;
 
@@ -19,18 +20,22 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// A member out of touch, or behind the caller, for so long sends the caller to another one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends the topology where it is newer than `from_version`, and after each change.
+/// Sends what has changed since what the caller has, and each change from then on.
 pub(super) fn follow(
     api: Api,
-    from_version: u64,
-) -> impl Stream<Item = Result<proto::TopologyUpdate, Status>> {
+    request: &proto::WatchTopologyRequest,
+) -> impl Stream<Item = Result<proto::TopologyUpdate, Status>> + use<> {
     let model = api.model.clone();
     let counted = Counted::new(&api.metrics.watch_clients);
-    let have = (from_version > 0).then_some(from_version);
+    let have = (request.from_version > 0).then_some(Have::Told {
+        version: request.from_version,
+        crc: request.from_crc,
+    });
     let watcher = Watcher {
         api,
         model,
         have,
+        due: VecDeque::new(),
         poor_since: None,
         _counted: counted,
     };
@@ -46,8 +51,10 @@ pub(super) fn follow(
 struct Watcher {
     api: Api,
     model: Receiver<Arc<Model>>,
-    /// The version that the caller has.
-    have: Option<u64>,
+    /// What the caller has, once it has all that is due.
+    have: Option<Have>,
+    /// What is to be sent before anything newer: no more than the feed keeps.
+    due: VecDeque<proto::TopologyUpdate>,
     /// Since when this member is out of touch or behind the caller.
     poor_since: Option<Instant>,
     _counted: Counted,
@@ -56,9 +63,15 @@ struct Watcher {
 impl Watcher {
     async fn next(&mut self) -> Result<proto::TopologyUpdate, Status> {
         loop {
+            if let Some(update) = self.due.pop_front() {
+                return Ok(update);
+            }
             let model = self.model.borrow_and_update().clone();
-            if self.have.is_none_or(|have| have < model.version) {
-                return Ok(self.update(&model));
+            self.api.feed.update(&model);
+            self.due = self.api.feed.since(self.have).into();
+            if let Some(last) = self.due.back() {
+                self.have = Some(Have::Sent(last.version));
+                continue;
             }
             let (closing, stopped) = (self.api.closing.clone(), || Status::unavailable("shutting down"));
             tokio::select! {
@@ -73,18 +86,10 @@ impl Watcher {
         }
     }
 
-    fn update(&mut self, model: &Model) -> proto::TopologyUpdate {
-        self.have = Some(model.version);
-        let full = proto::Topology::from(&model.topology());
-        proto::TopologyUpdate {
-            version: model.version,
-            change: Some(Change::Full(full)),
-        }
-    }
-
     /// Ends the stream where another member is the better source.
     async fn check(&mut self) -> Result<Option<proto::TopologyUpdate>, Status> {
-        let is_behind = self.have > Some(self.model.borrow().version);
+        let version = self.have.map(Have::version);
+        let is_behind = version > Some(self.model.borrow().version);
         if !is_behind && self.api.handle.in_touch() {
             self.poor_since = None;
             return Ok(None);
@@ -97,11 +102,14 @@ impl Watcher {
             // The leader is never behind: the caller's version is from a history that was wiped.
             let model = self.model.borrow_and_update().clone();
             tracing::warn!(
-                theirs = self.have,
+                theirs = version,
                 ours = model.version,
                 "a watcher came with a version from the future"
             );
-            return Ok(Some(self.update(&model)));
+            self.api.feed.update(&model);
+            let whole = self.api.feed.whole();
+            self.have = Some(Have::Sent(whole.version));
+            return Ok(Some(whole));
         }
         Err(forward::not_leader(self.api.handle.leader().as_ref()))
     }

@@ -68,6 +68,22 @@ impl Usage {
         }
     }
 
+    /// Takes back what [`add`](Self::add) counted.
+    pub fn remove(&mut self, placement: &Placement, needs: &Needs) {
+        let Some(node) = self.0.get_mut(&placement.node) else {
+            return;
+        };
+        node.replicas = node.replicas.saturating_sub(1);
+        node.cpus = node.cpus.saturating_sub(needs.cpus);
+        node.memory = node.memory.saturating_sub(needs.memory);
+        for number in &placement.gpus {
+            if let Some(gpu) = node.gpus.get_mut(number) {
+                gpu.share = gpu.share.saturating_sub(needs.gpus.min(WHOLE_GPU));
+                gpu.memory = gpu.memory.saturating_sub(needs.gpu_memory);
+            }
+        }
+    }
+
     /// Replicas on a node, of all revisions.
     pub fn replicas(&self, node: &NodeId) -> u32 {
         self.0.get(node).map_or(0, |usage| usage.replicas)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mosec_types::topology::{Deployment, Phase, Placement};
 use mosec_types::traffic::Verdict;
-use mosec_types::{PipelineSpec, Revision, StageIndex};
+use mosec_types::{Needs, PipelineSpec, Revision, StageIndex};
 
 use super::lease::Leases;
 use super::traffic::Traffic;
@@ -25,39 +25,65 @@ const AUTO_PROMOTE: &str = "auto_promote";
 ///
 /// `ready`: its placements whose workers are ready.
 pub fn plan_of(model: &Model, rollout: &Rollout, ready: &BTreeSet<Placement>) -> Plan {
-    let deployment = &rollout.deployment;
-    let mut usage = Usage::default();
-    let others = model.rollouts.values().map(|other| &other.deployment);
-    for other in others.filter(|other| other.revision != deployment.revision) {
-        for placement in &other.placements {
-            let needs = other.spec.stage(placement.stage).map(|stage| stage.needs);
-            usage.add(placement, &needs.unwrap_or_default());
-        }
+    let mut usage = usage_of(model);
+    if let Some(known) = model.rollouts.get(&rollout.deployment.revision) {
+        count(&mut usage, &known.deployment, Usage::remove);
     }
+    plan_beside(model, rollout, ready, &usage)
+}
+
+/// What all revisions take.
+fn usage_of(model: &Model) -> Usage {
+    let mut usage = Usage::default();
+    for rollout in model.rollouts.values() {
+        count(&mut usage, &rollout.deployment, Usage::add);
+    }
+    usage
+}
+
+fn count(usage: &mut Usage, deployment: &Deployment, each: fn(&mut Usage, &Placement, &Needs)) {
+    for placement in &deployment.placements {
+        let needs = deployment.spec.stage(placement.stage).map(|stage| stage.needs);
+        each(usage, placement, &needs.unwrap_or_default());
+    }
+}
+
+/// `usage`: what all other revisions take.
+fn plan_beside(model: &Model, rollout: &Rollout, ready: &BTreeSet<Placement>, usage: &Usage) -> Plan {
     planner::plan(planner::Input {
-        deployment,
+        deployment: &rollout.deployment,
         nodes: &model.nodes,
-        usage: &usage,
+        usage,
         ready,
     })
 }
 
 /// The placement to change next, if any: one at a time, as each plan counts on the ones before it.
 pub fn next_placement(model: &Model, leases: &Leases, now: Instant) -> Option<Command> {
+    let mut usage = usage_of(model);
     let running = model
         .rollouts
         .values()
         .filter(|rollout| rollout.deployment.phase.runs());
     running.into_iter().find_map(|rollout| {
+        let deployment = &rollout.deployment;
         let view = view_of(model, leases, rollout, now);
         let ready = view.ready_placements().cloned().collect();
-        let plan = plan_of(model, rollout, &ready);
-        (plan.placements != rollout.deployment.placements).then(|| Command::SetPlacement {
-            revision: rollout.deployment.revision,
+        count(&mut usage, deployment, Usage::remove);
+        let plan = plan_beside(model, rollout, &ready, &usage);
+        count(&mut usage, deployment, Usage::add);
+        (plan.placements != deployment.placements).then(|| Command::SetPlacement {
+            revision: deployment.revision,
             places: plan.placements.into_iter().collect(),
             based_on: model.version,
         })
     })
+}
+
+/// Whether all replicas that a revision is to have now have a place.
+pub fn is_placed(deployment: &Deployment) -> bool {
+    let counts = deployment.stages().map(|(index, _)| deployment.count(index));
+    counts.eq(placed_counts(deployment))
 }
 
 /// Whether a replica has two places, one of which it loses as soon as it is ready at the other.
@@ -437,7 +463,7 @@ impl Update<'_> {
 
 /// Replicas of each stage that have a place, in the order of the stages.
 fn placed_counts(deployment: &Deployment) -> Vec<u32> {
-    let count = |(index, _)| {
+    let placed = |(index, _)| {
         let placed = deployment
             .placements
             .iter()
@@ -445,7 +471,7 @@ fn placed_counts(deployment: &Deployment) -> Vec<u32> {
         let replicas: BTreeSet<_> = placed.map(|placement| placement.replica).collect();
         replicas.len() as u32
     };
-    deployment.stages().map(count).collect()
+    deployment.stages().map(placed).collect()
 }
 
 /// One replica of each stage, and where there are some, one more.

@@ -2,6 +2,7 @@
 //!
 //! No I/O, no clock and no runtime: whatever needs the time takes it as an argument.
 
+pub mod delta;
 pub mod error;
 pub mod id;
 pub mod resources;
@@ -13,6 +14,7 @@ pub mod traffic;
 pub mod units;
 pub mod worker;
 
+pub use delta::Delta;
 pub use error::ErrorCode;
 pub use id::{
     Generation, Incarnation, NodeId, PipelineName, ReplicaId, RequestId, Revision, StageIndex, StageKey,

@@ -3,7 +3,7 @@
 //! Gateways, agents and `mosectl` reach the control plane through [`ControlClient`]; the control plane itself serves
 //! the traits in [`proto`] and [`raft`].
 
-pub mod changes;
+mod changes;
 mod client;
 mod convert;
 pub mod endpoint;
@@ -27,6 +27,13 @@ pub mod proto {
 #[allow(clippy::all, unreachable_pub)]
 pub mod raft {
     tonic::include_proto!("mosec.raft.v1");
+}
+
+/// Checksum of a topology, by which two of the same version are told to be the same.
+pub fn fingerprint(topology: &mosec_types::Topology) -> u32 {
+    use prost::Message as _;
+    // Maps are written in order, so equal topologies have equal bytes.
+    crc32fast::hash(&proto::Topology::from(topology).encode_to_vec())
 }
 
 /// Metadata with the leader's `host:port`, on errors that the leader would not give.

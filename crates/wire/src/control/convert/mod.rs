@@ -3,6 +3,7 @@
 //! Towards protobuf they cannot fail. From it, a missing message, an unknown enum or a number out of range is an
 //! error that names the field.
 
+mod delta;
 mod resources;
 mod rollout;
 mod spec;
@@ -10,6 +11,8 @@ mod topology;
 mod worker;
 
 use std::fmt;
+
+pub(super) use self::delta::delta;
 
 /// Why a message does not stand for a value of the shared types.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -130,6 +130,39 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// As the control plane makes them: in order, each node and revision once, and revisions have one specification.
+    fn ordered()(topology in topology(), revisions in vec(0u64..3, 3)) -> Topology {
+        let nodes: BTreeMap<_, _> = topology.nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
+        let mut deployments = BTreeMap::new();
+        for (mut deployment, revision) in topology.deployments.into_iter().zip(revisions) {
+            deployment.revision = Revision(revision);
+            deployment.spec = Arc::new(fixed_spec(revision));
+            deployments.insert(deployment.revision, deployment);
+        }
+        Topology {
+            version: topology.version,
+            nodes: nodes.into_values().collect(),
+            deployments: deployments.into_values().collect(),
+        }
+    }
+}
+
+/// The specification of a revision.
+fn fixed_spec(revision: u64) -> PipelineSpec {
+    PipelineSpec {
+        name: PipelineName::new(format!("p{revision}")).unwrap(),
+        source: PythonSource::default(),
+        stages: Vec::new(),
+        routes: Vec::new(),
+        timeout: Duration::from_secs(1),
+        capacity: 1,
+        max_request_bytes: 1,
+        openapi: None,
+        rollout: Default::default(),
+    }
+}
+
 /// Sends a message through its bytes.
 fn transmit<M: Message + Default>(message: M) -> M {
     M::decode(message.encode_to_vec().as_slice()).unwrap()
@@ -142,6 +175,18 @@ proptest! {
     fn a_topology_survives_the_wire(topology in topology()) {
         let received = transmit(proto::Topology::from(&topology));
         prop_assert_eq!(Topology::try_from(received), Ok(topology));
+    }
+
+    /// Whoever has the older one is led to the newer one, through protobuf's bytes.
+    #[test]
+    fn a_delta_leads_from_one_topology_to_another(older in ordered(), newer in ordered()) {
+        let delta = newer.since(&older);
+        let received = transmit(proto::TopologyDelta::from(&delta));
+        let received = super::delta(newer.version, received).unwrap();
+        prop_assert_eq!(&received, &delta);
+        let mut topology = older;
+        topology.apply(received).unwrap();
+        prop_assert_eq!(topology, newer);
     }
 
     #[test]

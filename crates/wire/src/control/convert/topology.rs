@@ -72,16 +72,33 @@ impl TryFrom<proto::Node> for Node {
     }
 }
 
+pub(super) fn phase_to(phase: &Phase) -> (proto::Phase, String) {
+    match phase {
+        Phase::Starting => (proto::Phase::Starting, String::new()),
+        Phase::Canary => (proto::Phase::Canary, String::new()),
+        Phase::Rolling => (proto::Phase::Rolling, String::new()),
+        Phase::Retiring => (proto::Phase::Retiring, String::new()),
+        Phase::Serving => (proto::Phase::Serving, String::new()),
+        Phase::Failed { reason } => (proto::Phase::Failed, reason.clone()),
+    }
+}
+
+pub(super) fn phase_from(phase: i32, reason: String) -> Result<Phase, ConvertError> {
+    match proto::Phase::try_from(phase) {
+        Ok(proto::Phase::Starting) => Ok(Phase::Starting),
+        Ok(proto::Phase::Canary) => Ok(Phase::Canary),
+        Ok(proto::Phase::Rolling) => Ok(Phase::Rolling),
+        Ok(proto::Phase::Retiring) => Ok(Phase::Retiring),
+        Ok(proto::Phase::Serving) => Ok(Phase::Serving),
+        Ok(proto::Phase::Failed) => Ok(Phase::Failed { reason }),
+        Ok(proto::Phase::Unspecified) => Err(ConvertError::missing("phase")),
+        Err(_) => Err(ConvertError::unknown("phase", phase)),
+    }
+}
+
 impl From<&Deployment> for proto::Deployment {
     fn from(deployment: &Deployment) -> Self {
-        let (phase, reason) = match &deployment.phase {
-            Phase::Starting => (proto::Phase::Starting, String::new()),
-            Phase::Canary => (proto::Phase::Canary, String::new()),
-            Phase::Rolling => (proto::Phase::Rolling, String::new()),
-            Phase::Retiring => (proto::Phase::Retiring, String::new()),
-            Phase::Serving => (proto::Phase::Serving, String::new()),
-            Phase::Failed { reason } => (proto::Phase::Failed, reason.clone()),
-        };
+        let (phase, reason) = phase_to(&deployment.phase);
         Self {
             revision: deployment.revision.0,
             spec: Some(deployment.spec.as_ref().into()),
@@ -98,24 +115,12 @@ impl TryFrom<proto::Deployment> for Deployment {
     type Error = ConvertError;
 
     fn try_from(message: proto::Deployment) -> Result<Self, ConvertError> {
-        let phase = match proto::Phase::try_from(message.phase) {
-            Ok(proto::Phase::Starting) => Phase::Starting,
-            Ok(proto::Phase::Canary) => Phase::Canary,
-            Ok(proto::Phase::Rolling) => Phase::Rolling,
-            Ok(proto::Phase::Retiring) => Phase::Retiring,
-            Ok(proto::Phase::Serving) => Phase::Serving,
-            Ok(proto::Phase::Failed) => Phase::Failed {
-                reason: message.reason,
-            },
-            Ok(proto::Phase::Unspecified) => return Err(ConvertError::missing("phase")),
-            Err(_) => return Err(ConvertError::unknown("phase", message.phase)),
-        };
         let spec = message.spec.ok_or_else(|| ConvertError::missing("spec"))?;
         let spec = PipelineSpec::try_from(spec).map_err(|e| e.within("spec"))?;
         Ok(Self {
             revision: Revision(message.revision),
             spec: Arc::new(spec),
-            phase,
+            phase: phase_from(message.phase, message.reason)?,
             placements: each("placements", message.placements)?,
             replicas: message.replicas,
             weight: message.weight,
