@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    ca, completions, delete, deploy, history, node, plan, rollback, rollout, scale, status, traffic, up,
+    ca, completions, delete, deploy, history, node, plan, rollback, rollout, scale, schema, status, traffic,
+    up,
 };
 use crate::failure::Result;
 
@@ -44,6 +45,8 @@ enum Command {
     Delete(delete::Args),
     /// Makes the cluster's authority and issues its certificates.
     Ca(ca::Args),
+    /// Prints the JSON Schema of manifests, for editors.
+    Schema,
     /// Prints a completion script for a shell.
     Completions(completions::Args),
 }
@@ -74,6 +77,7 @@ fn run(command: Command) -> Result {
         Command::Status(args) => block_on(status::run(args)),
         Command::Delete(args) => block_on(delete::run(args)),
         Command::Ca(args) => ca::run(args),
+        Command::Schema => schema::run(),
         Command::Completions(args) => completions::run::<Args>(&args),
     }
 }

@@ -1,5 +1,6 @@
 //! Promises of the whole system, kept by real processes on loopback.
 
+mod bad_deploys;
 mod bad_input;
 mod custody;
 mod embedded;

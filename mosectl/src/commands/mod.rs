@@ -10,6 +10,7 @@ pub(crate) mod plan;
 pub(crate) mod rollback;
 pub(crate) mod rollout;
 pub(crate) mod scale;
+pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod traffic;
 pub(crate) mod up;

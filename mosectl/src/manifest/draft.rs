@@ -26,7 +26,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_request_size",
     "rollout",
 ];
-const STAGE_KEYS: &[&str] = &[
+pub(super) const STAGE_KEYS: &[&str] = &[
     "name",
     "worker",
     "replicas",
@@ -43,7 +43,7 @@ const STAGE_KEYS: &[&str] = &[
     "cpus",
     "memory",
 ];
-const ROUTE_KEYS: &[&str] = &["path", "stages"];
+pub(super) const ROUTE_KEYS: &[&str] = &["path", "stages"];
 /// MOSEC's path for a server without routes of its own.
 const DEFAULT_ROUTE: &str = "/inference";
 

@@ -19,6 +19,9 @@ use self::yaml::{Node, Value};
 
 pub use self::problem::{ManifestError, Problem};
 
+/// The JSON Schema of manifests.
+pub(crate) const SCHEMA: &str = include_str!("../../../docs/manifest.schema.json");
+
 /// A manifest and the specification it stands for.
 #[derive(Debug)]
 pub struct Manifest {

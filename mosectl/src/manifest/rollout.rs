@@ -10,10 +10,10 @@ use mosec_types::rollout::{
 use super::read::{FromNode, Parts, Reader, Share};
 use super::yaml::{Node, Scalar, Value};
 
-const KEYS: &[&str] = &["max_parallel", "min_healthy_time", "canary", "bounds"];
-const CANARY_KEYS: &[&str] = &["replicas", "weight", "header", "auto_promote"];
-const HEADER_KEYS: &[&str] = &["name", "value"];
-const BOUNDS_KEYS: &[&str] = &["max_error_rate", "max_p99", "min_requests"];
+pub(super) const KEYS: &[&str] = &["max_parallel", "min_healthy_time", "canary", "bounds"];
+pub(super) const CANARY_KEYS: &[&str] = &["replicas", "weight", "header", "auto_promote"];
+pub(super) const HEADER_KEYS: &[&str] = &["name", "value"];
+pub(super) const BOUNDS_KEYS: &[&str] = &["max_error_rate", "max_p99", "min_requests"];
 
 /// Replicas of a stage, or all that there are.
 struct Count(u32);

@@ -161,6 +161,38 @@ routes:
     );
 }
 
+/// An editor that goes by the schema and the command that reads manifests know the same keys.
+#[test]
+fn the_schema_has_all_keys_and_no_others() {
+    let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
+    let objects: [(&str, &[&str]); 7] = [
+        ("", KEYS),
+        ("/properties/stages/items", draft::STAGE_KEYS),
+        ("/properties/routes/items", draft::ROUTE_KEYS),
+        ("/properties/rollout", rollout::KEYS),
+        ("/properties/rollout/properties/canary", rollout::CANARY_KEYS),
+        (
+            "/properties/rollout/properties/canary/properties/header",
+            rollout::HEADER_KEYS,
+        ),
+        ("/properties/rollout/properties/bounds", rollout::BOUNDS_KEYS),
+    ];
+    for (pointer, keys) in objects {
+        let object = schema.pointer(pointer).unwrap();
+        let mut known: Vec<_> = object["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let mut keys = keys.to_vec();
+        known.sort_unstable();
+        keys.sort_unstable();
+        assert_eq!(known, keys, "{pointer}");
+        assert_eq!(object["additionalProperties"], false, "{pointer}");
+    }
+}
+
 #[test]
 fn rollouts_and_needs_are_read() {
     let text = format!(

@@ -105,6 +105,9 @@ fn describe(status: std::process::ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("the process exited with code {code}"),
+        (None, Some(9)) => {
+            "the process was killed by signal 9, as the kernel does where memory runs out".into()
+        }
         (None, Some(signal)) => format!("the process was killed by signal {signal}"),
         (None, None) => "the process ended".into(),
     }

@@ -1,0 +1,71 @@
+//! Deployments that cannot work: each ends within its deadline, says why on one screen, and leaves the old revision alone.
+
+use std::time::{Duration, Instant};
+
+use mosec_tests::{Cluster, Load, Options, services};
+
+/// Lines of a terminal.
+const SCREEN: usize = 40;
+const TIMEOUT: Duration = Duration::from_secs(12);
+
+fn manifest(worker: &str, more: &str) -> String {
+    format!(
+        "pipeline: service
+source: {}
+timeout: 20s
+stages:
+  - name: only
+    worker: bad_starts:{worker}
+    timeout: 60s
+{more}",
+        services().display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_deployment_ends_in_time_with_its_cause() -> anyhow::Result<()> {
+    let cluster = Cluster::start(Options {
+        control: 1,
+        agents: vec!["a"],
+        ..Options::default()
+    })
+    .await?;
+    cluster.deploy(&manifest("Works", "")).await?;
+    cluster.routed(0, "/inference").await?;
+    let load = Load {
+        concurrency: 2,
+        ..Load::of(cluster.client(0), "/inference")
+    }
+    .start();
+    let file = cluster.dir().join("bad.yaml");
+    for (worker, more, cause) in [
+        ("KilledForItsMemory", "", "killed by signal 9"),
+        ("OutOfMemory", "", "MemoryError"),
+        ("NeverWarm", "", "stage only replica 1 on node a is starting"),
+        (
+            "Works",
+            "    gpus: 8\n",
+            "stage only replica 1 fits no node: a has no GPU",
+        ),
+    ] {
+        std::fs::write(&file, manifest(worker, more))?;
+        let started = Instant::now();
+        let timeout = format!("{}s", TIMEOUT.as_secs());
+        let output = cluster.mosectl(&["deploy", "--timeout", &timeout, &file.to_string_lossy()])?;
+        let took = started.elapsed();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{worker}: {said}");
+        // Its deadline, and what looking at the code takes.
+        assert!(took < TIMEOUT + Duration::from_secs(20), "{worker}: {took:?}");
+        let error = &said[said.find("error: ").unwrap_or_default()..];
+        assert!(error.contains(cause), "{worker}: {said}");
+        assert!(error.contains("keeps serving"), "{worker}: {said}");
+        assert!(error.lines().count() <= SCREEN, "{worker}: {said}");
+    }
+    load.stop();
+    let report = load.finish().await;
+    assert_eq!(report.wrong_count, 0, "{:#?}", report.wrong);
+    assert!(report.answered > 100);
+    cluster.end();
+    Ok(())
+}
