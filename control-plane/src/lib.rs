@@ -10,6 +10,7 @@ pub mod config;
 mod feed;
 #[cfg(test)]
 mod fixtures;
+mod incoming;
 mod metrics;
 mod monitor;
 pub mod peers;

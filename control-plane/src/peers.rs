@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mosec_wire::control::EndpointError;
-use mosec_wire::control::endpoint;
-use mosec_wire::tls::Identity;
+use mosec_wire::control::endpoint::Channels;
+use mosec_wire::tls::LiveIdentity;
 use parking_lot::Mutex;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -15,17 +15,15 @@ use crate::raft::MemberId;
 /// new flags.
 pub struct Peers {
     addresses: BTreeMap<MemberId, String>,
-    identity: Option<Identity>,
-    channels: Mutex<BTreeMap<String, Channel>>,
+    channels: Mutex<Channels>,
     unreachable: Mutex<BTreeSet<MemberId>>,
 }
 
 impl Peers {
-    pub fn new(addresses: BTreeMap<MemberId, String>, identity: Option<Identity>) -> Self {
+    pub fn new(addresses: BTreeMap<MemberId, String>, identity: Option<LiveIdentity>) -> Self {
         Self {
             addresses,
-            identity,
-            channels: Mutex::default(),
+            channels: Mutex::new(Channels::new(identity)),
             unreachable: Mutex::default(),
         }
     }
@@ -38,13 +36,7 @@ impl Peers {
     /// A channel to a member, shared by all that talk to it.
     pub fn channel(&self, member: MemberId, logged: &str) -> Result<Channel, EndpointError> {
         let address = self.address(member, logged);
-        let mut channels = self.channels.lock();
-        if let Some(channel) = channels.get(address) {
-            return Ok(channel.clone());
-        }
-        let channel = endpoint::channel(address, self.identity.as_ref())?;
-        channels.insert(address.to_owned(), channel.clone());
-        Ok(channel)
+        self.channels.lock().get(address)
     }
 
     /// Notes whether a message reached a member, and logs where that is news.

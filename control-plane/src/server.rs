@@ -14,7 +14,7 @@ use std::time::Duration;
 use mosec_wire::control::MAX_MESSAGE_BYTES;
 use mosec_wire::control::proto::control_plane_server::ControlPlaneServer;
 use mosec_wire::control::raft::raft_server::RaftServer;
-use mosec_wire::tls::Identity;
+use mosec_wire::tls::{LiveIdentity, TlsError};
 use openraft::error::{InitializeError, RaftError};
 use openraft::{BasicNode, SnapshotPolicy};
 use prometheus::Registry;
@@ -22,12 +22,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, TcpIncoming};
-use tonic::transport::{self, Certificate, Server, ServerTlsConfig};
+use tonic::transport::server::Router;
+use tonic::transport::{self, Server};
+use tower::layer::util::{Identity as NoLayer, Stack};
 
+use crate::access::layer::AccessLayer;
 use crate::api::Api;
-use crate::config::{Config, ConfigError, Security};
+use crate::config::{Config, ConfigError};
 use crate::feed::Feed;
+use crate::incoming::connections;
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::peers::Peers;
@@ -81,8 +84,6 @@ pub enum BuildError {
     Raft(String),
     #[error("the metrics could not be registered")]
     Metrics(#[from] prometheus::Error),
-    #[error("the TLS configuration was refused")]
-    Tls(#[source] transport::Error),
     #[error("starting up was interrupted")]
     Interrupted(#[from] tokio::task::JoinError),
 }
@@ -90,6 +91,8 @@ pub enum BuildError {
 /// Why a node stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error("TLS could not be set up")]
+    Tls(#[from] TlsError),
     #[error("the server failed")]
     Serve(#[from] transport::Error),
     #[error("raft has stopped: {0}")]
@@ -102,7 +105,8 @@ pub enum RunError {
 pub struct ControlPlane {
     address: SocketAddr,
     listener: TcpListener,
-    router: Router,
+    router: Router<Stack<AccessLayer, NoLayer>>,
+    identity: Option<LiveIdentity>,
     reconciler: Reconciler,
     /// The watchers' feed, and what it follows.
     following: (Arc<Feed>, watch::Receiver<Arc<Model>>),
@@ -141,8 +145,8 @@ impl ControlPlane {
         }
         let metrics = Metrics::register(registry)?;
         let (log, machine, model) = open_storage(&config).await?;
-        let identity = config.security.identity().cloned();
-        let peers = Arc::new(Peers::new(config.peers.clone(), identity));
+        let identity = config.security.identity().map(LiveIdentity::from);
+        let peers = Arc::new(Peers::new(config.peers.clone(), identity.clone()));
         let heard = Arc::new(Heard::default());
         let network = Network {
             cluster_id: config.cluster_id.clone(),
@@ -190,7 +194,8 @@ impl ControlPlane {
         Ok(Self {
             address,
             listener,
-            router: router(&config.security, api, raft_service)?,
+            router: router(api, raft_service),
+            identity,
             founding: founding(&config),
             others: Others {
                 network,
@@ -226,7 +231,7 @@ impl ControlPlane {
         let raft = self.monitor.handle.raft.clone();
         let (member, log) = (self.monitor.handle.member, self.monitor.log.clone());
         let closing = self.closing;
-        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+        let incoming = connections(self.listener, self.identity)?;
         let drained = closing.clone().cancelled_owned();
         let serving = self.router.serve_with_incoming_shutdown(incoming, drained);
         let mut tasks = JoinSet::new();
@@ -330,31 +335,19 @@ pub fn raft_config(config: &Config) -> Result<openraft::Config, BuildError> {
         .map_err(|error| BuildError::Raft(error.to_string()))
 }
 
-fn router(security: &Security, api: Api, raft: RaftService) -> Result<Router, BuildError> {
+fn router(api: Api, raft: RaftService) -> Router<Stack<AccessLayer, NoLayer>> {
     let mut server = Server::builder()
+        .layer(AccessLayer)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(MAX_STREAMS);
-    if let Security::Tls(identity) = security {
-        server = server.tls_config(tls(identity)).map_err(BuildError::Tls)?;
-    }
     let api = ControlPlaneServer::new(api)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let raft = RaftServer::new(raft)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    Ok(server.add_service(api).add_service(raft))
-}
-
-/// Demands a certificate of the cluster from every client.
-fn tls(identity: &Identity) -> ServerTlsConfig {
-    ServerTlsConfig::new()
-        .identity(transport::Identity::from_pem(
-            identity.cert_pem(),
-            identity.key_pem(),
-        ))
-        .client_ca_root(Certificate::from_pem(identity.ca_pem()))
+    server.add_service(api).add_service(raft)
 }
 
 /// The member with the lowest number founds the cluster.

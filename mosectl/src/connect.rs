@@ -24,7 +24,7 @@ pub(crate) struct Connection {
         value_delimiter = ','
     )]
     control_plane: Vec<String>,
-    /// Folder with ca.pem, cert.pem and key.pem of an operator.
+    /// Folder with ca.pem, cert.pem and key.pem of an admin, deployer or viewer.
     #[arg(long, env = "MOSEC_IDENTITY", value_name = "DIR")]
     identity: Option<PathBuf>,
 }
@@ -63,9 +63,8 @@ fn choose(args: &Connection, find: impl FnOnce() -> Result<Found>) -> Result<Tar
         ([], None) => {}
         ([], Some(_)) => return Err(Failure::usage("--identity is given without --control-plane")),
         (_, None) => {
-            let message =
-                "--control-plane is given without --identity, the folder of an operator's certificate";
-            return Err(Failure::usage(message).hint("`mosectl ca issue --role operator` makes one"));
+            let message = "--control-plane is given without --identity, the folder of a person's certificate";
+            return Err(Failure::usage(message).hint("`mosectl ca issue --role admin` makes one"));
         }
         (addresses, Some(identity)) => {
             let control_plane = addresses.to_vec();

@@ -68,7 +68,7 @@ impl System {
         let lock = lock(&data)?;
         let ca = pki::authority(&data.join("ca"))?;
         let identity = |role, name: &str| pki::identity(&ca, &data.join(name), role, name);
-        let operator = identity(Role::Operator, "operator")?;
+        let operator = identity(Role::Admin, "operator")?;
 
         // Its address is what the others are told; it starts last, once they have all they need.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mosec_wire::control::MAX_MESSAGE_BYTES;
 use mosec_wire::control::raft::raft_client::RaftClient;
 use mosec_wire::control::raft::{Addressing, RaftReply, RaftRequest, SnapshotChunk};
+use openraft::BasicNode;
 use openraft::error::{
     InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
 };
@@ -15,7 +16,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     VoteRequest, VoteResponse,
 };
-use openraft::{AnyError, BasicNode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
@@ -43,11 +43,6 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: MemberId, node: &BasicNode) -> Connection {
-        let client = self.peers.channel(target, &node.addr).map(|channel| {
-            RaftClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES)
-        });
         let addressing = Addressing {
             cluster_id: self.cluster_id.clone(),
             from: self.from,
@@ -55,7 +50,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         };
         let peers = self.peers.clone();
         Connection {
-            client: client.map_err(|error| AnyError::new(&error)),
+            logged: node.addr.clone(),
             addressing,
             peers,
             heard: self.heard.clone(),
@@ -65,8 +60,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 /// Sends to one member.
 pub struct Connection {
-    /// An address that is none shows as an unreachable member, not as a crash.
-    client: Result<RaftClient<Channel>, AnyError>,
+    /// The member's address in the log.
+    logged: String,
     addressing: Addressing,
     peers: Arc<Peers>,
     heard: Arc<Heard>,
@@ -84,7 +79,12 @@ impl Connection {
     }
 
     fn client(&self) -> Result<RaftClient<Channel>, Unreachable> {
-        self.client.clone().map_err(Unreachable::from)
+        // An address that is none shows as an unreachable member, not as a crash.
+        let channel = self.peers.channel(self.addressing.to, &self.logged);
+        let channel = channel.map_err(|error| Unreachable::new(&error))?;
+        Ok(RaftClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     /// Waits for a reply within the time openraft gives.

@@ -161,9 +161,7 @@ impl Cluster {
     pub fn client(&self, members: &[u64]) -> ControlClient {
         self.client_as(
             members,
-            self.ca
-                .as_ref()
-                .map(|ca| ca.issue(Role::Operator, "test").unwrap()),
+            self.ca.as_ref().map(|ca| ca.issue(Role::Admin, "test").unwrap()),
         )
     }
 

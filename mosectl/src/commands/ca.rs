@@ -27,7 +27,7 @@ enum Action {
         /// Folder of the authority.
         #[arg(long)]
         dir: PathBuf,
-        /// gateway, agent, control-plane or operator: what its owner may do.
+        /// gateway, agent or control-plane for a process; admin, deployer or viewer for a person.
         #[arg(long, value_parser = |text: &str| text.parse::<Role>())]
         role: Role,
         /// Name of its owner, unique in its role; the node's name for an agent.

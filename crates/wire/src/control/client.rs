@@ -1,6 +1,6 @@
 //! Client of the control plane: tries its nodes in turn, follows leader hints, bounds every call.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use super::endpoint::{EndpointError, channel};
+use super::endpoint::{Channels, EndpointError};
 use super::heartbeat::Registration;
 use super::proto::control_plane_client::ControlPlaneClient;
 use super::{LEADER_KEY, MAX_MESSAGE_BYTES, proto};
-use crate::tls::Identity;
+use crate::tls::{Identity, LiveIdentity};
 
 /// Where the control plane is and how long its calls may take.
 #[derive(Clone)]
@@ -25,7 +25,7 @@ pub struct ClientConfig {
     /// `host:port` of some or all control-plane nodes.
     pub endpoints: Vec<String>,
     /// Plain text where absent.
-    pub identity: Option<Identity>,
+    pub identity: Option<LiveIdentity>,
     /// Time for one try at one node.
     pub attempt_timeout: Duration,
     /// Time for a call with all its tries. Longer than the loss of a leader lasts.
@@ -34,6 +34,11 @@ pub struct ClientConfig {
 
 impl ClientConfig {
     pub fn new(endpoints: Vec<String>, identity: Option<Identity>) -> Self {
+        Self::live(endpoints, identity.map(LiveIdentity::from))
+    }
+
+    /// As [`ClientConfig::new`], with an identity that may be replaced.
+    pub fn live(endpoints: Vec<String>, identity: Option<LiveIdentity>) -> Self {
         let (attempt_timeout, call_timeout) = (Duration::from_secs(3), Duration::from_secs(15));
         Self {
             endpoints,
@@ -70,7 +75,7 @@ pub(super) type Service = ControlPlaneClient<Channel>;
 
 struct Shared {
     config: ClientConfig,
-    channels: Mutex<BTreeMap<String, Channel>>,
+    channels: Mutex<Channels>,
     /// Address that answered last or was named as the leader's.
     preferred: Mutex<Option<String>>,
     /// Names this client to the control plane's table of repeated writes.
@@ -84,12 +89,10 @@ impl ControlClient {
         if config.endpoints.is_empty() {
             return Err(EndpointError::None);
         }
-        let open = |address: &String| Ok((address.clone(), channel(address, config.identity.as_ref())?));
-        let channels = config
-            .endpoints
-            .iter()
-            .map(open)
-            .collect::<Result<_, EndpointError>>()?;
+        let mut channels = Channels::new(config.identity.clone());
+        for address in &config.endpoints {
+            channels.get(address)?;
+        }
         let shared = Shared {
             channels: Mutex::new(channels),
             preferred: Mutex::new(None),
@@ -211,7 +214,7 @@ impl ControlClient {
                     self.prefer(Some(target));
                     return Ok(response.into_inner());
                 }
-                Ok(Err(status)) => status,
+                Ok(Err(status)) => explained(status),
                 Err(_) => Status::deadline_exceeded(format!("no answer within {limit:?}")),
             };
             if !worth_another_try(status.code()) {
@@ -250,16 +253,8 @@ impl ControlClient {
 
     /// Opens a channel to an address that another node named; false where it is no address.
     pub(super) fn admit(&self, address: &str) -> bool {
-        let mut channels = self.shared.channels.lock();
-        if channels.contains_key(address) {
-            return true;
-        }
-        // Hints come from a handful of nodes; a table that grows beyond it holds stale addresses.
-        if channels.len() >= 64 {
-            channels.retain(|known, _| self.shared.config.endpoints.contains(known));
-        }
-        match channel(address, self.shared.config.identity.as_ref()) {
-            Ok(opened) => channels.insert(address.to_owned(), opened).is_none(),
+        match self.shared.channels.lock().get(address) {
+            Ok(_) => true,
             Err(error) => {
                 tracing::debug!(%error, address, "leader hint ignored");
                 false
@@ -269,12 +264,12 @@ impl ControlClient {
 
     /// The service at an address of the configuration or one that was admitted.
     pub(super) fn service(&self, address: &str) -> ControlPlaneClient<Channel> {
-        let channels = self.shared.channels.lock();
+        let mut channels = self.shared.channels.lock();
         let first = &self.shared.config.endpoints[0];
-        let channel = channels.get(address).or_else(|| channels.get(first));
-        let channel = channel
-            .expect("configured endpoints have channels from the start, never removed")
-            .clone();
+        let channel = channels
+            .get(address)
+            .or_else(|_| channels.get(first))
+            .expect("configured endpoints and their TLS set-up have been checked at the start");
         ControlPlaneClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -334,6 +329,22 @@ pub(super) fn leader_hint(status: &Status) -> Option<String> {
         .to_str()
         .ok()
         .map(str::to_owned)
+}
+
+/// A failure of the connection with its cause, which tonic leaves to the error's sources: an expired certificate, say.
+fn explained(status: Status) -> Status {
+    let mut cause = std::error::Error::source(&status);
+    let mut innermost = None;
+    while let Some(error) = cause {
+        innermost = Some(error.to_string());
+        cause = error.source();
+    }
+    match innermost {
+        Some(text) if !status.message().contains(&text) => {
+            Status::new(status.code(), format!("{}: {text}", status.message()))
+        }
+        _ => status,
+    }
 }
 
 fn at_least_a_milli(deadline: Duration) -> u64 {

@@ -36,6 +36,11 @@ pub fn fingerprint(topology: &mosec_types::Topology) -> u32 {
     crc32fast::hash(&proto::Topology::from(topology).encode_to_vec())
 }
 
+/// The paths of all calls of the services above, as `/mosec.control.v1.ControlPlane/Deploy`.
+pub const CALLS: &[&str] = include!(concat!(env!("OUT_DIR"), "/calls.rs"));
+/// What TLS negotiates on the control plane's port.
+pub const ALPN: &[u8] = b"h2";
+
 /// Metadata with the leader's `host:port`, on errors that the leader would not give.
 pub const LEADER_KEY: &str = "mosec-leader";
 /// Metadata with the id of the node that forwarded a call; a call is forwarded once, so that none goes in circles.

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::SetupError;
 use crate::frame::DEFAULT_MAX_BODY_BYTES;
-use crate::tls::{self, Identity, Role};
+use crate::tls::{self, Identity, LiveIdentity, Role};
 
 /// Protocol version as TLS negotiates it. Changes with every incompatible change of the frames.
 pub const ALPN: &[u8] = b"mosec/1";
@@ -97,7 +97,7 @@ impl Default for Settings {
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
     /// An agent's; its name is the node's.
-    pub identity: Identity,
+    pub identity: LiveIdentity,
     pub incarnation: Incarnation,
     /// Roles that may connect.
     pub allowed: Vec<Role>,
@@ -107,8 +107,9 @@ pub struct ListenerConfig {
 
 impl ListenerConfig {
     /// Defaults: gateways and agents may connect, and the identity's key is the source of the reset secret.
-    pub fn new(identity: Identity, incarnation: Incarnation) -> Self {
-        let reset_secret = ResetSecret::of(&identity);
+    pub fn new(identity: impl Into<LiveIdentity>, incarnation: Incarnation) -> Self {
+        let identity = identity.into();
+        let reset_secret = ResetSecret::of(&identity.current());
         let allowed = vec![Role::Gateway, Role::Agent];
         Self {
             identity,
@@ -204,7 +205,7 @@ pub(super) fn server_configs(
     })
 }
 
-pub(super) fn client_configs(identity: &Identity) -> Result<ByDistance<quinn::ClientConfig>, SetupError> {
+pub(super) fn client_configs(identity: LiveIdentity) -> Result<ByDistance<quinn::ClientConfig>, SetupError> {
     let tls = tls::client_config(identity, ALPN)?;
     let crypto = Arc::new(QuicClientConfig::try_from(tls).map_err(setting)?);
     let with_mtu = |mtu| {

@@ -18,7 +18,7 @@ use super::reader::{FrameReader, StreamError};
 use super::{SetupError, socket};
 use crate::frame::{Frame, FrameError, MAX_EVENT_BYTES};
 use crate::link::{LinkError, LinkEvent};
-use crate::tls::{Identity, PeerIdentity, Role};
+use crate::tls::{LiveIdentity, PeerIdentity, Role};
 
 /// Dials agents. One socket serves all links.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub struct QuicConnector {
 
 impl QuicConnector {
     /// `identity`: a gateway's or an agent's. Needs a tokio runtime.
-    pub fn new(identity: &Identity, settings: Settings) -> Result<Self, SetupError> {
+    pub fn new(identity: impl Into<LiveIdentity>, settings: Settings) -> Result<Self, SetupError> {
         let socket = socket::open_any()?;
         let mut config = EndpointConfig::default();
         limit_packets(&mut config)?;
@@ -42,7 +42,7 @@ impl QuicConnector {
         })?;
         Ok(Self {
             endpoint,
-            configs: client_configs(identity)?,
+            configs: client_configs(identity.into())?,
             settings,
         })
     }

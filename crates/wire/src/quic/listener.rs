@@ -129,7 +129,7 @@ async fn accept_one(
         close(&connection, Code::Protocol);
         return Err(quinn::ConnectionError::LocallyClosed);
     };
-    let node = config.identity.peer().name.clone();
+    let node = config.identity.current().peer().name.clone();
     let hello = LinkEvent::Hello {
         node,
         incarnation: config.incarnation,

@@ -6,20 +6,21 @@ use std::time::{Duration, SystemTime};
 
 use mosec_types::NodeId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKey, PublicKeyData, SanType,
 };
-use rustls_pki_types::CertificateDer;
+use ring::digest;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 
-use super::{Identity, PeerIdentity, Role, TlsError, files};
+use super::hex::to_hex;
+use super::{Identity, PeerIdentity, Role, TlsError, Validity, files};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The authority outlives any cluster that does not plan its replacement.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
-const LEAF_LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
-/// Certificates begin in the past, so that hosts whose clocks are behind accept them.
-const CLOCK_SKEW: Duration = DAY;
+/// How long certificates are good that are issued by hand, and that nobody renews.
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
 
 const CERT_FILE: &str = "ca.pem";
 const KEY_FILE: &str = "ca-key.pem";
@@ -80,17 +81,33 @@ impl ClusterCa {
         files::write(&dir.join(CERT_FILE), files::PUBLIC, &self.certificate_pem)
     }
 
-    /// Issues a certificate and its key, for use as client and as server.
+    /// Issues a certificate and its key, for use as client and as server, good for [`LEAF_LIFETIME`].
     ///
     /// `name`: unique among the peers of `role`; the node's name for an agent.
     pub fn issue(&self, role: Role, name: &str) -> Result<Identity, TlsError> {
+        self.issue_for(role, name, Validity::starting(SystemTime::now(), LEAF_LIFETIME))
+    }
+
+    /// As [`ClusterCa::issue`], good for another time.
+    pub fn issue_for(&self, role: Role, name: &str, validity: Validity) -> Result<Identity, TlsError> {
         let peer = PeerIdentity {
             role,
             name: NodeId::new(name)?,
         };
         let key = KeyPair::generate()?;
-        let certificate = leaf_params(&peer)?.signed_by(&key, &self.issuer)?;
+        let certificate = leaf_params(&peer, validity)?.signed_by(&key, &self.issuer)?;
         Identity::from_pem(&self.certificate_pem, &certificate.pem(), &key.serialize_pem())
+    }
+
+    /// Certifies the key of a request as `peer`'s; gives the certificate as PEM.
+    pub fn sign(
+        &self,
+        request: &SigningRequest,
+        peer: &PeerIdentity,
+        validity: Validity,
+    ) -> Result<String, TlsError> {
+        let certificate = leaf_params(peer, validity)?.signed_by(&request.key, &self.issuer)?;
+        Ok(certificate.pem())
     }
 
     /// The authority's certificate, which every peer trusts.
@@ -110,6 +127,28 @@ impl fmt::Debug for ClusterCa {
     }
 }
 
+/// A request to certify a key, whose sender has proven to have the private one.
+#[derive(Debug)]
+pub struct SigningRequest {
+    key: PublicKey,
+}
+
+impl SigningRequest {
+    /// Reads a request and checks its signature. What it asks for beside the key is not looked at.
+    pub fn from_der(der: &[u8]) -> Result<Self, TlsError> {
+        let parsed = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
+            .map_err(|error| TlsError::unusable("signing request", error))?;
+        Ok(Self {
+            key: parsed.public_key,
+        })
+    }
+
+    /// SHA-256 of the key, which tells it from others.
+    pub fn key_hash(&self) -> String {
+        to_hex(digest::digest(&digest::SHA256, &self.key.subject_public_key_info()).as_ref())
+    }
+}
+
 fn params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -118,11 +157,11 @@ fn params() -> CertificateParams {
     params
         .distinguished_name
         .push(DnType::CommonName, "mosec cluster CA");
-    set_lifetime(&mut params, CA_LIFETIME);
+    set_validity(&mut params, Validity::starting(SystemTime::now(), CA_LIFETIME));
     params
 }
 
-fn leaf_params(peer: &PeerIdentity) -> Result<CertificateParams, TlsError> {
+fn leaf_params(peer: &PeerIdentity, validity: Validity) -> Result<CertificateParams, TlsError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params
@@ -138,14 +177,13 @@ fn leaf_params(peer: &PeerIdentity) -> Result<CertificateParams, TlsError> {
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
     params.use_authority_key_identifier_extension = true;
-    set_lifetime(&mut params, LEAF_LIFETIME);
+    set_validity(&mut params, validity);
     Ok(params)
 }
 
-fn set_lifetime(params: &mut CertificateParams, lifetime: Duration) {
-    let now = SystemTime::now();
-    params.not_before = (now - CLOCK_SKEW).into();
-    params.not_after = (now + lifetime).into();
+fn set_validity(params: &mut CertificateParams, validity: Validity) {
+    params.not_before = validity.not_before.into();
+    params.not_after = validity.not_after.into();
 }
 
 /// Checks that certificate and key belong together.

@@ -16,11 +16,19 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::{Identity, PeerIdentity, Role, TlsError};
+use super::live::Introducing;
+use super::pinned::Pinned;
+use super::{Fingerprint, LiveIdentity, PeerIdentity, Role, TlsError};
 
 /// For servers: demands a certificate of the own authority and of one of the roles `allowed`.
-pub fn server_config(identity: &Identity, allowed: &[Role], alpn: &[u8]) -> Result<ServerConfig, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(identity.roots()?), provider())
+pub fn server_config(
+    identity: impl Into<LiveIdentity>,
+    allowed: &[Role],
+    alpn: &[u8],
+) -> Result<ServerConfig, TlsError> {
+    let identity = identity.into();
+    let roots = Arc::new(identity.current().roots()?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
         .build()
         .map_err(|error| TlsError::unusable("authority's certificate", error))?;
     let verifier = Arc::new(RoleVerifier {
@@ -30,26 +38,65 @@ pub fn server_config(identity: &Identity, allowed: &[Role], alpn: &[u8]) -> Resu
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(identity.chain()?, identity.key()?)?;
+        .with_cert_resolver(Arc::new(identity));
+    limit(&mut config, alpn);
+    Ok(config)
+}
+
+/// For the server that processes join at: clients may have no certificate, which it is up to the server to act on, and
+/// those with a certificate need one of the own authority. Shows the authority to those that know its fingerprint.
+pub fn open_server_config(identity: impl Into<LiveIdentity>, alpn: &[u8]) -> Result<ServerConfig, TlsError> {
+    let identity = identity.into();
+    let roots = Arc::new(identity.current().roots()?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TlsError::unusable("authority's certificate", error))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(Introducing(identity)));
+    limit(&mut config, alpn);
+    Ok(config)
+}
+
+fn limit(config: &mut ServerConfig, alpn: &[u8]) {
     config.alpn_protocols = vec![alpn.to_vec()];
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    Ok(config)
 }
 
 /// For clients: checks the server against the own authority and the server name it is given for each connection,
 /// [`Role::dns_name`].
-pub fn client_config(identity: &Identity, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
+pub fn client_config(identity: impl Into<LiveIdentity>, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
+    let identity = identity.into();
+    let roots = identity.current().roots()?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(identity.roots()?)
-        .with_client_auth_cert(identity.chain()?, identity.key()?)?;
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(Arc::new(identity));
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// For a client that has no certificate yet and knows the authority's fingerprint alone.
+pub fn joining_config(fingerprint: Fingerprint, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
+    let pinned = Pinned {
+        fingerprint,
+        provider: provider(),
+    };
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous() // the verifier checks all that the ordinary one does, once it has found the authority
+        .with_custom_certificate_verifier(Arc::new(pinned))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 

@@ -34,6 +34,15 @@ pub(super) fn write(path: &Path, mode: u32, text: &str) -> Result<(), TlsError> 
     })
 }
 
+/// Gives a file its name for good, in place of an older one.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), TlsError> {
+    let moved = fs::rename(from, to).and_then(|()| sync_dir_of(to));
+    moved.map_err(|source| TlsError::File {
+        path: to.to_owned(),
+        source,
+    })
+}
+
 fn replace(path: &Path, mode: u32, text: &str) -> io::Result<()> {
     let temporary = path.with_extension("pem.tmp");
     // What an interrupted write left there may have another mode, which opening would keep.
@@ -49,6 +58,10 @@ fn replace(path: &Path, mode: u32, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
+    sync_dir_of(path)
+}
+
+fn sync_dir_of(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => File::open(dir)?.sync_all(),
         _ => Ok(()),

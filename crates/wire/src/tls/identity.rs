@@ -2,23 +2,32 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{PeerIdentity, Role, TlsError, files};
+use super::validity::Validity;
+use super::{PeerIdentity, Role, TlsError, config, files};
 
 const CA_FILE: &str = "ca.pem";
 const CERT_FILE: &str = "cert.pem";
 const KEY_FILE: &str = "key.pem";
+/// The certificate of a key that is about to be replaced: there between the two steps of [`Identity::save`] alone.
+const NEXT_CERT_FILE: &str = "cert-next.pem";
 
 /// What a process needs to prove who it is and to check who others are.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Identity {
     peer: PeerIdentity,
+    validity: Validity,
     ca_pem: String,
     cert_pem: String,
     key_pem: String,
+    certified: Arc<CertifiedKey>,
+    /// With the authority's certificate behind the own one.
+    introduced: Arc<CertifiedKey>,
 }
 
 impl Identity {
@@ -26,20 +35,42 @@ impl Identity {
     pub fn from_pem(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
         let chain = certificates(cert_pem, "certificate")?;
         let peer = PeerIdentity::from_certificate(&chain[0])?;
-        certificates(ca_pem, "authority's certificate")?;
-        private_key(key_pem)?;
+        let validity = Validity::of(&chain[0])?;
+        let authority = certificates(ca_pem, "authority's certificate")?;
+        let provider = config::provider();
+        let certified = CertifiedKey::from_der(chain, private_key(key_pem)?, &provider)
+            .map_err(|error| TlsError::unusable("private key", error))?;
+        let introduction = [&certified.cert[..], &authority].concat();
         Ok(Self {
             peer,
+            validity,
             ca_pem: ca_pem.to_owned(),
             cert_pem: cert_pem.to_owned(),
             key_pem: key_pem.to_owned(),
+            introduced: Arc::new(CertifiedKey::new(introduction, Arc::clone(&certified.key))),
+            certified: Arc::new(certified),
         })
     }
 
     /// Reads the identity that [`Identity::save`] wrote into `dir`.
     pub fn load(dir: &Path) -> Result<Self, TlsError> {
         let read = |name| files::read(&dir.join(name));
-        Self::from_pem(&read(CA_FILE)?, &read(CERT_FILE)?, &read(KEY_FILE)?)
+        let (ca, key) = (read(CA_FILE)?, read(KEY_FILE)?);
+        let found = read(CERT_FILE).and_then(|cert| Self::from_pem(&ca, &cert, &key));
+        if found.is_err() && dir.join(NEXT_CERT_FILE).exists() {
+            // A save was interrupted after it had replaced the key.
+            let next = Self::from_pem(&ca, &read(NEXT_CERT_FILE)?, &key)?;
+            next.save(dir)?;
+            return Ok(next);
+        }
+        found
+    }
+
+    /// Whether `dir` has an identity, good or not.
+    pub fn is_in(dir: &Path) -> bool {
+        [CERT_FILE, NEXT_CERT_FILE]
+            .iter()
+            .any(|name| dir.join(name).exists())
     }
 
     /// Reads the identity in `dir` for a process of this role.
@@ -58,11 +89,14 @@ impl Identity {
     }
 
     /// Writes `ca.pem`, `cert.pem` and `key.pem` into `dir`, the key readable by its owner only. Replaces older ones.
+    ///
+    /// Interrupted at any point, [`Identity::load`] finds the old identity or the new one.
     pub fn save(&self, dir: &Path) -> Result<(), TlsError> {
         files::create_dir(dir)?;
+        files::write(&dir.join(CA_FILE), files::PUBLIC, &self.ca_pem)?;
+        files::write(&dir.join(NEXT_CERT_FILE), files::PUBLIC, &self.cert_pem)?;
         files::write(&dir.join(KEY_FILE), files::SECRET, &self.key_pem)?;
-        files::write(&dir.join(CERT_FILE), files::PUBLIC, &self.cert_pem)?;
-        files::write(&dir.join(CA_FILE), files::PUBLIC, &self.ca_pem)
+        files::rename(&dir.join(NEXT_CERT_FILE), &dir.join(CERT_FILE))
     }
 
     pub fn peer(&self) -> &PeerIdentity {
@@ -92,12 +126,17 @@ impl Identity {
         &self.key_pem
     }
 
-    pub(super) fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        certificates(&self.cert_pem, "certificate")
+    /// When the certificate is good.
+    pub fn validity(&self) -> Validity {
+        self.validity
     }
 
-    pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
-        private_key(&self.key_pem)
+    pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
+
+    pub(super) fn introduced(&self) -> &Arc<CertifiedKey> {
+        &self.introduced
     }
 
     pub(super) fn roots(&self) -> Result<rustls::RootCertStore, TlsError> {
@@ -109,6 +148,14 @@ impl Identity {
     }
 }
 
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.ca_pem, &self.cert_pem, &self.key_pem) == (&other.ca_pem, &other.cert_pem, &other.key_pem)
+    }
+}
+
+impl Eq for Identity {}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Identity").field(&self.peer).finish() // the key stays out of logs
@@ -116,7 +163,7 @@ impl fmt::Debug for Identity {
 }
 
 /// The certificates in `pem`, at least one.
-fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match found {
         Ok(found) if found.is_empty() => Err(TlsError::unusable(what, "the text has no certificate")),

@@ -3,23 +3,35 @@
 //! Every link is TLS 1.3 with both sides authenticated. A certificate carries its owner's [`Role`] twice: as the DNS
 //! name `<role>.mosec`, which a client checks as the server's name whatever address it dialled, and with the owner's
 //! name as the URI `mosec://<role>/<name>`, which both sides read as [`PeerIdentity`].
+//! Certificates are short-lived and replaced in use ([`LiveIdentity`]); the first one comes for a [`JoinToken`].
 //! The crypto provider is always passed explicitly: nothing here needs or sets the process's default.
 
 mod ca;
 mod config;
 mod files;
+mod hex;
 mod identity;
+mod live;
 mod peer;
+mod pinned;
+mod request;
+mod token;
+mod validity;
 
 use std::io;
 use std::path::PathBuf;
 
 use mosec_types::id::InvalidName;
 
-pub use ca::ClusterCa;
-pub use config::{client_config, server_config};
+pub use ca::{ClusterCa, LEAF_LIFETIME, SigningRequest};
+pub use config::{client_config, joining_config, open_server_config, server_config};
 pub use identity::Identity;
-pub use peer::{PeerIdentity, Role};
+pub use live::LiveIdentity;
+pub use peer::{PeerIdentity, Role, UnknownRole};
+pub use pinned::Fingerprint;
+pub use request::PendingKey;
+pub use token::{JoinToken, hash_secret};
+pub use validity::{Due, Validity};
 
 /// Why an identity or an authority could not be made, stored or read.
 #[derive(Debug, thiserror::Error)]

@@ -8,25 +8,47 @@ use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::TlsError;
 
-/// What a process is in the cluster, hence what it may do.
+/// What a process or a person is in the cluster, hence what it may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     Gateway,
     Agent,
     ControlPlane,
-    Operator,
+    /// Changes everything, who may come in among it.
+    Admin,
+    /// Changes what runs.
+    Deployer,
+    /// Looks.
+    Viewer,
 }
 
+/// What admins were called before there were other people; their certificates are good until they expire.
+const FORMER_ADMIN: &str = "operator";
+
 impl Role {
-    pub const ALL: [Self; 4] = [Self::Gateway, Self::Agent, Self::ControlPlane, Self::Operator];
+    pub const ALL: [Self; 6] = [
+        Self::Gateway,
+        Self::Agent,
+        Self::ControlPlane,
+        Self::Admin,
+        Self::Deployer,
+        Self::Viewer,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
             Self::Agent => "agent",
             Self::ControlPlane => "control-plane",
-            Self::Operator => "operator",
+            Self::Admin => "admin",
+            Self::Deployer => "deployer",
+            Self::Viewer => "viewer",
         }
+    }
+
+    /// Whether people have this role, not processes.
+    pub fn is_person(self) -> bool {
+        matches!(self, Self::Admin | Self::Deployer | Self::Viewer)
     }
 
     /// The DNS name in every certificate of this role: what a client checks a server of this role against.
@@ -35,7 +57,9 @@ impl Role {
             Self::Gateway => "gateway.mosec",
             Self::Agent => "agent.mosec",
             Self::ControlPlane => "control-plane.mosec",
-            Self::Operator => "operator.mosec",
+            Self::Admin => "admin.mosec",
+            Self::Deployer => "deployer.mosec",
+            Self::Viewer => "viewer.mosec",
         }
     }
 
@@ -53,17 +77,20 @@ impl fmt::Display for Role {
 
 /// Why a text is not a role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown role: expected gateway, agent, control-plane or operator")]
-pub struct UnknownRole;
+#[error("unknown role {0:?}: expected gateway, agent, control-plane, admin, deployer or viewer")]
+pub struct UnknownRole(String);
 
 impl FromStr for Role {
     type Err = UnknownRole;
 
     fn from_str(text: &str) -> Result<Self, UnknownRole> {
+        if text == FORMER_ADMIN {
+            return Ok(Self::Admin);
+        }
         Self::ALL
             .into_iter()
             .find(|role| role.name() == text)
-            .ok_or(UnknownRole)
+            .ok_or_else(|| UnknownRole(text.to_owned()))
     }
 }
 

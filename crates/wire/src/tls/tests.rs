@@ -56,7 +56,7 @@ fn another_authority_is_refused_on_both_sides() {
 fn roles_are_checked_on_both_sides() {
     let ca = ClusterCa::create().unwrap();
     let agent = ca.issue(Role::Agent, "node-1").unwrap();
-    let operator = ca.issue(Role::Operator, "alice").unwrap();
+    let operator = ca.issue(Role::Admin, "alice").unwrap();
     let refused = handshake(&operator, &agent, &[Role::Gateway, Role::Agent]).unwrap_err();
     let expected =
         rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure);
@@ -123,4 +123,97 @@ fn secrets_are_not_printed() {
     for text in [format!("{ca:?}"), format!("{agent:?}")] {
         assert!(!text.contains("PRIVATE"), "{text}");
     }
+}
+
+#[test]
+fn what_was_an_operator_is_an_admin() {
+    assert_eq!("operator".parse(), Ok(Role::Admin));
+    for role in Role::ALL {
+        assert_eq!(role.name().parse(), Ok(role));
+    }
+    let error = "king".parse::<Role>().unwrap_err().to_string();
+    assert!(
+        error.starts_with("unknown role \"king\": expected gateway, "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_key_is_certified_without_leaving_its_owner() {
+    let ca = ClusterCa::create().unwrap();
+    let agent = ca.issue(Role::Agent, "node-1").unwrap();
+    let key = PendingKey::generate().unwrap();
+    let request = SigningRequest::from_der(&key.request().unwrap()).unwrap();
+    let hash = request.key_hash();
+    let again = PendingKey::from_pem(&key.pem()).unwrap().request().unwrap();
+    assert_eq!(SigningRequest::from_der(&again).unwrap().key_hash(), hash);
+    let peer = ca.issue(Role::Gateway, "edge").unwrap().peer().clone();
+    let validity = Validity::starting(std::time::SystemTime::now(), std::time::Duration::from_secs(60));
+    let certificate = ca.sign(&request, &peer, validity).unwrap();
+    let gateway = key.certified(ca.ca_pem(), &certificate).unwrap();
+    assert_eq!(handshake(&gateway, &agent, &[Role::Gateway]).unwrap(), peer);
+    assert_eq!(gateway.validity().lifetime(), std::time::Duration::from_secs(66));
+
+    // Somebody else's certificate does not fit the key, and a request that was changed proves nothing.
+    let other = PendingKey::generate().unwrap();
+    let mut broken = other.request().unwrap();
+    assert!(other.certified(ca.ca_pem(), &certificate).is_err());
+    let last = broken.len() - 1;
+    broken[last] ^= 1;
+    assert!(SigningRequest::from_der(&broken).is_err() && SigningRequest::from_der(b"x").is_err());
+}
+
+#[test]
+fn a_save_that_was_interrupted_leaves_the_old_identity_or_the_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = ClusterCa::create().unwrap();
+    let issue = || ca.issue(Role::Agent, "node-1").unwrap();
+    let (old, new) = (issue(), issue());
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    assert!(!Identity::is_in(dir.path()));
+    old.save(dir.path()).unwrap();
+    assert!(Identity::is_in(dir.path()));
+    write("cert-next.pem", new.cert_pem());
+    assert_eq!(Identity::load(dir.path()).unwrap(), old);
+    write("key.pem", new.key_pem());
+    assert_eq!(Identity::load(dir.path()).unwrap(), new);
+    assert!(
+        !dir.path().join("cert-next.pem").exists(),
+        "the save was completed"
+    );
+    assert_eq!(Identity::load(dir.path()).unwrap(), new);
+}
+
+#[test]
+fn new_connections_show_the_certificate_that_is_current() {
+    let ca = ClusterCa::create().unwrap();
+    let agent = ca.issue(Role::Agent, "node-1").unwrap();
+    let live = LiveIdentity::from(ca.issue(Role::Gateway, "edge").unwrap());
+    let config = Arc::new(client_config(&live, ALPN).unwrap());
+    let shown = || {
+        let server = server_config(&agent, &[Role::Gateway], ALPN).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let mut client = ClientConnection::new(config.clone(), Role::Agent.server_name()).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            wire.clear();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        server.peer_certificates().unwrap()[0].clone()
+    };
+    let first = shown();
+    let next = ca.issue(Role::Gateway, "edge").unwrap();
+    live.replace(next).unwrap();
+    assert_ne!(shown(), first);
+    // Not for another peer's, nor another authority's.
+    live.replace(ca.issue(Role::Gateway, "other").unwrap())
+        .unwrap_err();
+    let foreign = ClusterCa::create().unwrap();
+    live.replace(foreign.issue(Role::Gateway, "edge").unwrap())
+        .unwrap_err();
 }

@@ -53,7 +53,7 @@ async fn only_gateways_and_agents_of_the_cluster_get_in() {
     for role in [Role::Gateway, Role::Agent] {
         connect(&ca.issue(role, "peer").unwrap(), &address).await.unwrap();
     }
-    let operator = ca.issue(Role::Operator, "alice").unwrap();
+    let operator = ca.issue(Role::Admin, "alice").unwrap();
     let stranger = other.issue(Role::Gateway, "edge").unwrap();
     // Trusts the agent, but has a certificate of another authority.
     let trusting = Identity::from_pem(ca.ca_pem(), stranger.cert_pem(), stranger.key_pem()).unwrap();
@@ -112,7 +112,7 @@ async fn another_node_than_expected_is_refused() {
     let ca = ClusterCa::create().unwrap();
     let (address, _listener) = listen(agent(&ca));
     let connector =
-        QuicConnector::new(&ca.issue(Role::Gateway, "edge").unwrap(), Settings::default()).unwrap();
+        QuicConnector::new(ca.issue(Role::Gateway, "edge").unwrap(), Settings::default()).unwrap();
     let expected = NodeId::new("node-2").unwrap();
     let refused = bounded(connector.connect(&address, Some(&expected)))
         .await
@@ -131,7 +131,7 @@ async fn nobody_at_the_address_is_an_error_in_time() {
         connect_timeout: Duration::from_millis(200),
         ..Settings::default()
     };
-    let connector = QuicConnector::new(&ca.issue(Role::Gateway, "edge").unwrap(), settings).unwrap();
+    let connector = QuicConnector::new(ca.issue(Role::Gateway, "edge").unwrap(), settings).unwrap();
     let silent = std::net::UdpSocket::bind(loopback()).unwrap();
     for address in [
         silent.local_addr().unwrap().to_string(),
@@ -150,7 +150,7 @@ async fn raw_pair() -> (QuicServer, quinn::Connection, QuicListener) {
     let ca = ClusterCa::create().unwrap();
     let listener = QuicListener::bind(loopback(), agent(&ca)).unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let tls = client_config(&ca.issue(Role::Gateway, "edge").unwrap(), ALPN).unwrap();
+    let tls = client_config(ca.issue(Role::Gateway, "edge").unwrap(), ALPN).unwrap();
     let (connection, server) = tokio::join!(raw_connect(tls, &address), listener.accept());
     (server.unwrap(), connection.unwrap(), listener)
 }

@@ -45,7 +45,7 @@ pub(crate) async fn quic_pair_with(settings: Settings) -> Pair {
     config.settings = settings.clone();
     let listener = QuicListener::bind("127.0.0.1:0".parse().unwrap(), config).unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let connector = QuicConnector::new(&ca.issue(Role::Gateway, "edge").unwrap(), settings).unwrap();
+    let connector = QuicConnector::new(ca.issue(Role::Gateway, "edge").unwrap(), settings).unwrap();
     let expected = node();
     let (link, server) = tokio::join!(connector.connect(&address, Some(&expected)), listener.accept());
     Pair {
