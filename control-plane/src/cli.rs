@@ -100,6 +100,7 @@ impl Args {
             peers,
             data_dir: Some(self.data_dir.clone()),
             security,
+            authority: None,
             raft,
             leases: LeaseTiming {
                 down_after,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mosec_wire::tls::{Identity, Role};
 
+use crate::authority::Authority;
 use crate::raft::MemberId;
 use crate::reconcile::lease::LeaseTiming;
 
@@ -29,6 +30,8 @@ pub struct Config {
     /// Log and snapshots; in memory only where absent.
     pub data_dir: Option<PathBuf>,
     pub security: Security,
+    /// Signs certificates of those that join and renew, where this member holds the authority's key.
+    pub authority: Option<Authority>,
     pub raft: RaftTiming,
     pub leases: LeaseTiming,
     /// How long a revision may take to become healthy where its deployer does not say.
@@ -101,6 +104,7 @@ impl Config {
             peers: BTreeMap::new(),
             data_dir: None,
             security: Security::Insecure,
+            authority: None,
             raft: RaftTiming::default(),
             leases: LeaseTiming::default(),
             healthy_deadline: DEFAULT_HEALTHY_DEADLINE,

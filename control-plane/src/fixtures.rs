@@ -116,6 +116,7 @@ pub(crate) fn model(version: u64, of: impl IntoIterator<Item = Node>, rollouts: 
         rollouts,
         histories: BTreeMap::new(),
         clients: BTreeMap::new(),
+        ..Model::default()
     }
 }
 

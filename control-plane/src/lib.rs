@@ -5,6 +5,7 @@
 
 mod access;
 mod api;
+mod authority;
 pub mod cli;
 pub mod config;
 mod feed;
@@ -20,6 +21,7 @@ pub mod reconcile;
 pub mod server;
 pub mod state;
 
+pub use authority::{Authority, DEFAULT_CERT_TTL};
 pub use config::{Config, ConfigError, RaftTiming, Security};
 pub use reconcile::lease::LeaseTiming;
 pub use server::{BuildError, ControlPlane, RunError};

@@ -33,6 +33,14 @@ impl Peers {
         self.addresses.get(&member).map_or(logged, String::as_str)
     }
 
+    /// The other members with their addresses, in the order of their numbers.
+    pub fn others(&self, own: MemberId) -> Vec<(MemberId, String)> {
+        let others = self.addresses.iter().filter(|(member, _)| **member != own);
+        others
+            .map(|(&member, address)| (member, address.clone()))
+            .collect()
+    }
+
     /// A channel to a member, shared by all that talk to it.
     pub fn channel(&self, member: MemberId, logged: &str) -> Result<Channel, EndpointError> {
         let address = self.address(member, logged);

@@ -19,7 +19,7 @@ use openraft::error::{InitializeError, RaftError};
 use openraft::{BasicNode, SnapshotPolicy};
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
@@ -28,6 +28,7 @@ use tower::layer::util::{Identity as NoLayer, Stack};
 
 use crate::access::layer::AccessLayer;
 use crate::api::Api;
+use crate::api::join::MAX_JOINS;
 use crate::config::{Config, ConfigError};
 use crate::feed::Feed;
 use crate::incoming::connections;
@@ -178,6 +179,8 @@ impl ControlPlane {
             leadership: leadership.clone(),
             feed: feed.clone(),
             healthy_deadline: config.healthy_deadline,
+            authority: config.authority.clone(),
+            joins: Arc::new(Semaphore::new(MAX_JOINS)),
             metrics: metrics.clone(),
             closing: closing.clone(),
         };

@@ -18,12 +18,16 @@ const VIEWERS: &[Role] = &[Viewer, Deployer, Admin, ControlPlane];
 const FOLLOWERS: &[Role] = &[Gateway, Agent, Viewer, Deployer, Admin, ControlPlane];
 /// Whoever changes what runs.
 const DEPLOYERS: &[Role] = &[Deployer, Admin, ControlPlane];
-/// Whoever changes what belongs to the cluster.
+/// Whoever changes who belongs to the cluster.
 const ADMINS: &[Role] = &[Admin, ControlPlane];
+/// Whoever has a certificate.
+const ALL: &[Role] = &Role::ALL;
 
 /// Who may make a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum May {
+    /// Even without a certificate.
+    Anyone,
     Only(&'static [Role]),
 }
 
@@ -51,6 +55,13 @@ const TABLE: &[(&str, May)] = &[
         "/mosec.control.v1.ControlPlane/WatchTopology",
         May::Only(FOLLOWERS),
     ),
+    ("/mosec.control.v1.ControlPlane/Audit", May::Only(VIEWERS)),
+    ("/mosec.control.v1.ControlPlane/CreateToken", May::Only(ADMINS)),
+    ("/mosec.control.v1.ControlPlane/ListTokens", May::Only(ADMINS)),
+    ("/mosec.control.v1.ControlPlane/RevokeToken", May::Only(ADMINS)),
+    ("/mosec.control.v1.ControlPlane/Join", May::Anyone),
+    ("/mosec.control.v1.ControlPlane/UseToken", May::Only(MEMBERS)),
+    ("/mosec.control.v1.ControlPlane/Renew", May::Only(ALL)),
     ("/mosec.raft.v1.Raft/AppendEntries", May::Only(MEMBERS)),
     ("/mosec.raft.v1.Raft/Vote", May::Only(MEMBERS)),
     ("/mosec.raft.v1.Raft/InstallSnapshot", May::Only(MEMBERS)),
@@ -69,6 +80,7 @@ pub(crate) fn check(caller: &Caller, path: &str, now: SystemTime) -> Result<(), 
         .find(|(known, _)| *known == path)
         .map(|(_, may)| *may);
     match (may, known) {
+        (Some(May::Anyone), _) => Ok(()),
         (_, None) => Err(Status::unauthenticated(format!(
             "{call} needs a certificate of this cluster, and the connection came without one"
         ))),
@@ -141,7 +153,7 @@ mod tests {
     /// What each role may do, written down a second time: as people think of it.
     #[test]
     fn each_role_may_do_its_own_part() {
-        let views = ["History", "Status", "WatchTopology"];
+        let views = ["History", "Status", "WatchTopology", "Audit"];
         let deploys = [
             "Deploy",
             "Rollback",
@@ -153,17 +165,18 @@ mod tests {
             "Plan",
         ];
         let nodes = ["RegisterNode", "Heartbeat"];
-        let raft = ["AppendEntries", "Vote", "InstallSnapshot"];
+        let members = ["AppendEntries", "Vote", "InstallSnapshot", "UseToken"];
         for path in CALLS {
             let call = path.rsplit('/').next().unwrap();
             for role in Role::ALL {
                 let expected = match role {
+                    _ if ["Join", "Renew"].contains(&call) => true,
                     ControlPlane => true,
                     Gateway => ["WatchTopology", "ReportTraffic"].contains(&call),
                     Agent => call == "WatchTopology" || nodes.contains(&call),
                     Viewer => views.contains(&call),
                     Deployer => views.contains(&call) || deploys.contains(&call),
-                    Admin => !nodes.contains(&call) && !raft.contains(&call) && call != "ReportTraffic",
+                    Admin => !nodes.contains(&call) && !members.contains(&call) && call != "ReportTraffic",
                 };
                 let found = check(&peer(role), path, at(1));
                 assert_eq!(found.is_ok(), expected, "{role} {call}: {found:?}");
@@ -178,14 +191,18 @@ mod tests {
                     );
                 }
             }
-            let stranger = check(&Caller::Stranger, path, at(1)).unwrap_err();
-            assert_eq!(stranger.code(), Code::Unauthenticated, "{path}");
+            match check(&Caller::Stranger, path, at(1)) {
+                Ok(()) => assert_eq!(call, "Join", "the one call without a certificate"),
+                Err(status) => assert_eq!(status.code(), Code::Unauthenticated, "{path}"),
+            }
             assert!(check(&Caller::Unchecked, path, at(1)).is_ok());
-            let late = check(&peer(Admin), path, at(100)).unwrap_err();
-            assert_eq!(
-                (late.code(), late.message()),
-                (Code::Unauthenticated, "the certificate of admin/x has expired")
-            );
+            if call != "Join" {
+                let late = check(&peer(Admin), path, at(100)).unwrap_err();
+                assert_eq!(
+                    (late.code(), late.message()),
+                    (Code::Unauthenticated, "the certificate of admin/x has expired")
+                );
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use mosec_types::spec::MAX_REPLICAS;
 use mosec_wire::control::proto;
 use tonic::{Request, Response, Status};
 
-use super::revisions::{origin, pipeline};
-use super::{Api, answer, dedup, forward, invalid, unexpected};
+use super::revisions::pipeline;
+use super::{Api, answer, dedup, forward, invalid, origin, unexpected};
 use crate::access;
 use crate::raft::handle::ProposeError;
 use crate::state::{Command, Origin, Proposal, Reply};

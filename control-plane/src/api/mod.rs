@@ -3,33 +3,37 @@
 //! Any member answers. What needs the leader is forwarded to it once ([`forward`]); heartbeats are redirected instead,
 //! as they are a stream and frequent.
 
+mod audit;
 mod changes;
 mod forward;
 mod heartbeat;
+pub(crate) mod join;
 mod plan;
 mod revisions;
 mod status;
+mod tokens;
 mod traffic;
 mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::Stream;
 use mosec_types::resources::MAX_GPUS;
 use mosec_types::{Capacity, Incarnation, NodeId, PipelineName};
 use mosec_wire::control::proto::{self, control_plane_server};
-use tokio::sync::watch as channel;
+use tokio::sync::{Semaphore, watch as channel};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access;
+use crate::authority::Authority;
 use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::raft::handle::{Handle, ProposeError};
 use crate::reconcile::Leadership;
-use crate::state::{Command, Dedup, Model, Proposal, Refusal, Reply};
+use crate::state::{Command, Dedup, Model, Origin, Proposal, Refusal, Reply};
 
 /// Longest client name in a dedup number: longer ones would fill the state.
 const MAX_CLIENT_BYTES: usize = 64;
@@ -47,6 +51,10 @@ pub(crate) struct Api {
     pub(crate) leadership: Arc<Leadership>,
     pub(crate) feed: Arc<Feed>,
     pub(crate) healthy_deadline: Duration,
+    /// Signs certificates; absent at members that do not hold the authority's key.
+    pub(crate) authority: Option<Authority>,
+    /// Bounds the strangers that are joining.
+    pub(crate) joins: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
     /// Ends the streams.
     pub(crate) closing: CancellationToken,
@@ -115,13 +123,16 @@ impl control_plane_server::ControlPlane for Api {
 
     async fn delete(
         &self,
-        request: Request<proto::DeleteRequest>,
+        mut request: Request<proto::DeleteRequest>,
     ) -> Result<Response<proto::DeleteResponse>, Status> {
+        let by = access::asked_by(&request, &request.get_ref().by);
         let message = request.get_ref();
         let pipeline = PipelineName::new(&message.pipeline).map_err(|error| invalid("pipeline", error))?;
         let dedup = dedup(message.dedup.clone())?;
+        let origin = origin(&by);
+        request.get_mut().by = by;
         let proposal = Proposal {
-            command: Command::Delete { pipeline },
+            command: Command::Delete { pipeline, origin },
             dedup,
         };
         match self.handle.propose(proposal).await {
@@ -218,6 +229,62 @@ impl control_plane_server::ControlPlane for Api {
         let updates = watch::follow(self.clone(), request.get_ref());
         Ok(Response::new(Box::pin(updates)))
     }
+
+    async fn audit(
+        &self,
+        request: Request<proto::AuditRequest>,
+    ) -> Result<Response<proto::AuditResponse>, Status> {
+        audit::audit(self, request).await
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<proto::CreateTokenRequest>,
+    ) -> Result<Response<proto::CreateTokenResponse>, Status> {
+        tokens::create(self, request).await
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<proto::ListTokensRequest>,
+    ) -> Result<Response<proto::ListTokensResponse>, Status> {
+        tokens::list(self, request).await
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<proto::RevokeTokenRequest>,
+    ) -> Result<Response<proto::RevokeTokenResponse>, Status> {
+        tokens::revoke(self, request).await
+    }
+
+    async fn join(&self, request: Request<proto::JoinRequest>) -> Result<Response<proto::Certified>, Status> {
+        join::join(self, request).await
+    }
+
+    async fn use_token(
+        &self,
+        request: Request<proto::UseTokenRequest>,
+    ) -> Result<Response<proto::UseTokenResponse>, Status> {
+        join::use_token(self, request).await
+    }
+
+    async fn renew(
+        &self,
+        request: Request<proto::RenewRequest>,
+    ) -> Result<Response<proto::Certified>, Status> {
+        join::renew(self, request).await
+    }
+}
+
+/// Who asks, and the time of this member.
+fn origin(by: &str) -> Origin {
+    // A clock before 1970 tells no time.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Origin {
+        by: by.to_owned(),
+        at_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 fn registration(message: &proto::RegisterNodeRequest) -> Result<Command, Status> {
@@ -302,6 +369,7 @@ fn refused(refusal: &Refusal) -> Status {
     match refusal {
         // The code by which an agent learns that it has been replaced.
         Refusal::StaleIncarnation { .. } | Refusal::StaleWrite { .. } => Status::aborted(text),
+        Refusal::Token { problem, .. } => tokens::refused(problem, text),
         Refusal::TooManyNodes(_) | Refusal::TooManyReplicas { .. } => Status::resource_exhausted(text),
         Refusal::UnknownPipeline(_)
         | Refusal::UnknownRevision(_)

@@ -1,13 +1,12 @@
 //! Calls that make revisions, and the one that lists them.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mosec_types::{PipelineName, PipelineSpec, Revision};
 use mosec_wire::control::proto;
 use tonic::{Request, Response, Status};
 
-use super::{Api, answer, dedup, forward, invalid, unexpected};
+use super::{Api, answer, dedup, forward, invalid, origin, unexpected};
 use crate::access;
 use crate::raft::handle::ProposeError;
 use crate::state::model::MAX_PIPELINE_REPLICAS;
@@ -116,15 +115,6 @@ fn healthy_deadline(api: &Api, asked_ms: u64) -> u64 {
     match asked_ms {
         0 => u64::try_from(api.healthy_deadline.as_millis()).unwrap_or(u64::MAX),
         asked => asked,
-    }
-}
-
-pub(super) fn origin(by: &str) -> Origin {
-    // A clock before 1970 tells no time.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Origin {
-        by: by.to_owned(),
-        at_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

@@ -6,6 +6,7 @@ use mosec_types::topology::{Node, NodeHealth};
 use super::command::{Command, Dedup, Proposal, Refusal, Reply};
 use super::history::{Outcome, Record};
 use super::model::{LastWrite, MAX_CLIENTS, Model};
+use super::tokens::{self, Peer};
 use super::{nodes, revisions, rollouts};
 
 /// Applies the proposal logged at `index`.
@@ -46,7 +47,17 @@ fn remember(model: &mut Model, index: u64, dedup: Dedup, reply: Reply) {
     }
 }
 
+/// Applies a command, and takes note of it where a person caused it.
 fn apply_command(model: &mut Model, index: u64, command: Command) -> Reply {
+    let audited = command.audited().map(|(origin, action)| (origin.clone(), action));
+    let reply = carry_out(model, index, command);
+    if let Some((origin, action)) = audited {
+        model.audit.note(index, origin, action, &reply);
+    }
+    reply
+}
+
+fn carry_out(model: &mut Model, index: u64, command: Command) -> Reply {
     let outcome = match command {
         Command::RegisterNode {
             id,
@@ -120,7 +131,21 @@ fn apply_command(model: &mut Model, index: u64, command: Command) -> Reply {
         Command::SetTraffic { pipeline, weight, .. } => rollouts::set_traffic(model, &pipeline, weight),
         Command::DrainNode { node, draining, .. } => nodes::drain(model, &node, draining),
         Command::RemoveNode { node, .. } => nodes::remove(model, &node),
-        Command::Delete { pipeline } => revisions::delete(model, &pipeline),
+        Command::Delete { pipeline, .. } => revisions::delete(model, &pipeline),
+        Command::CreateToken { token, origin } => model
+            .tokens
+            .create(*token, origin)
+            .map(|()| Effect::Aside)
+            .map_err(Refusal::from),
+        Command::UseToken { usage, origin } => {
+            let joined = tokens::join(model, &usage, origin.at_unix_ms);
+            joined.map(Effect::Joined).map_err(Refusal::from)
+        }
+        Command::RevokeToken { id, origin } => model
+            .tokens
+            .revoke(&id, origin)
+            .map(|()| Effect::Aside)
+            .map_err(Refusal::from),
     };
     match outcome {
         Ok(Effect::Changed) => {
@@ -133,8 +158,9 @@ fn apply_command(model: &mut Model, index: u64, command: Command) -> Reply {
                 revision: Revision(index),
             }
         }
+        Ok(Effect::Joined(peer)) => Reply::Joined { peer },
         // A node that registers twice has its answer in the version that is there.
-        Ok(Effect::Same) => Reply::Done {
+        Ok(Effect::Same | Effect::Aside) => Reply::Done {
             version: model.version,
         },
         Ok(Effect::Void) => Reply::Void,
@@ -147,6 +173,9 @@ pub(super) enum Effect {
     Deployed,
     /// Already so.
     Same,
+    /// Something changed that no topology shows.
+    Aside,
+    Joined(Peer),
     /// The condition no longer held.
     Void,
 }

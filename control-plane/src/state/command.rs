@@ -9,6 +9,8 @@ use mosec_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::tokens::{NewToken, Peer, TokenProblem, Usage};
+
 /// A command as it is proposed and logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
@@ -113,7 +115,17 @@ pub enum Command {
     /// Forgets a node that is gone.
     RemoveNode { node: NodeId, origin: Origin },
     /// Removes every revision of a pipeline.
-    Delete { pipeline: PipelineName },
+    Delete {
+        pipeline: PipelineName,
+        #[serde(default)]
+        origin: Origin,
+    },
+    /// Lets others join. Its secret is known by a hash alone.
+    CreateToken { token: Box<NewToken>, origin: Origin },
+    /// Takes one use of a token for a key. The same key again changes nothing and is answered alike.
+    UseToken { usage: Box<Usage>, origin: Origin },
+    /// Ends a token.
+    RevokeToken { id: String, origin: Origin },
 }
 
 /// What one step of a rollout changes.
@@ -206,6 +218,10 @@ pub enum Reply {
     Deployed {
         revision: Revision,
     },
+    /// A token was used: its user is to be certified as this.
+    Joined {
+        peer: Peer,
+    },
     /// The command's condition no longer held, or it changed nothing.
     Void,
     Refused(Refusal),
@@ -272,6 +288,8 @@ pub enum Refusal {
         health: String,
         replicas: usize,
     },
+    #[error("token {id} {problem}")]
+    Token { id: String, problem: TokenProblem },
     #[error("write {seq} of this client comes after its write {last}")]
     StaleWrite { seq: u64, last: u64 },
 }

@@ -4,14 +4,18 @@
 //! the same state, so a change of behaviour here is a change of the log's meaning.
 
 pub mod apply;
+pub mod audit;
 pub mod command;
 pub mod history;
 pub mod model;
 mod nodes;
 mod revisions;
 mod rollouts;
+pub mod tokens;
 
 pub use apply::apply;
+pub use audit::{Audit, AuditEntry};
 pub use command::{Command, Dedup, Origin, Places, Proposal, Refusal, Reply, Step};
 pub use history::{History, Outcome, Record};
 pub use model::{Model, Rollout};
+pub use tokens::{NewToken, Peer, TokenProblem, Tokens, Usage};

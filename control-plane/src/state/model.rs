@@ -6,8 +6,10 @@ use mosec_types::topology::{Deployment, Node, Phase};
 use mosec_types::{NodeId, PipelineName, Revision, StageIndex, StageSpec, Topology};
 use serde::{Deserialize, Serialize};
 
+use super::audit::Audit;
 use super::command::Reply;
 use super::history::History;
+use super::tokens::Tokens;
 
 /// Most nodes of a cluster. Bounds what registrations under ever new names can take.
 pub const MAX_NODES: usize = 4096;
@@ -32,6 +34,12 @@ pub struct Model {
     pub histories: BTreeMap<PipelineName, History>,
     /// The last write of each client that numbers its writes.
     pub clients: BTreeMap<String, LastWrite>,
+    /// What people did.
+    #[serde(default)]
+    pub audit: Audit,
+    /// Rights to join.
+    #[serde(default)]
+    pub tokens: Tokens,
 }
 
 /// A revision and how it is to become healthy.

@@ -8,5 +8,6 @@
 mod agents;
 mod availability;
 mod harness;
+mod joining;
 mod processes;
 mod security;

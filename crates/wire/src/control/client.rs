@@ -170,6 +170,7 @@ impl ControlClient {
         let request = proto::DeleteRequest {
             pipeline: pipeline.to_string(),
             dedup: Some(self.next_dedup()),
+            by: String::new(),
         };
         self.call(request, |mut client, request| async move {
             client.delete(request).await
@@ -332,7 +333,7 @@ pub(super) fn leader_hint(status: &Status) -> Option<String> {
 }
 
 /// A failure of the connection with its cause, which tonic leaves to the error's sources: an expired certificate, say.
-fn explained(status: Status) -> Status {
+pub(super) fn explained(status: Status) -> Status {
     let mut cause = std::error::Error::source(&status);
     let mut innermost = None;
     while let Some(error) = cause {

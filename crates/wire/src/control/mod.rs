@@ -8,6 +8,9 @@ mod client;
 mod convert;
 pub mod endpoint;
 mod heartbeat;
+mod join;
+mod people;
+mod renew;
 mod saved;
 mod watch;
 
@@ -15,6 +18,9 @@ pub use client::{ClientConfig, ControlClient, ControlError};
 pub use convert::ConvertError;
 pub use endpoint::EndpointError;
 pub use heartbeat::{HeartbeatError, Registration};
+pub use join::{JoinError, JoinTarget, identity_in};
+pub use people::TokenSpec;
+pub use renew::keep_fresh;
 pub use saved::{SavedError, SavedTopology};
 
 /// Generated from `proto/control.proto`.

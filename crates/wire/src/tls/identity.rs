@@ -13,7 +13,7 @@ use super::{PeerIdentity, Role, TlsError, config, files};
 
 const CA_FILE: &str = "ca.pem";
 const CERT_FILE: &str = "cert.pem";
-const KEY_FILE: &str = "key.pem";
+pub(super) const KEY_FILE: &str = "key.pem";
 /// The certificate of a key that is about to be replaced: there between the two steps of [`Identity::save`] alone.
 const NEXT_CERT_FILE: &str = "cert-next.pem";
 

@@ -138,6 +138,15 @@ impl PeerIdentity {
 
 const SCHEME: &str = "mosec://";
 
+/// From `<role>/<name>`, as it is displayed.
+impl FromStr for PeerIdentity {
+    type Err = TlsError;
+
+    fn from_str(text: &str) -> Result<Self, TlsError> {
+        Self::from_uri(&format!("{SCHEME}{text}"))
+    }
+}
+
 impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.role, self.name)

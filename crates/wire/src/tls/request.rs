@@ -1,8 +1,11 @@
 //! A key of one's own, and the request to have it certified.
 
+use std::path::Path;
+
 use rcgen::{CertificateParams, KeyPair};
 
-use super::{Identity, TlsError};
+use super::identity::KEY_FILE;
+use super::{Identity, TlsError, files};
 
 /// A private key that has no certificate yet. It never leaves its process but for its own folder.
 pub struct PendingKey(KeyPair);
@@ -14,6 +17,18 @@ impl PendingKey {
 
     pub fn from_pem(key_pem: &str) -> Result<Self, TlsError> {
         Ok(Self(KeyPair::from_pem(key_pem)?))
+    }
+
+    /// The key in `dir`, made if there is none.
+    pub fn kept_in(dir: &Path) -> Result<Self, TlsError> {
+        let path = dir.join(KEY_FILE);
+        if path.exists() {
+            return Self::from_pem(&files::read(&path)?);
+        }
+        let key = Self::generate()?;
+        files::create_dir(dir)?;
+        files::write(&path, files::SECRET, &key.pem())?;
+        Ok(key)
     }
 
     pub fn pem(&self) -> String {
