@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mosec_wire::tls::{ClusterCa, PeerIdentity, SigningRequest, TlsError, Validity};
+use mosec_wire::tls::{ClusterCa, Identity, PeerIdentity, SigningRequest, TlsError, Validity};
 
 /// How long certificates are good that are renewed by themselves. A third of it is left when they are renewed: a month,
 /// for which the control plane may be away before an agent is shut out.
@@ -28,6 +28,12 @@ impl Authority {
     /// The authority's certificate.
     pub fn ca_pem(&self) -> &str {
         self.ca.ca_pem()
+    }
+
+    /// A certificate with a key of its own.
+    pub fn issue(&self, peer: &PeerIdentity, now: SystemTime) -> Result<Identity, TlsError> {
+        let validity = Validity::starting(now, self.cert_ttl);
+        self.ca.issue_for(peer.role, peer.name.as_str(), validity)
     }
 
     /// A certificate for the key of `request`, as PEM.

@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use clap::Parser;
 use mosec_telemetry::{Admin, run_daemon, stop_on_signal};
-use mosec_wire::tls::Identity;
+use mosec_types::NodeId;
+use mosec_wire::control::{JoinTarget, identity_in};
+use mosec_wire::tls::{ClusterCa, Identity, PeerIdentity, Role};
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DEFAULT_HEALTHY_DEADLINE;
-use crate::{Config, ControlPlane, LeaseTiming, RaftTiming, Security};
+use crate::{Authority, Config, ControlPlane, LeaseTiming, RaftTiming, Security};
 
 /// Runs one node of the control plane: keeps what should run where, and sees to it.
 #[derive(Debug, Parser)]
@@ -39,6 +41,26 @@ struct Args {
     /// Folder with ca.pem, cert.pem and key.pem of a control-plane node.
     #[arg(long, env = "MOSEC_IDENTITY", required_unless_present = "insecure")]
     identity: Option<PathBuf>,
+    /// Token to join the cluster with, or @ and a file with it. Only used where the identity's folder has none yet.
+    #[arg(
+        long,
+        env = "MOSEC_JOIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        requires = "identity"
+    )]
+    join: Option<String>,
+    /// Name to join as. The token's own where absent, else control- and the node's number.
+    #[arg(long, env = "MOSEC_NAME")]
+    name: Option<String>,
+    /// Folder with the cluster's authority, ca.pem and ca-key.pem. This node then signs the certificates of those that
+    /// join and renew, and makes its own where it has none. Two nodes should.
+    #[arg(long, env = "MOSEC_CA", value_name = "DIR", requires = "identity")]
+    ca: Option<PathBuf>,
+    /// How long the certificates are good that this node signs, as 90d, 12h, 30m or 60s. They are renewed when a third is
+    /// left.
+    #[arg(long, env = "MOSEC_CERT_TTL", default_value = "90d", value_parser = parse_lifetime)]
+    cert_ttl: Duration,
     /// Plain text and no certificates: whoever reaches the port rules the cluster.
     #[arg(long, env = "MOSEC_INSECURE", conflicts_with = "identity")]
     insecure: bool,
@@ -69,8 +91,62 @@ fn parse_peer(text: &str) -> Result<(u64, String), String> {
     Ok((id, address.to_owned()))
 }
 
+/// A certificate that lasts less is renewed all the time.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(10);
+
+fn parse_lifetime(text: &str) -> Result<Duration, String> {
+    let expected = || format!("expected a time as 90d, 12h, 30m or 60s, found {text:?}");
+    let unit = text.chars().last().ok_or_else(expected)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return Err(expected()),
+    };
+    let number = text[..text.len() - 1].parse::<u32>().map_err(|_| expected())?;
+    let lifetime = Duration::from_secs(u64::from(number) * seconds);
+    if lifetime < SHORTEST_LIFETIME {
+        return Err(format!("expected at least {SHORTEST_LIFETIME:?}, found {text:?}"));
+    }
+    Ok(lifetime)
+}
+
 impl Args {
-    fn config(&self) -> anyhow::Result<Config> {
+    fn authority(&self) -> anyhow::Result<Option<Authority>> {
+        let Some(dir) = &self.ca else {
+            return Ok(None);
+        };
+        let ca = ClusterCa::load(dir);
+        let ca = ca.with_context(|| format!("cannot load the authority in {}", dir.display()))?;
+        Ok(Some(Authority::new(ca, self.cert_ttl)))
+    }
+
+    /// The node's own identity: as kept, else from the authority at hand, else for the token.
+    async fn identity(&self, dir: &Path, authority: Option<&Authority>) -> anyhow::Result<Identity> {
+        let default = format!("control-{}", self.node_id);
+        if let (Some(authority), false) = (authority, Identity::is_in(dir)) {
+            let peer = PeerIdentity {
+                role: Role::ControlPlane,
+                name: NodeId::new(self.name.as_ref().unwrap_or(&default))?,
+            };
+            let identity = authority.issue(&peer, SystemTime::now())?;
+            identity.save(dir)?;
+            return Ok(identity);
+        }
+        let others = self.peers.iter().filter(|(id, _)| *id != self.node_id);
+        let others: Vec<_> = others.map(|(_, address)| address.clone()).collect();
+        let target = JoinTarget {
+            dir,
+            control_plane: &others,
+            roles: &[Role::ControlPlane],
+            name: self.name.as_deref(),
+            fallback_name: Some(&default),
+        };
+        Ok(identity_in(&target, self.join.as_deref()).await?)
+    }
+
+    async fn config(&self) -> anyhow::Result<Config> {
         let mut peers = BTreeMap::new();
         for (id, address) in &self.peers {
             anyhow::ensure!(
@@ -78,13 +154,9 @@ impl Args {
                 "peers: node {id} comes twice"
             );
         }
+        let authority = self.authority()?;
         let security = match &self.identity {
-            Some(dir) => {
-                let identity = Identity::load(dir);
-                let identity =
-                    identity.with_context(|| format!("cannot load the identity in {}", dir.display()))?;
-                Security::Tls(Box::new(identity))
-            }
+            Some(dir) => Security::Tls(Box::new(self.identity(dir, authority.as_ref()).await?)),
             None => Security::Insecure,
         };
         let heartbeat = Duration::from_millis(self.raft_heartbeat_ms.into());
@@ -100,7 +172,8 @@ impl Args {
             peers,
             data_dir: Some(self.data_dir.clone()),
             security,
-            authority: None,
+            authority,
+            identity_dir: self.identity.clone(),
             raft,
             leases: LeaseTiming {
                 down_after,
@@ -122,12 +195,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    let config = args.config()?;
     if args.insecure {
         tracing::warn!("connections are neither encrypted nor checked");
     }
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
+        let config = args.config().await?;
         let stop = stop_on_signal()?;
         let registry = Registry::new();
         let admin = match args.admin {
@@ -164,24 +237,26 @@ mod tests {
         Args::try_parse_from(line.split_whitespace())
     }
 
-    #[test]
-    fn plain_text_needs_its_flag() {
+    #[tokio::test]
+    async fn plain_text_needs_its_flag() {
         assert!(parse("x --cluster-id c --data-dir /d").is_err());
         assert!(parse("x --cluster-id c --data-dir /d --identity /i --insecure").is_err());
         let config = parse("x --cluster-id c --data-dir /d --insecure")
             .unwrap()
             .config()
+            .await
             .unwrap();
         assert!(matches!(config.security, Security::Insecure));
         assert_eq!(config.validate(), Ok(()));
     }
 
-    #[test]
-    fn peers_are_numbered_addresses() {
+    #[tokio::test]
+    async fn peers_are_numbered_addresses() {
         let base = "x --cluster-id c --data-dir /d --insecure --node-id 2 --peers";
         let config = parse(&format!("{base} 1=a:1,2=b:1,3=[::1]:1"))
             .unwrap()
             .config()
+            .await
             .unwrap();
         assert_eq!(config.peers[&3], "[::1]:1");
         assert_eq!(config.validate(), Ok(()));
@@ -189,8 +264,50 @@ mod tests {
             parse(&format!("{base} 1=a:1,1=b:1,3=c:1"))
                 .unwrap()
                 .config()
+                .await
                 .is_err()
         );
         assert!(parse(&format!("{base} a:1")).is_err());
+    }
+
+    #[test]
+    fn lifetimes_have_a_unit_and_are_not_tiny() {
+        let days = |days: u64| Ok(Duration::from_secs(days * 24 * 60 * 60));
+        assert_eq!(parse_lifetime("90d"), days(90));
+        assert_eq!(parse_lifetime("48h"), days(2));
+        for bad in ["", "d", "5", "9s", "1.5h", "-1d", "1w", "5é"] {
+            assert!(parse_lifetime(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_with_the_authority_makes_its_own_identity_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ca, home) = (dir.path().join("ca"), dir.path().join("home"));
+        let line = format!(
+            "x --cluster-id c --data-dir /d --node-id 1 --ca {} --identity {}",
+            ca.display(),
+            home.display()
+        );
+        let error = parse(&line).unwrap().config().await.err().unwrap();
+        assert!(
+            format!("{error:#}").contains("cannot load the authority"),
+            "{error:#}"
+        );
+        ClusterCa::create().unwrap().save(&ca).unwrap();
+        let first = parse(&line).unwrap().config().await.unwrap();
+        let identity = first.security.identity().unwrap().clone();
+        assert_eq!(identity.peer().to_string(), "control-plane/control-1");
+        let second = parse(&line).unwrap().config().await.unwrap();
+        assert_eq!(second.security.identity(), Some(&identity));
+        let without = format!(
+            "x --cluster-id c --data-dir /d --identity {}",
+            dir.path().join("n").display()
+        );
+        let error = parse(&without).unwrap().config().await.err().unwrap();
+        assert!(
+            error.to_string().ends_with("and no token to get one with"),
+            "{error:#}"
+        );
     }
 }

@@ -32,6 +32,8 @@ pub struct Config {
     pub security: Security,
     /// Signs certificates of those that join and renew, where this member holds the authority's key.
     pub authority: Option<Authority>,
+    /// Where the identity is kept, and renewed in time. Not renewed where absent.
+    pub identity_dir: Option<PathBuf>,
     pub raft: RaftTiming,
     pub leases: LeaseTiming,
     /// How long a revision may take to become healthy where its deployer does not say.
@@ -105,6 +107,7 @@ impl Config {
             data_dir: None,
             security: Security::Insecure,
             authority: None,
+            identity_dir: None,
             raft: RaftTiming::default(),
             leases: LeaseTiming::default(),
             healthy_deadline: DEFAULT_HEALTHY_DEADLINE,

@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_wire::control::MAX_MESSAGE_BYTES;
 use mosec_wire::control::proto::control_plane_server::ControlPlaneServer;
 use mosec_wire::control::raft::raft_server::RaftServer;
-use mosec_wire::tls::{LiveIdentity, TlsError};
+use mosec_wire::control::{ClientConfig, ControlClient, EndpointError, MAX_MESSAGE_BYTES, keep_fresh};
+use mosec_wire::tls::{Identity, LiveIdentity, TlsError};
 use openraft::error::{InitializeError, RaftError};
 use openraft::{BasicNode, SnapshotPolicy};
 use prometheus::Registry;
@@ -29,6 +29,7 @@ use tower::layer::util::{Identity as NoLayer, Stack};
 use crate::access::layer::AccessLayer;
 use crate::api::Api;
 use crate::api::join::MAX_JOINS;
+use crate::authority::Authority;
 use crate::config::{Config, ConfigError};
 use crate::feed::Feed;
 use crate::incoming::connections;
@@ -85,6 +86,10 @@ pub enum BuildError {
     Raft(String),
     #[error("the metrics could not be registered")]
     Metrics(#[from] prometheus::Error),
+    #[error("the authority is another one than that of this node's identity")]
+    OtherAuthority,
+    #[error("the addresses of the peers are not usable")]
+    Peers(#[from] EndpointError),
     #[error("starting up was interrupted")]
     Interrupted(#[from] tokio::task::JoinError),
 }
@@ -108,6 +113,8 @@ pub struct ControlPlane {
     listener: TcpListener,
     router: Router<Stack<AccessLayer, NoLayer>>,
     identity: Option<LiveIdentity>,
+    /// Renews the identity.
+    renewal: Option<(ControlClient, PathBuf)>,
     reconciler: Reconciler,
     /// The watchers' feed, and what it follows.
     following: (Arc<Feed>, watch::Receiver<Arc<Model>>),
@@ -144,11 +151,24 @@ impl ControlPlane {
         if config.peers.is_empty() {
             config.peers.insert(config.member, address.to_string());
         }
+        let trusted = config.security.identity().map(Identity::ca_pem);
+        let held = config.authority.as_ref().map(Authority::ca_pem);
+        if held.is_some() && held != trusted {
+            return Err(BuildError::OtherAuthority);
+        }
         let metrics = Metrics::register(registry)?;
         let (log, machine, model) = open_storage(&config).await?;
         let identity = config.security.identity().map(LiveIdentity::from);
         let peers = Arc::new(Peers::new(config.peers.clone(), identity.clone()));
         let heard = Arc::new(Heard::default());
+        let renewal = match (&identity, config.identity_dir.clone()) {
+            (Some(identity), Some(dir)) => {
+                let addresses = config.peers.values().cloned().collect();
+                let client = ControlClient::new(ClientConfig::live(addresses, Some(identity.clone())))?;
+                Some((client, dir))
+            }
+            _ => None,
+        };
         let network = Network {
             cluster_id: config.cluster_id.clone(),
             from: config.member,
@@ -199,6 +219,7 @@ impl ControlPlane {
             listener,
             router: router(api, raft_service),
             identity,
+            renewal,
             founding: founding(&config),
             others: Others {
                 network,
@@ -234,7 +255,7 @@ impl ControlPlane {
         let raft = self.monitor.handle.raft.clone();
         let (member, log) = (self.monitor.handle.member, self.monitor.log.clone());
         let closing = self.closing;
-        let incoming = connections(self.listener, self.identity)?;
+        let incoming = connections(self.listener, self.identity.clone())?;
         let drained = closing.clone().cancelled_owned();
         let serving = self.router.serve_with_incoming_shutdown(incoming, drained);
         let mut tasks = JoinSet::new();
@@ -253,6 +274,13 @@ impl ControlPlane {
             ended.cancelled().await;
             Ok(())
         });
+        if let (Some(identity), Some((client, dir))) = (self.identity, self.renewal) {
+            let ended = closing.clone();
+            tasks.spawn(async move {
+                keep_fresh(client, identity, dir, ended).await;
+                Ok(())
+            });
+        }
         let (inbox, turns, ended) = (self.inbox.clone(), self.turns, closing.clone());
         tasks.spawn(async move {
             elector::run(inbox, member, turns, ended).await;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use mosec_telemetry::{ServiceSeries, run_daemon, stop_on_signal};
-use mosec_wire::tls::{Identity, Role};
+use mosec_wire::control::{JoinTarget, host_name, identity_in};
+use mosec_wire::tls::Role;
 
 use crate::{Config, service};
 
@@ -25,6 +26,12 @@ struct Args {
     /// Folder with ca.pem, cert.pem and key.pem of a gateway.
     #[arg(long, env = "MOSEC_IDENTITY")]
     identity: PathBuf,
+    /// Token to join the cluster with, or @ and a file with it. Only used where the identity's folder has none yet.
+    #[arg(long, env = "MOSEC_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    join: Option<String>,
+    /// Name to join as. The token's own where absent, else the host's.
+    #[arg(long, env = "MOSEC_NAME")]
+    name: Option<String>,
     /// Folder that keeps the last topology, so that this gateway serves even if it starts while the control plane is
     /// down. None where absent.
     #[arg(long, env = "MOSEC_STATE_DIR")]
@@ -52,7 +59,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    let identity = Identity::load_as(&args.identity, Role::Gateway)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let host = host_name();
+    let target = JoinTarget {
+        dir: &args.identity,
+        control_plane: &args.control_plane,
+        roles: &[Role::Gateway],
+        name: args.name.as_deref(),
+        fallback_name: host.as_deref(),
+    };
+    let identity = runtime.block_on(identity_in(&target, args.join.as_deref()))?;
     let config = Config {
         address: args.address,
         port: args.port,
@@ -66,10 +82,10 @@ fn run(args: Args) -> anyhow::Result<()> {
         max_body_bytes: args.body_mib.saturating_mul(1 << 20),
         ..Default::default()
     };
-    let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let stop = stop_on_signal()?;
-        let service = service::Service::build(config, args.control_plane, &identity).await?;
+        let service =
+            service::Service::build(config, args.control_plane, identity, Some(args.identity)).await?;
         tracing::info!(address = %service.local_addr()?, "http service is running");
         service.run(stop).await
     })

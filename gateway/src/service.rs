@@ -1,6 +1,7 @@
 //! A gateway of a cluster: routes from the control plane's watch, batches over QUIC.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,9 @@ use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
 use mosec_types::Revision;
 use mosec_types::traffic::Counts;
-use mosec_wire::control::{ClientConfig, ControlClient, SavedTopology};
+use mosec_wire::control::{ClientConfig, ControlClient, SavedTopology, keep_fresh};
 use mosec_wire::quic::{QuicConnector, Settings};
-use mosec_wire::tls::Identity;
+use mosec_wire::tls::LiveIdentity;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,21 +27,26 @@ pub struct Service {
     control: ControlClient,
     links: Links,
     saved: Option<SavedTopology>,
+    renewed: Option<(LiveIdentity, PathBuf)>,
 }
 
 impl Service {
     /// Takes the port and sets up what it takes to reach the others. Connects to nobody yet.
+    ///
+    /// `identity_dir`: where the identity is kept, and renewed in time; not renewed where absent.
     pub async fn build(
         config: Config,
         control_plane: Vec<String>,
-        identity: &Identity,
+        identity: impl Into<LiveIdentity>,
+        identity_dir: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
+        let identity = identity.into();
         let series = prometheus::Registry::new();
         let registry = Registry::new(DispatchMetrics::new(&series)?);
-        let control = ControlClient::new(ClientConfig::new(control_plane, Some(identity.clone())))
+        let control = ControlClient::new(ClientConfig::live(control_plane, Some(identity.clone())))
             .context("the control plane's addresses are not usable")?;
         let connector =
-            QuicConnector::new(identity, Settings::default()).context("QUIC could not be set up")?;
+            QuicConnector::new(&identity, Settings::default()).context("QUIC could not be set up")?;
         let links = Links::new(Arc::new(connector), registry.clone());
         let saved = SavedTopology::in_optional_dir(config.state_dir.as_deref())?;
         let gateway = Gateway::bind(config, registry, series).await?;
@@ -49,6 +55,7 @@ impl Service {
             control,
             links,
             saved,
+            renewed: identity_dir.map(|dir| (identity, dir)),
         })
     }
 
@@ -70,6 +77,9 @@ impl Service {
             self.gateway.traffic(),
             watching.clone(),
         ));
+        if let Some((identity, dir)) = self.renewed {
+            tasks.spawn(keep_fresh(self.control, identity, dir, watching.clone()));
+        }
         let result = self.gateway.run(topology, Some(self.links), stop).await;
         watching.cancel();
         tasks.close();

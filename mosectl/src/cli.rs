@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    ca, completions, delete, deploy, history, node, plan, rollback, rollout, scale, schema, status, traffic,
-    up,
+    audit, ca, completions, delete, deploy, history, login, node, plan, rollback, rollout, scale, schema,
+    status, token, traffic, up,
 };
 use crate::failure::Result;
 
@@ -43,6 +43,12 @@ enum Command {
     Status(status::Args),
     /// Removes a pipeline.
     Delete(delete::Args),
+    /// Lists who changed what, and when.
+    Audit(audit::Args),
+    /// Makes, lists and ends the tokens with which processes and people join.
+    Token(token::Args),
+    /// Gets this user's identity for a token.
+    Login(login::Args),
     /// Makes the cluster's authority and issues its certificates.
     Ca(ca::Args),
     /// Prints the JSON Schema of manifests, for editors.
@@ -76,6 +82,9 @@ fn run(command: Command) -> Result {
         Command::History(args) => block_on(history::run(args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Delete(args) => block_on(delete::run(args)),
+        Command::Audit(args) => block_on(audit::run(args)),
+        Command::Token(args) => block_on(token::run(args)),
+        Command::Login(args) => block_on(login::run(args)),
         Command::Ca(args) => ca::run(args),
         Command::Schema => schema::run(),
         Command::Completions(args) => completions::run::<Args>(&args),
@@ -108,6 +117,11 @@ mod tests {
         assert!(parse("mosectl deploy server.py --port 1").is_err());
         assert!(parse("mosectl deploy server.py --name Big").is_err());
         assert!(parse("mosectl up --agents 0").is_err());
+        assert!(parse("mosectl token create --role agent --ttl 2h --uses 8").is_ok());
+        assert!(parse("mosectl token create --role king").is_err());
+        assert!(parse("mosectl token create --role agent --ttl 0s").is_err());
+        assert!(parse("mosectl login").is_err());
+        assert!(parse("mosectl login --renew").is_ok());
         assert!(parse("mosectl ca issue --dir a --role king --name b --out c").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Finds the control plane: flags, then environment, then the context of a running `mosectl up`.
+//! Finds the control plane: flags, then environment, then the context of a running `mosectl up`, then the login.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,11 +9,12 @@ use mosec_wire::tls::Identity;
 
 use crate::context::{Context, ContextDir, Found};
 use crate::failure::{Exit, Failure, Result};
+use crate::login::LoginDir;
 
 /// How long a call may take with all its tries: longer than an election, and not longer than a user waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Which control plane. Without these, the one of a running `mosectl up`.
+/// Which control plane. Without these, the one of a running `mosectl up`, else that of `mosectl login`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Connection {
     /// Control-plane nodes, as host:port, separated by commas.
@@ -30,7 +31,7 @@ pub(crate) struct Connection {
 }
 
 /// A control plane to talk to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Target {
     control_plane: Vec<String>,
     identity: PathBuf,
@@ -40,31 +41,53 @@ struct Target {
 /// A client and what else is known of the cluster.
 pub(crate) struct Cluster {
     pub(crate) client: ControlClient,
+    /// The certificate of the cluster's authority.
+    pub(crate) ca_pem: String,
     /// As `http://127.0.0.1:8000`; the control plane does not know its gateways.
     pub(crate) gateway: Option<String>,
 }
 
 /// Sets up a client. Connects upon its first call.
 pub(crate) fn connect(args: &Connection) -> Result<Cluster> {
-    let target = choose(args, || Ok(ContextDir::of_user().find()?))?;
+    let target = choose(args, || Ok(ContextDir::of_user().find()?), logged_in)?;
     let identity = Identity::load(&target.identity)
         .with_context(|| format!("cannot load the identity in {}", target.identity.display()))?;
+    let ca_pem = identity.ca_pem().to_owned();
     let mut config = ClientConfig::new(target.control_plane, Some(identity));
     config.call_timeout = CALL_TIMEOUT;
     let client = ControlClient::new(config).map_err(|error| Failure::new(Exit::Usage, error))?;
     Ok(Cluster {
         client,
+        ca_pem,
         gateway: target.gateway,
     })
 }
 
-fn choose(args: &Connection, find: impl FnOnce() -> Result<Found>) -> Result<Target> {
+/// What this user's last login left.
+fn logged_in() -> Result<Option<Target>> {
+    let Some(dir) = LoginDir::of_user() else {
+        return Ok(None);
+    };
+    let login = dir.find()?;
+    Ok(login.map(|login| Target {
+        control_plane: login.control_plane,
+        identity: dir.identity(),
+        gateway: None,
+    }))
+}
+
+fn choose(
+    args: &Connection,
+    find: impl FnOnce() -> Result<Found>,
+    logged_in: impl FnOnce() -> Result<Option<Target>>,
+) -> Result<Target> {
     match (&args.control_plane[..], &args.identity) {
         ([], None) => {}
         ([], Some(_)) => return Err(Failure::usage("--identity is given without --control-plane")),
         (_, None) => {
             let message = "--control-plane is given without --identity, the folder of a person's certificate";
-            return Err(Failure::usage(message).hint("`mosectl ca issue --role admin` makes one"));
+            let hint = "`mosectl login --token` gets one";
+            return Err(Failure::usage(message).hint(hint));
         }
         (addresses, Some(identity)) => {
             let control_plane = addresses.to_vec();
@@ -76,11 +99,17 @@ fn choose(args: &Connection, find: impl FnOnce() -> Result<Found>) -> Result<Tar
         }
     }
     let missing = |message: String| {
-        let hint = "`mosectl up` starts one here; --control-plane and --identity, or MOSEC_CONTROL_PLANE and \
-                    MOSEC_IDENTITY, name another";
+        let hint = "`mosectl up` starts one here; `mosectl login`, or --control-plane and --identity, or \
+                    MOSEC_CONTROL_PLANE and MOSEC_IDENTITY, name another";
         Err(Failure::new(Exit::Unreachable, anyhow!(message)).hint(hint))
     };
-    match find()? {
+    let found = find()?;
+    if let Found::Stale(_) | Found::Nothing = &found
+        && let Some(target) = logged_in()?
+    {
+        return Ok(target);
+    }
+    match found {
         Found::Running(Context {
             control_plane,
             identity,
@@ -121,25 +150,38 @@ mod tests {
 
     #[test]
     fn flags_come_before_the_context() {
-        let target = choose(&args(&["a:1", "b:2"], Some("/op")), || {
-            Ok(Found::Running(context()))
-        })
-        .unwrap();
+        let running = || Ok(Found::Running(context()));
+        let never = || panic!("the login must not matter");
+        let target = choose(&args(&["a:1", "b:2"], Some("/op")), running, never).unwrap();
         let expected = Target {
             control_plane: vec!["a:1".into(), "b:2".into()],
             identity: "/op".into(),
             gateway: None,
         };
         assert_eq!(target, expected);
-        let target = choose(&args(&[], None), || Ok(Found::Running(context()))).unwrap();
+        let target = choose(&args(&[], None), running, never).unwrap();
         assert_eq!(target.identity, PathBuf::from("/up/operator"));
         assert_eq!(target.gateway.as_deref(), Some("http://127.0.0.1:8000"));
     }
 
     #[test]
+    fn the_login_counts_where_nothing_runs_here() {
+        let login = Target {
+            control_plane: vec!["a:1".into()],
+            identity: "/home/me/.config/mosec/identity".into(),
+            gateway: None,
+        };
+        for found in [Found::Nothing, Found::Stale(context())] {
+            let logged_in = || Ok(Some(login.clone()));
+            let target = choose(&args(&[], None), || Ok(found), logged_in).unwrap();
+            assert_eq!(target, login);
+        }
+    }
+
+    #[test]
     fn half_of_the_flags_is_a_usage_error() {
         for args in [args(&["a:1"], None), args(&[], Some("/op"))] {
-            let failure = choose(&args, || panic!("the context must not matter")).unwrap_err();
+            let failure = choose(&args, || panic!("the context must not matter"), || Ok(None)).unwrap_err();
             assert_eq!(failure.exit, Exit::Usage, "{failure}");
         }
     }
@@ -150,7 +192,7 @@ mod tests {
             (Found::Nothing, "no `mosectl up`"),
             (Found::Stale(context()), "(process 7) has gone"),
         ] {
-            let failure = choose(&args(&[], None), || Ok(found)).unwrap_err();
+            let failure = choose(&args(&[], None), || Ok(found), || Ok(None)).unwrap_err();
             let text = failure.to_string();
             assert!(
                 failure.exit == Exit::Unreachable && text.contains(words) && text.contains("hint: "),

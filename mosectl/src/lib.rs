@@ -10,6 +10,7 @@ pub mod context;
 mod difference;
 mod failure;
 mod follow;
+mod login;
 pub mod manifest;
 mod nearest;
 mod pki;

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mosec_control_plane::{Config as ControlPlaneConfig, ControlPlane, RaftTiming, Security};
+use mosec_control_plane::{
+    Authority, Config as ControlPlaneConfig, ControlPlane, DEFAULT_CERT_TTL, RaftTiming, Security,
+};
 use mosec_node_agent::host;
 use mosec_types::{Capacity, NodeId};
 use mosec_wire::tls::{Identity, Role};
@@ -82,7 +84,7 @@ impl System {
             ..Default::default()
         };
         let gateway = identity(Role::Gateway, "gateway")?;
-        let gateway = mosec_gateway::Service::build(config, known.clone(), &gateway).await?;
+        let gateway = mosec_gateway::Service::build(config, known.clone(), &gateway, None).await?;
         let devices = host::devices();
         let mut agents = Vec::new();
         for number in 1..=options.agents {
@@ -107,7 +109,9 @@ impl System {
                 // Everything starts and ends together here.
                 state_dir: None,
                 admin: None,
-                identity: identity(Role::Agent, &name)?,
+                identity: identity(Role::Agent, &name)?.into(),
+                // They are made anew at a start, when they are old.
+                identity_dir: None,
             };
             let agent = mosec_node_agent::Service::build(agent).await;
             agents.push((
@@ -118,6 +122,7 @@ impl System {
         let config = ControlPlaneConfig {
             data_dir: Some(data.join("state")),
             security: Security::Tls(Box::new(identity(Role::ControlPlane, "control-plane")?)),
+            authority: Some(Authority::new(ca, DEFAULT_CERT_TTL)),
             raft: RAFT,
             ..ControlPlaneConfig::single(CLUSTER)
         };

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use mosec_telemetry::{run_daemon, stop_on_signal};
 use mosec_types::{Gpu, NodeId};
-use mosec_wire::tls::{Identity, Role};
+use mosec_wire::control::{JoinTarget, host_name, identity_in};
+use mosec_wire::tls::Role;
 
 use crate::host::{self, parse_device};
 use crate::{Config, service};
@@ -30,6 +31,12 @@ struct Args {
     /// Folder with ca.pem, cert.pem and key.pem of an agent; the certificate's name is the node's.
     #[arg(long, env = "MOSEC_IDENTITY")]
     identity: PathBuf,
+    /// Token to join the cluster with, or @ and a file with it. Only used where the identity's folder has none yet.
+    #[arg(long, env = "MOSEC_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    join: Option<String>,
+    /// Name to join as. The token's own where absent, else the host's.
+    #[arg(long, env = "MOSEC_NAME")]
+    name: Option<String>,
     /// Label of this node, as key=value. May be repeated.
     #[arg(long = "label", value_parser = parse_label)]
     labels: Vec<(String, String)>,
@@ -71,7 +78,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    let identity = Identity::load_as(&args.identity, Role::Agent)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let host = host_name();
+    let target = JoinTarget {
+        dir: &args.identity,
+        control_plane: &args.control_plane,
+        roles: &[Role::Agent],
+        name: args.name.as_deref(),
+        fallback_name: host.as_deref(),
+    };
+    let identity = runtime.block_on(identity_in(&target, args.join.as_deref()))?;
     let mut config = Config::new(NodeId::new(identity.name())?);
     config.python = args.python;
     config.arena.max_bytes = args.arena_mib << 20;
@@ -90,9 +106,9 @@ fn run(args: Args) -> anyhow::Result<()> {
         capacity,
         state_dir: args.state_dir,
         admin: args.admin,
-        identity,
+        identity: identity.into(),
+        identity_dir: Some(args.identity),
     };
-    let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let stop = stop_on_signal()?;
         let service = service::Service::build(options).await?;

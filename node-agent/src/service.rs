@@ -10,9 +10,9 @@ use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
 use mosec_telemetry::Admin;
 use mosec_types::{Capacity, Incarnation};
-use mosec_wire::control::{ClientConfig, ControlClient, Registration, SavedTopology};
-use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, Settings};
-use mosec_wire::tls::{Identity, Role};
+use mosec_wire::control::{ClientConfig, ControlClient, Registration, SavedTopology, keep_fresh};
+use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, ResetSecret, Settings};
+use mosec_wire::tls::{LiveIdentity, Role};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,7 +36,9 @@ pub struct Options {
     /// Where the last topology is kept, for a start without the control plane. Nowhere where absent.
     pub state_dir: Option<PathBuf>,
     pub admin: Option<SocketAddr>,
-    pub identity: Identity,
+    pub identity: LiveIdentity,
+    /// Where the identity is kept, and renewed in time. Not renewed where absent.
+    pub identity_dir: Option<PathBuf>,
 }
 
 /// A node agent with its socket, its links and its control plane.
@@ -48,6 +50,7 @@ pub struct Service {
     node: Registration,
     admin: Option<Admin>,
     saved: Option<SavedTopology>,
+    renewed: Option<(LiveIdentity, PathBuf)>,
 }
 
 impl Service {
@@ -62,10 +65,11 @@ impl Service {
         let series = prometheus::Registry::new();
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let incarnation = Incarnation(now_millis()?);
-        let listener = QuicListener::bind(
-            options.listen,
-            ListenerConfig::new(options.identity.clone(), incarnation),
-        )?;
+        let mut listener = ListenerConfig::new(&options.identity, incarnation);
+        if let Some(dir) = &options.identity_dir {
+            listener.reset_secret = ResetSecret::kept_in(dir)?;
+        }
+        let listener = QuicListener::bind(options.listen, listener)?;
         let address = reached_at(options.advertise, listener.local_addr()?)?;
         let node = Registration {
             id: options.config.node.clone(),
@@ -76,8 +80,8 @@ impl Service {
         };
         let connector = QuicConnector::new(&options.identity, Settings::default())?;
         let links = Links::new(Arc::new(connector), registry.clone());
-        let control = ControlClient::new(ClientConfig::new(options.control_plane, Some(options.identity)))
-            .context("the control plane's addresses are not usable")?;
+        let config = ClientConfig::live(options.control_plane, Some(options.identity.clone()));
+        let control = ControlClient::new(config).context("the control plane's addresses are not usable")?;
         let admin = match options.admin {
             Some(address) => Some(
                 Admin::bind(address, series.clone())
@@ -96,6 +100,7 @@ impl Service {
             node,
             admin,
             saved,
+            renewed: options.identity_dir.map(|dir| (options.identity, dir)),
         })
     }
 
@@ -114,6 +119,7 @@ impl Service {
             node,
             admin,
             saved,
+            renewed,
         } = self;
         let tasks = TaskTracker::new();
         // The control plane is kept informed, and the admin endpoint open, until everything else has ended.
@@ -125,6 +131,9 @@ impl Service {
         }
         if let Some(admin) = admin {
             tasks.spawn(admin.run(done.clone()));
+        }
+        if let Some((identity, dir)) = renewed {
+            tasks.spawn(keep_fresh(control.clone(), identity, dir, done.clone()));
         }
         tasks.spawn(observe(agent.clone(), done.clone()));
         let lease = {

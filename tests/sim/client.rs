@@ -267,6 +267,7 @@ impl Client {
             },
             Act::Delete { pipeline } => Command::Delete {
                 pipeline: name(pipeline),
+                origin: origin(0),
             },
             Act::Register { node, incarnation } => {
                 return Some(Proposal::from(Command::RegisterNode {
@@ -307,7 +308,8 @@ fn told(reply: &Reply) -> Outcome {
     match reply {
         Reply::Deployed { revision } => Outcome::Deployed(revision.0),
         Reply::Done { version } => Outcome::Done(Some(*version)),
-        Reply::Void => Outcome::Done(None),
+        // Nobody joins here.
+        Reply::Void | Reply::Joined { .. } => Outcome::Done(None),
         Reply::Refused(refusal) => Outcome::Refused(match refusal {
             Refusal::UnknownPipeline(_) => No::UnknownPipeline,
             Refusal::ForgottenRevision { .. } => No::ForgottenRevision,

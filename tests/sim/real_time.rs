@@ -263,7 +263,11 @@ impl Client {
             }
             Act::Delete { pipeline } => {
                 let pipeline = pipeline.clone();
-                let request = proto::DeleteRequest { pipeline, dedup };
+                let request = proto::DeleteRequest {
+                    pipeline,
+                    dedup,
+                    ..Default::default()
+                };
                 service.delete(request).await.map(|_| Outcome::Done(None))
             }
             Act::Register { node, incarnation } => {

@@ -46,7 +46,7 @@ where
         match table::check(caller, request.uri().path(), SystemTime::now()) {
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(status) => {
-                tracing::info!(?caller, call = request.uri().path(), "call refused");
+                tracing::info!(%caller, call = request.uri().path(), "call refused");
                 Either::Right(ready(Ok(status.into_http())))
             }
         }

@@ -6,6 +6,7 @@
 pub(crate) mod layer;
 pub(crate) mod table;
 
+use std::fmt;
 use std::time::SystemTime;
 
 use mosec_types::NodeId;
@@ -46,6 +47,16 @@ impl Caller {
         match self {
             Self::Peer(known) => Some(&known.peer),
             Self::Unchecked | Self::Stranger => None,
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unchecked => f.write_str("unchecked"),
+            Self::Stranger => f.write_str("without a certificate"),
+            Self::Peer(known) => known.peer.fmt(f),
         }
     }
 }

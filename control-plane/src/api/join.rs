@@ -35,7 +35,12 @@ pub(super) async fn join(
         )));
     };
     let message = request.get_ref();
-    let texts = [&message.token, &message.secret, &message.name];
+    let texts = [
+        &message.token,
+        &message.secret,
+        &message.name,
+        &message.fallback_name,
+    ];
     if texts
         .into_iter()
         .chain(&message.roles)
@@ -57,6 +62,7 @@ pub(super) async fn join(
         secret_hash: hash_secret(&message.token, &message.secret),
         roles: message.roles.clone(),
         name: message.name.clone(),
+        fallback_name: message.fallback_name.clone(),
         key: signing.key_hash(),
     };
     let joined = use_token(api, Request::new(usage)).await?.into_inner();
@@ -78,6 +84,7 @@ pub(super) async fn use_token(
         secret_hash: message.secret_hash.clone(),
         roles: message.roles.clone(),
         name: optional_name(&message.name)?,
+        fallback: optional_name(&message.fallback_name)?,
         key: message.key.clone(),
     };
     let now = origin("").at_unix_ms;

@@ -50,6 +50,9 @@ pub struct Usage {
     pub roles: Vec<String>,
     /// The name it wants; the token's own where absent.
     pub name: Option<NodeId>,
+    /// The name where neither says one.
+    #[serde(default)]
+    pub fallback: Option<NodeId>,
     /// Hash of its key.
     pub key: String,
 }
@@ -172,7 +175,7 @@ impl Token {
                 expected: usage.roles.join(" or "),
             });
         }
-        let name = match (&self.new.name, &usage.name) {
+        let name = match (&self.new.name, usage.name.as_ref()) {
             (Some(name), Some(found)) if name != found => {
                 return Err(TokenProblem::WrongName {
                     name: name.clone(),
@@ -180,7 +183,7 @@ impl Token {
                 });
             }
             (Some(name), _) | (None, Some(name)) => name.clone(),
-            (None, None) => return Err(TokenProblem::NoName),
+            (None, None) => usage.fallback.clone().ok_or(TokenProblem::NoName)?,
         };
         Ok((Peer(PeerIdentity { role, name }), false))
     }

@@ -32,6 +32,7 @@ fn usage(name: &str, key: &str) -> Usage {
         secret_hash: "hash".into(),
         roles: vec!["agent".into()],
         name: Some(node_id(name)),
+        fallback: None,
         key: key.into(),
     }
 }
@@ -178,8 +179,11 @@ fn each_problem_is_told_apart() {
     // A token for one name needs none to be said, and lets it join anew.
     let mut state = with(|token| (token.name, token.uses) = (Some(node_id("a")), 2));
     assert_eq!(join_at(&mut state, nameless.clone(), 0), Ok("agent/a".into()));
+    nameless.fallback = Some(node_id("host"));
     nameless.key = "after a reinstallation".into();
-    assert_eq!(join_at(&mut state, nameless, 0), Ok("agent/a".into()));
+    assert_eq!(join_at(&mut state, nameless.clone(), 0), Ok("agent/a".into()));
+    let mut state = with(|_| {});
+    assert_eq!(join_at(&mut state, nameless, 0), Ok("agent/host".into()));
 }
 
 #[test]

@@ -52,8 +52,9 @@ async fn join(
         control_plane: &addresses,
         roles: &[Role::Agent],
         name,
+        fallback_name: None,
     };
-    identity_in(&target, Some(token)).await
+    identity_in(&target, Some(&token.to_string())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,12 @@
 //! One file for each command: its arguments, and what it does.
 
+pub(crate) mod audit;
 pub(crate) mod ca;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod deploy;
 pub(crate) mod history;
+pub(crate) mod login;
 pub(crate) mod node;
 pub(crate) mod plan;
 pub(crate) mod rollback;
@@ -12,5 +14,6 @@ pub(crate) mod rollout;
 pub(crate) mod scale;
 pub(crate) mod schema;
 pub(crate) mod status;
+pub(crate) mod token;
 pub(crate) mod traffic;
 pub(crate) mod up;

@@ -41,7 +41,7 @@ impl From<proto::RevisionRecord> for RecordReport {
 }
 
 /// To the second. Empty where the number is no date.
-fn date(unix_ms: u64) -> String {
+pub(crate) fn date(unix_ms: u64) -> String {
     let date = i64::try_from(unix_ms)
         .ok()
         .and_then(DateTime::from_timestamp_millis);

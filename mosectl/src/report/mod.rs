@@ -2,10 +2,12 @@
 //!
 //! Fields are only ever added: scripts read this.
 
+pub(crate) mod audit;
 pub(crate) mod history;
 pub(crate) mod nodes;
 pub(crate) mod rollout;
 pub(crate) mod table;
+pub(crate) mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mosec_types::NodeId;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request, Status};
 
@@ -30,6 +31,8 @@ pub struct JoinTarget<'a> {
     pub roles: &'a [Role],
     /// The name it wants; the token's own where absent.
     pub name: Option<&'a str>,
+    /// The name where neither says one.
+    pub fallback_name: Option<&'a str>,
 }
 
 /// Why a process has no identity.
@@ -56,16 +59,17 @@ pub enum JoinError {
 }
 
 /// The identity that is kept in the target's folder; where there is none, one that `token` is exchanged for, which is
-/// kept there from then on.
+/// kept there from then on. `token` is looked at only then: a text, or `@` and a file with it.
 ///
 /// The key is made here and never leaves. It is kept before the token is used: a start that is interrupted goes on with
 /// the same key, and for that key the token is good again.
-pub async fn identity_in(target: &JoinTarget<'_>, token: Option<&JoinToken>) -> Result<Identity, JoinError> {
+pub async fn identity_in(target: &JoinTarget<'_>, token: Option<&str>) -> Result<Identity, JoinError> {
     let JoinTarget { dir, roles, .. } = *target;
     if Identity::is_in(dir) {
         return load(dir, roles);
     }
     let token = token.ok_or_else(|| JoinError::NoToken(dir.to_owned()))?;
+    let token = &JoinToken::from_argument(token)?;
     let key = PendingKey::kept_in(dir)?;
     let certified = join(target, token, &key).await?;
     if Fingerprint::of_pem(&certified.ca_pem)? != token.fingerprint() {
@@ -105,6 +109,7 @@ async fn join(
         roles: target.roles.iter().map(|role| role.name().to_owned()).collect(),
         name: target.name.unwrap_or_default().to_owned(),
         signing_request: key.request()?,
+        fallback_name: target.fallback_name.unwrap_or_default().to_owned(),
     };
     if target.control_plane.is_empty() {
         return Err(EndpointError::None.into());
@@ -149,4 +154,11 @@ fn may_pass(code: Code) -> bool {
             | Code::Cancelled
             | Code::ResourceExhausted
     )
+}
+
+/// This host's name as a name in the cluster: its first label. `None` where it cannot be one.
+pub fn host_name() -> Option<String> {
+    let full = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let label = full.trim().split('.').next()?.to_lowercase();
+    NodeId::new(label).ok().map(|name| name.to_string())
 }

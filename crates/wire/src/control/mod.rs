@@ -18,7 +18,7 @@ pub use client::{ClientConfig, ControlClient, ControlError};
 pub use convert::ConvertError;
 pub use endpoint::EndpointError;
 pub use heartbeat::{HeartbeatError, Registration};
-pub use join::{JoinError, JoinTarget, identity_in};
+pub use join::{JoinError, JoinTarget, host_name, identity_in};
 pub use people::TokenSpec;
 pub use renew::keep_fresh;
 pub use saved::{SavedError, SavedTopology};

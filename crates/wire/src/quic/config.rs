@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +131,11 @@ pub struct ResetSecret([u8; 32]);
 impl ResetSecret {
     pub fn new(secret: [u8; 32]) -> Self {
         Self(secret)
+    }
+
+    /// A secret kept in `dir`: it outlives identities that are renewed, too.
+    pub fn kept_in(dir: &Path) -> Result<Self, SetupError> {
+        Ok(Self(tls::kept_secret(&dir.join("reset-secret"))?))
     }
 
     /// Derives the secret from an identity's private key, which outlives the process too.

@@ -5,7 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rand::Rng as _;
+
 use super::TlsError;
+use super::hex::{from_hex, to_hex};
 
 /// Mode of a private key's file.
 pub(super) const SECRET: u32 = 0o600;
@@ -32,6 +35,20 @@ pub(super) fn write(path: &Path, mode: u32, text: &str) -> Result<(), TlsError> 
         path: path.to_owned(),
         source,
     })
+}
+
+/// A secret that is kept in the file at `path`, drawn at random if there is none.
+pub fn kept_secret(path: &Path) -> Result<[u8; 32], TlsError> {
+    if path.exists() {
+        let kept = from_hex(read(path)?.trim()).and_then(|bytes| bytes.try_into().ok());
+        return kept.ok_or_else(|| {
+            let found = format!("{} is not 64 hexadecimal digits", path.display());
+            TlsError::unusable("secret", found)
+        });
+    }
+    let secret: [u8; 32] = rand::rng().random();
+    write(path, SECRET, &to_hex(&secret))?;
+    Ok(secret)
 }
 
 /// Gives a file its name for good, in place of an older one.

@@ -25,6 +25,7 @@ use mosec_types::id::InvalidName;
 
 pub use ca::{ClusterCa, LEAF_LIFETIME, SigningRequest};
 pub use config::{client_config, joining_config, open_server_config, server_config};
+pub use files::kept_secret;
 pub use identity::Identity;
 pub use live::LiveIdentity;
 pub use peer::{PeerIdentity, Role, UnknownRole};

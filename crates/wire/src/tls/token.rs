@@ -1,13 +1,14 @@
 //! Tokens with which processes and people join a cluster.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use rand::Rng as _;
 use ring::digest;
 
 use super::hex::{from_hex, to_hex};
-use super::{Fingerprint, TlsError};
+use super::{Fingerprint, TlsError, files};
 
 /// What a token begins with, so that scanners for leaked secrets find it.
 const PREFIX: &str = "mosec1";
@@ -31,6 +32,14 @@ impl JoinToken {
             id: to_hex(&rng.random::<[u8; 6]>()),
             secret: rng.random(),
             fingerprint,
+        }
+    }
+
+    /// Reads a token, or `@` and the path of a file with one: arguments are there for every user of a host to read.
+    pub fn from_argument(text: &str) -> Result<Self, TlsError> {
+        match text.strip_prefix('@') {
+            Some(path) => files::read(Path::new(path))?.parse(),
+            None => text.parse(),
         }
     }
 

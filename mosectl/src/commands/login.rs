@@ -1,0 +1,100 @@
+//! `mosectl login`: a person's identity, for a token.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use mosec_wire::control::{ClientConfig, ControlClient, JoinTarget, identity_in};
+use mosec_wire::tls::{Identity, LiveIdentity, Role};
+
+use crate::failure::{Failure, Result};
+use crate::login::{Login, LoginDir};
+use crate::terminal;
+
+/// What people can be.
+const PEOPLE: &[Role] = &[Role::Admin, Role::Deployer, Role::Viewer];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The token, or @ and a file with it, from `mosectl token create` of an admin.
+    #[arg(
+        long,
+        env = "MOSEC_JOIN_TOKEN",
+        hide_env_values = true,
+        required_unless_present = "renew"
+    )]
+    token: Option<String>,
+    /// Control-plane nodes, as host:port, separated by commas.
+    #[arg(
+        long,
+        env = "MOSEC_CONTROL_PLANE",
+        value_name = "HOST:PORT,..",
+        value_delimiter = ','
+    )]
+    control_plane: Vec<String>,
+    /// Name to appear under in the audit trail. The token's own where absent, else the user's.
+    #[arg(long)]
+    name: Option<String>,
+    /// Folder for the identity. Where absent, one that other mosectl calls of this user find by themselves.
+    #[arg(long, env = "MOSEC_IDENTITY", value_name = "DIR")]
+    identity: Option<PathBuf>,
+    /// Has the identity that is there renewed.
+    #[arg(long, conflicts_with = "token")]
+    renew: bool,
+}
+
+pub(crate) async fn run(args: Args) -> Result {
+    let user = LoginDir::of_user();
+    let dir = match (&args.identity, &user) {
+        (Some(dir), _) => dir.clone(),
+        (None, Some(user)) => user.identity(),
+        (None, None) => {
+            return Err(Failure::usage("there is no home folder to keep the identity in")
+                .hint("--identity names a folder"));
+        }
+    };
+    let kept = match &user {
+        Some(user) if args.control_plane.is_empty() => user.find()?,
+        _ => None,
+    };
+    let control_plane = kept.map_or(args.control_plane, |login| login.control_plane);
+    if control_plane.is_empty() {
+        return Err(Failure::usage("--control-plane is missing: which cluster?"));
+    }
+    let identity = match &args.token {
+        None => renewed(&dir, &control_plane).await?,
+        Some(token) => {
+            // Somebody who logs in wants this token's identity, not one from before; that stays until the new one is there.
+            let user_name = std::env::var("USER").ok();
+            let fresh = dir.with_extension("new");
+            let target = JoinTarget {
+                dir: &fresh,
+                control_plane: &control_plane,
+                roles: PEOPLE,
+                name: args.name.as_deref(),
+                fallback_name: user_name.as_deref(),
+            };
+            let identity = identity_in(&target, Some(token)).await?;
+            identity.save(&dir)?;
+            std::fs::remove_dir_all(&fresh).with_context(|| format!("cannot remove {}", fresh.display()))?;
+            identity
+        }
+    };
+    if let (None, Some(user)) = (&args.identity, &user) {
+        user.keep(&Login { control_plane })?;
+    }
+    let peer = identity.peer();
+    Ok(terminal::print(&format!(
+        "logged in as {peer}, kept in {}\n",
+        dir.display()
+    ))?)
+}
+
+async fn renewed(dir: &Path, control_plane: &[String]) -> Result<Identity> {
+    let identity = Identity::load(dir)
+        .with_context(|| format!("cannot load the identity in {}", dir.display()))
+        .map_err(|error| Failure::from(error).hint("--token gets one"))?;
+    let live = LiveIdentity::from(identity);
+    let client = ControlClient::new(ClientConfig::live(control_plane.to_vec(), Some(live.clone())))?;
+    client.renew_now(&live, dir).await?;
+    Ok((*live.current()).clone())
+}
