@@ -1,11 +1,11 @@
 //! Tokens, the identities that they are exchanged for, and their renewal.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mosec_control_plane::{Authority, DEFAULT_CERT_TTL};
 use mosec_wire::control::{ControlClient, JoinError, JoinTarget, TokenSpec, identity_in, proto};
-use mosec_wire::tls::{ClusterCa, Fingerprint, Identity, JoinToken, LiveIdentity, Role};
+use mosec_wire::tls::{ClusterCa, Fingerprint, Identity, JoinToken, LiveIdentity, Role, Validity};
 
 use crate::harness::{Cluster, eventually};
 
@@ -220,6 +220,40 @@ async fn a_token_that_is_not_good_says_why() {
             .all(|record| record.by == "test" && record.refusal.is_empty())
     );
     assert_eq!(client.audit(Some(2)).await.unwrap(), trail[trail.len() - 2..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_that_has_expired_is_replaced_for_a_token() {
+    let cluster = cluster(&[1]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let now = SystemTime::now();
+    let past = Validity {
+        not_before: now - Duration::from_secs(60),
+        not_after: now - Duration::from_secs(1),
+    };
+    let ca = cluster.ca.as_ref().unwrap();
+    let expired = ca.issue_for(Role::Agent, "a", past).unwrap();
+    expired.save(dir.path()).unwrap();
+    let target = JoinTarget {
+        dir: dir.path(),
+        control_plane: &[cluster.address(1).to_string()],
+        roles: &[Role::Agent],
+        name: None,
+        fallback_name: None,
+    };
+    let error = identity_in(&target, None).await.unwrap_err().to_string();
+    assert!(
+        error.ends_with("has expired, and there is no token to join anew with"),
+        "{error}"
+    );
+    let named = TokenSpec {
+        name: Some("a".into()),
+        ..spec(Role::Agent)
+    };
+    let token = create(&cluster, &cluster.client(&[1, 2, 3]), named).await;
+    let identity = identity_in(&target, Some(&token.to_string())).await.unwrap();
+    assert_eq!(identity.peer(), expired.peer());
+    assert!(identity.validity().not_after > now);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The first start of a process: its identity comes for a token.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mosec_types::NodeId;
 use tokio::time::{Instant, sleep, timeout};
@@ -40,6 +40,8 @@ pub struct JoinTarget<'a> {
 pub enum JoinError {
     #[error("there is no identity in {}, and no token to get one with", .0.display())]
     NoToken(PathBuf),
+    #[error("the identity in {} has expired, and there is no token to join anew with", .0.display())]
+    Expired(PathBuf),
     #[error("the identity in {} cannot be used", dir.display())]
     Unusable { dir: PathBuf, source: TlsError },
     #[error("the control plane refused: {0}")]
@@ -58,7 +60,7 @@ pub enum JoinError {
     Tls(#[from] TlsError),
 }
 
-/// The identity that is kept in the target's folder; where there is none, one that `token` is exchanged for, which is
+/// The identity that is kept in the target's folder; where there is none that is good, one that `token` is exchanged for, which is
 /// kept there from then on. `token` is looked at only then: a text, or `@` and a file with it.
 ///
 /// The key is made here and never leaves. It is kept before the token is used: a start that is interrupted goes on with
@@ -66,7 +68,14 @@ pub enum JoinError {
 pub async fn identity_in(target: &JoinTarget<'_>, token: Option<&str>) -> Result<Identity, JoinError> {
     let JoinTarget { dir, roles, .. } = *target;
     if Identity::is_in(dir) {
-        return load(dir, roles);
+        let identity = load(dir, roles)?;
+        if SystemTime::now() < identity.validity().not_after {
+            return Ok(identity);
+        }
+        if token.is_none() {
+            return Err(JoinError::Expired(dir.to_owned()));
+        }
+        tracing::warn!(identity = %identity.peer(), "the certificate has expired, joining anew");
     }
     let token = token.ok_or_else(|| JoinError::NoToken(dir.to_owned()))?;
     let token = &JoinToken::from_argument(token)?;
