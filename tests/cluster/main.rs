@@ -4,6 +4,7 @@ mod bad_deploys;
 mod bad_input;
 mod custody;
 mod embedded;
+mod identity;
 mod leave;
 mod rollout;
 mod spread;

@@ -11,11 +11,17 @@ use tempfile::TempDir;
 
 use crate::{Client, Daemon, Status, binary, eventually, kill, python};
 
+/// Members that hold the authority's key where certificates come for tokens: a majority of three, which a token takes.
+const SIGNERS: u64 = 2;
+
 /// What a cluster consists of.
 pub struct Options {
     /// Control-plane nodes: 1, 3 or 5.
     pub control: usize,
     pub gateways: usize,
+    /// How long certificates are good. The first two members then sign, and all others join with tokens; else all have
+    /// certificates that were issued by hand.
+    pub cert_ttl: Option<&'static str>,
     /// Names of the agents. Each has the label `zone` with its own name.
     pub agents: Vec<&'static str>,
 }
@@ -25,6 +31,7 @@ impl Default for Options {
         Self {
             control: 3,
             gateways: 1,
+            cert_ttl: None,
             agents: vec!["a", "b"],
         }
     }
@@ -39,6 +46,7 @@ pub struct Cluster {
     /// Where the agents' links are, the same at each start.
     links: BTreeMap<&'static str, String>,
     addresses: Vec<String>,
+    cert_ttl: Option<&'static str>,
     dir: TempDir,
 }
 
@@ -57,16 +65,19 @@ impl Cluster {
             peers,
             links: BTreeMap::new(),
             addresses: Vec::new(),
+            cert_ttl: options.cert_ttl,
             dir,
         };
         cluster.run("mosectl", &["ca", "init", "--dir", &cluster.file("ca")])?;
         cluster.issue("operator", "tests")?;
         for id in cluster.peers.keys().copied().collect::<Vec<_>>() {
-            cluster.issue("control-plane", &format!("control-{id}"))?;
+            if cluster.cert_ttl.is_none() || id > SIGNERS {
+                cluster.admit("control-plane", &format!("control-{id}"))?;
+            }
             cluster.start_control(id)?;
         }
         for name in options.agents {
-            cluster.issue("agent", name)?;
+            cluster.admit("agent", name)?;
             cluster.start_agent(name)?;
         }
         for index in 0..options.gateways {
@@ -101,6 +112,13 @@ impl Cluster {
             format!("--data-dir={}", self.file(&format!("data-{id}"))),
             format!("--identity={}", self.file(&name)),
         ];
+        let admission = match self.cert_ttl {
+            Some(ttl) if id <= SIGNERS => {
+                vec![format!("--ca={}", self.file("ca")), format!("--cert-ttl={ttl}")]
+            }
+            _ => self.joining(&name).into_iter().collect(),
+        };
+        let args: Vec<_> = args.into_iter().chain(admission).collect();
         self.control
             .insert(id, self.daemon(&name, "mosec-control-plane", &args)?);
         Ok(())
@@ -120,13 +138,14 @@ impl Cluster {
             format!("--python={}", python().display()),
             format!("--label=zone={name}"),
         ];
+        let args: Vec<_> = args.into_iter().chain(self.joining(name)).collect();
         self.agents
             .insert(name, self.daemon(name, "mosec-node-agent", &args)?);
         Ok(())
     }
 
     async fn start_gateway(&mut self, index: usize) -> anyhow::Result<()> {
-        self.issue("gateway", &format!("gateway-{index}"))?;
+        self.admit("gateway", &format!("gateway-{index}"))?;
         let daemon = self.gateway(index, "0")?;
         self.addresses
             .push(daemon.logged("http service is running", "address").await?);
@@ -156,6 +175,7 @@ impl Cluster {
             format!("--control-plane={}", self.endpoints()),
             format!("--identity={}", self.file(&name)),
         ];
+        let args: Vec<_> = args.into_iter().chain(self.joining(&name)).collect();
         self.daemon(&name, "mosec-gateway", &args)
     }
 
@@ -239,6 +259,23 @@ impl Cluster {
 
     fn daemon(&self, name: &str, program: &str, args: &[String]) -> anyhow::Result<Daemon> {
         Daemon::start(name, self.dir.path(), &binary(program), args)
+    }
+
+    /// Gives a daemon what it needs to be let in: a token, or a certificate.
+    fn admit(&self, role: &str, name: &str) -> anyhow::Result<()> {
+        if self.cert_ttl.is_none() {
+            return self.issue(role, name);
+        }
+        let output = self.mosectl(&["token", "create", "--role", role, "--name", name])?;
+        anyhow::ensure!(output.status.success(), "no token:\n{}", text(&output));
+        std::fs::write(self.file(&format!("{name}.token")), &output.stdout)?;
+        Ok(())
+    }
+
+    /// The flag with which a daemon joins, if it does.
+    fn joining(&self, name: &str) -> Option<String> {
+        let token = self.file(&format!("{name}.token"));
+        self.cert_ttl.map(|_| format!("--join=@{token}"))
     }
 
     fn issue(&self, role: &str, name: &str) -> anyhow::Result<()> {

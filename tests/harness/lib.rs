@@ -5,12 +5,14 @@
 mod client;
 mod cluster;
 mod load;
+mod ports;
 mod process;
 mod status;
 
 pub use client::{Answer, Client, EventReader};
 pub use cluster::{Cluster, Options};
 pub use load::{Load, Report, Running};
+pub use ports::{Port, open_ports};
 pub use process::{Daemon, descendants, kill, process_exists, shared_memory_of};
 pub use status::{Status, Worker};
 
