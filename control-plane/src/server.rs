@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mosec_telemetry::register_identity;
 use mosec_wire::control::proto::control_plane_server::ControlPlaneServer;
 use mosec_wire::control::raft::raft_server::RaftServer;
 use mosec_wire::control::{ClientConfig, ControlClient, EndpointError, MAX_MESSAGE_BYTES, keep_fresh};
@@ -159,6 +160,9 @@ impl ControlPlane {
         let metrics = Metrics::register(registry)?;
         let (log, machine, model) = open_storage(&config).await?;
         let identity = config.security.identity().map(LiveIdentity::from);
+        if let Some(identity) = &identity {
+            register_identity(registry, identity)?;
+        }
         let peers = Arc::new(Peers::new(config.peers.clone(), identity.clone()));
         let heard = Arc::new(Heard::default());
         let renewal = match (&identity, config.identity_dir.clone()) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
+use mosec_telemetry::register_identity;
 use mosec_types::Revision;
 use mosec_types::traffic::Counts;
 use mosec_wire::control::{ClientConfig, ControlClient, SavedTopology, keep_fresh};
@@ -42,6 +43,7 @@ impl Service {
     ) -> anyhow::Result<Self> {
         let identity = identity.into();
         let series = prometheus::Registry::new();
+        register_identity(&series, &identity)?;
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let control = ControlClient::new(ClientConfig::live(control_plane, Some(identity.clone())))
             .context("the control plane's addresses are not usable")?;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
-use mosec_telemetry::Admin;
+use mosec_telemetry::{Admin, register_identity};
 use mosec_types::{Capacity, Incarnation};
 use mosec_wire::control::{ClientConfig, ControlClient, Registration, SavedTopology, keep_fresh};
 use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, ResetSecret, Settings};
@@ -63,6 +63,7 @@ impl Service {
             tracing::info!(swept, "removed shared memory of dead processes");
         }
         let series = prometheus::Registry::new();
+        register_identity(&series, &options.identity)?;
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let incarnation = Incarnation(now_millis()?);
         let mut listener = ListenerConfig::new(&options.identity, incarnation);

@@ -7,7 +7,7 @@ pub(crate) mod layer;
 pub(crate) mod table;
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use mosec_types::NodeId;
 use mosec_wire::tls::{PeerIdentity, Role, TlsError, Validity};
@@ -65,6 +65,22 @@ impl fmt::Display for Caller {
 pub(crate) fn caller<T>(request: &Request<T>) -> Caller {
     let marked = request.extensions().get::<Caller>();
     marked.cloned().unwrap_or(Caller::Stranger)
+}
+
+/// Completes when the caller's certificate has expired; never where there is none that could.
+///
+/// For streams, which outlive the check at their beginning. Their client comes back with the certificate it has by then.
+pub(crate) async fn expiry(caller: Caller) {
+    /// The clock may be set, or the host be suspended, while this sleeps.
+    const LOOK: Duration = Duration::from_secs(60);
+    let Caller::Peer(known) = caller else {
+        return std::future::pending().await;
+    };
+    while let Ok(left) = known.not_after.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
 }
 
 /// Who asks for a change: the caller, or whom a member says that it forwards for.

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use mosec_types::resources::MAX_GPUS;
 use mosec_types::{Capacity, Incarnation, NodeId, PipelineName};
 use mosec_wire::control::proto::{self, control_plane_server};
@@ -93,11 +93,9 @@ impl control_plane_server::ControlPlane for Api {
         request: Request<Streaming<proto::HeartbeatRequest>>,
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
         let speaker = access::speaks_for(&request);
-        Ok(Response::new(Box::pin(heartbeat::answer(
-            self.clone(),
-            speaker,
-            request.into_inner(),
-        ))))
+        let expiry = access::expiry(access::caller(&request));
+        let replies = heartbeat::answer(self.clone(), speaker, request.into_inner());
+        Ok(Response::new(Box::pin(replies.take_until(expiry))))
     }
 
     async fn deploy(
@@ -226,8 +224,9 @@ impl control_plane_server::ControlPlane for Api {
         &self,
         request: Request<proto::WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
+        let expiry = access::expiry(access::caller(&request));
         let updates = watch::follow(self.clone(), request.get_ref());
-        Ok(Response::new(Box::pin(updates)))
+        Ok(Response::new(Box::pin(updates.take_until(expiry))))
     }
 
     async fn audit(

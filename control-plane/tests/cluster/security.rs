@@ -206,8 +206,11 @@ async fn an_expired_certificate_opens_nothing() {
     // A connection that was made in time gets no further than the certificate.
     let short = Validity::starting(now, Duration::from_secs(2));
     let short = ca.issue_for(Role::Admin, "ada", short).unwrap();
-    let service = cluster.service(1, Some(&short));
-    service.clone().status(proto::StatusRequest {}).await.unwrap();
+    let mut service = cluster.service(1, Some(&short));
+    service.status(proto::StatusRequest {}).await.unwrap();
+    let watch = service.watch_topology(proto::WatchTopologyRequest { from_version: 0 });
+    let mut updates = watch.await.unwrap().into_inner();
+    assert!(updates.message().await.unwrap().is_some());
     let refused = || async {
         let answer = service.clone().status(proto::StatusRequest {}).await;
         answer.err()
@@ -217,4 +220,7 @@ async fn an_expired_certificate_opens_nothing() {
         (status.code(), status.message()),
         (Code::Unauthenticated, "the certificate of admin/ada has expired")
     );
+    // A stream that was opened in time ends with it.
+    let rest = tokio::time::timeout(crate::harness::PATIENCE, updates.message()).await;
+    assert!(matches!(rest, Ok(Ok(None))), "{rest:?}");
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod command;
 mod format;
+mod identity;
 mod log;
 mod render;
 mod service;
@@ -10,6 +11,7 @@ mod signals;
 
 pub use admin::Admin;
 pub use command::{parse_args, run_daemon};
+pub use identity::register_identity;
 pub use log::{LogFormat, init_logging};
 pub use render::{METRICS_TYPE, render, render_all};
 pub use service::{STAGE_LABELS, ServiceSeries};

@@ -1,0 +1,64 @@
+//! The end of a process's certificate, as a series.
+
+use std::time::UNIX_EPOCH;
+
+use mosec_wire::tls::LiveIdentity;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntGauge, Registry};
+
+/// Registers `mosec_certificate_expiry_timestamp_seconds`: when the certificate that is current expires, in seconds since
+/// 1970. It is renewed when a third of its lifetime is left, so that less is worth an alert.
+pub fn register_identity(registry: &Registry, identity: &LiveIdentity) -> prometheus::Result<()> {
+    let gauge = IntGauge::new(
+        "mosec_certificate_expiry_timestamp_seconds",
+        "When this process's certificate expires, in seconds since 1970",
+    )?;
+    registry.register(Box::new(Expiry {
+        gauge,
+        identity: identity.clone(),
+    }))
+}
+
+/// Reads the date whenever it is asked.
+struct Expiry {
+    gauge: IntGauge,
+    identity: LiveIdentity,
+}
+
+impl Collector for Expiry {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let not_after = self.identity.current().validity().not_after;
+        let since = not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.gauge.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+        self.gauge.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use mosec_wire::tls::{ClusterCa, Role, Validity};
+
+    use super::*;
+
+    #[test]
+    fn the_series_follows_the_identity() {
+        let ca = ClusterCa::create().unwrap();
+        let issue = |seconds| {
+            let validity = Validity::starting(SystemTime::now(), Duration::from_secs(seconds));
+            ca.issue_for(Role::Agent, "a", validity).unwrap()
+        };
+        let (identity, registry) = (LiveIdentity::from(issue(100)), Registry::new());
+        register_identity(&registry, &identity).unwrap();
+        let value = || registry.gather()[0].get_metric()[0].get_gauge().get_value();
+        let before = value();
+        identity.replace(issue(1100)).unwrap();
+        assert!((999.0..=1001.0).contains(&(value() - before)));
+    }
+}
