@@ -20,11 +20,12 @@ use tonic::transport::server::Connected;
 
 use crate::access::Caller;
 
-/// Handshakes in progress, beyond which new connections are closed: some ten thousand a second fit into it.
-const MAX_HANDSHAKES: usize = 256;
+/// Handshakes in progress, beyond which new connections are closed. Each takes some 30 KiB, and those that send nothing
+/// stay until their time is over.
+const MAX_HANDSHAKES: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections without a certificate at once. Joining is rare, and takes one connection.
-const MAX_STRANGERS: usize = 64;
+const MAX_STRANGERS: usize = 32;
 /// How long a connection without a certificate may last: joining takes a write and a signature.
 const STRANGER_TIME: Duration = Duration::from_secs(30);
 /// Pause after an accept that failed: out of descriptors, most likely, and others may close some.

@@ -5,11 +5,15 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use futures_util::future::Either;
+use http_body_util::Limited;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::{Caller, table};
+
+/// Largest message of a stranger: a signing request, a token and names. Others may send whole pipelines.
+const MAX_STRANGERS_BYTES: usize = 8 * 1024;
 
 /// Puts [`Checked`] around the services of a port.
 #[derive(Debug, Clone, Copy)]
@@ -43,10 +47,21 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let caller = request.extensions().get::<Caller>().unwrap_or(&Caller::Stranger);
-        match table::check(caller, request.uri().path(), SystemTime::now()) {
+        let is_stranger = *caller == Caller::Stranger;
+        let call = request.uri().path();
+        match table::check(caller, call, SystemTime::now()) {
+            Ok(()) if is_stranger => {
+                let bounded = request.map(|body| Body::new(Limited::new(body, MAX_STRANGERS_BYTES)));
+                Either::Left(self.inner.call(bounded))
+            }
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(status) => {
-                tracing::info!(%caller, call = request.uri().path(), "call refused");
+                // Strangers come as often as they like.
+                if is_stranger {
+                    tracing::debug!(%caller, call, "call refused");
+                } else {
+                    tracing::info!(%caller, call, "call refused");
+                }
                 Either::Right(ready(Ok(status.into_http())))
             }
         }

@@ -165,6 +165,16 @@ async fn without_a_certificate_there_is_no_call() {
         (status.code(), status.message()),
         (Code::Unauthenticated, expected)
     );
+    // Nor can a stranger have the server read for long.
+    let request = proto::JoinRequest {
+        secret: "x".repeat(1024 * 1024),
+        ..Default::default()
+    };
+    let status = ControlPlaneClient::new(channel.clone())
+        .join(request)
+        .await
+        .unwrap_err();
+    assert!(status.message().contains("length limit exceeded"), "{status:?}");
     let vote = RaftClient::new(channel)
         .vote(RaftRequest::default())
         .await
