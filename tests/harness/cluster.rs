@@ -11,16 +11,13 @@ use tempfile::TempDir;
 
 use crate::{Client, Daemon, Status, binary, eventually, kill, python};
 
-/// Members that hold the authority's key where certificates come for tokens: a majority of three, which a token takes.
-const SIGNERS: u64 = 2;
-
 /// What a cluster consists of.
 pub struct Options {
     /// Control-plane nodes: 1, 3 or 5.
     pub control: usize,
     pub gateways: usize,
-    /// How long certificates are good. The first two members then sign, and all others join with tokens; else all have
-    /// certificates that were issued by hand.
+    /// How long certificates are good. The members then sign, and all others join with tokens; else all have certificates
+    /// that were issued by hand.
     pub cert_ttl: Option<&'static str>,
     /// Names of the agents. Each has the label `zone` with its own name.
     pub agents: Vec<&'static str>,
@@ -71,8 +68,8 @@ impl Cluster {
         cluster.run("mosectl", &["ca", "init", "--dir", &cluster.file("ca")])?;
         cluster.issue("operator", "tests")?;
         for id in cluster.peers.keys().copied().collect::<Vec<_>>() {
-            if cluster.cert_ttl.is_none() || id > SIGNERS {
-                cluster.admit("control-plane", &format!("control-{id}"))?;
+            if cluster.cert_ttl.is_none() {
+                cluster.issue("control-plane", &format!("control-{id}"))?;
             }
             cluster.start_control(id)?;
         }
@@ -112,8 +109,9 @@ impl Cluster {
             format!("--data-dir={}", self.file(&format!("data-{id}"))),
             format!("--identity={}", self.file(&name)),
         ];
+        let has_token = Path::new(&self.file(&format!("{name}.token"))).exists();
         let admission = match self.cert_ttl {
-            Some(ttl) if id <= SIGNERS => {
+            Some(ttl) if !has_token => {
                 vec![format!("--ca={}", self.file("ca")), format!("--cert-ttl={ttl}")]
             }
             _ => self.joining(&name).into_iter().collect(),
@@ -122,6 +120,18 @@ impl Cluster {
         self.control
             .insert(id, self.daemon(&name, "mosec-control-plane", &args)?);
         Ok(())
+    }
+
+    /// Has a control-plane node join anew, with a token, on a host that has nothing of it.
+    pub fn replace_control(&mut self, id: u64) -> anyhow::Result<()> {
+        let name = format!("control-{id}");
+        self.control.get_mut(&id).context("it runs")?.kill()?;
+        for left in [&format!("data-{id}"), &name] {
+            std::fs::remove_dir_all(self.file(left))?;
+        }
+        std::fs::remove_file(self.dir.path().join(format!("{name}.log")))?;
+        self.admit("control-plane", &name)?;
+        self.start_control(id)
     }
 
     pub fn start_agent(&mut self, name: &'static str) -> anyhow::Result<()> {
