@@ -218,7 +218,7 @@ async fn an_expired_certificate_opens_nothing() {
     let short = ca.issue_for(Role::Admin, "ada", short).unwrap();
     let mut service = cluster.service(1, Some(&short));
     service.status(proto::StatusRequest {}).await.unwrap();
-    let watch = service.watch_topology(proto::WatchTopologyRequest { from_version: 0 });
+    let watch = service.watch_topology(proto::WatchTopologyRequest::default());
     let mut updates = watch.await.unwrap().into_inner();
     assert!(updates.message().await.unwrap().is_some());
     let refused = || async {
