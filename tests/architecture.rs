@@ -8,8 +8,9 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 /// For each of our crates, the ones among them that it may depend on, with what those lead to.
-const MAY_KNOW: [(&str, &[&str]); 11] = [
+const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("mosec-types", &[]),
+    ("mosec-bundle", &["mosec-types"]),
     ("mosec-wire", &["mosec-types"]),
     ("mosec-shm-ring", &["mosec-types"]),
     ("mosec-telemetry", &["mosec-types", "mosec-wire"]),
@@ -22,6 +23,7 @@ const MAY_KNOW: [(&str, &[&str]); 11] = [
         "mosec-node-agent",
         &[
             "mosec-types",
+            "mosec-bundle",
             "mosec-wire",
             "mosec-shm-ring",
             "mosec-dispatch",
@@ -30,12 +32,13 @@ const MAY_KNOW: [(&str, &[&str]); 11] = [
     ),
     (
         "mosec-control-plane",
-        &["mosec-types", "mosec-wire", "mosec-telemetry"],
+        &["mosec-types", "mosec-bundle", "mosec-wire", "mosec-telemetry"],
     ),
     (
         "mosectl",
         &[
             "mosec-types",
+            "mosec-bundle",
             "mosec-wire",
             "mosec-dispatch",
             "mosec-telemetry",
@@ -48,6 +51,7 @@ const MAY_KNOW: [(&str, &[&str]); 11] = [
         "mosec-python",
         &[
             "mosec-types",
+            "mosec-bundle",
             "mosec-wire",
             "mosec-shm-ring",
             "mosec-dispatch",

@@ -149,9 +149,100 @@ name!(
     "pipeline name"
 );
 
+/// Names a code bundle by its content: the SHA-256 of the archive as it is stored and sent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BundleId([u8; 32]);
+
+/// Why a text is not a bundle's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid bundle id {text:?}: expected the 64 hexadecimal digits of a SHA-256, in lower case")]
+pub struct InvalidBundleId {
+    text: String,
+}
+
+impl BundleId {
+    /// The id of what has this digest.
+    pub fn from_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
+    /// The first digits, for people: as many as Git shows at most.
+    pub fn short(&self) -> String {
+        self.to_string().chars().take(12).collect()
+    }
+}
+
+impl fmt::Display for BundleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for BundleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BundleId({self})")
+    }
+}
+
+impl FromStr for BundleId {
+    type Err = InvalidBundleId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidBundleId> {
+        let invalid = || InvalidBundleId {
+            text: text.chars().take(80).collect(),
+        };
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(invalid()),
+        };
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if pairs.len() != 32 || !rest.is_empty() {
+            return Err(invalid());
+        }
+        let mut digest = [0; 32];
+        for (byte, &[high, low]) in digest.iter_mut().zip(pairs) {
+            *byte = digit(high)? << 4 | digit(low)?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+impl TryFrom<String> for BundleId {
+    type Error = InvalidBundleId;
+
+    fn try_from(text: String) -> Result<Self, InvalidBundleId> {
+        text.parse()
+    }
+}
+
+impl From<BundleId> for String {
+    fn from(id: BundleId) -> String {
+        id.to_string()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bundle_id_is_the_text_of_a_digest() {
+        let text = "00ff".repeat(16);
+        let id: BundleId = text.parse().unwrap();
+        assert_eq!((id.to_string(), id.short()), (text, "00ff00ff00ff".into()));
+        for bad in [
+            "",
+            "00ff",
+            &"00FF".repeat(16),
+            &"0".repeat(65),
+            &"../x".repeat(16),
+        ] {
+            assert!(bad.parse::<BundleId>().is_err(), "{bad:?} should be refused");
+        }
+        assert!(serde_json::from_str::<BundleId>("\"zz\"").is_err());
+    }
 
     #[test]
     fn names_are_dns_labels() {

@@ -17,7 +17,8 @@ pub mod worker;
 pub use delta::Delta;
 pub use error::ErrorCode;
 pub use id::{
-    Generation, Incarnation, NodeId, PipelineName, ReplicaId, RequestId, Revision, StageIndex, StageKey,
+    BundleId, Generation, Incarnation, NodeId, PipelineName, ReplicaId, RequestId, Revision, StageIndex,
+    StageKey,
 };
 pub use resources::{Capacity, Gpu, Needs};
 pub use rollout::RolloutSpec;
