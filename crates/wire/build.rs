@@ -21,6 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Deterministic order of labels and variables on the wire, and the model's own type.
         .btree_map(".")
         .bytes(".mosec.raft.v1")
+        // Sent to several members at once, and each chunk is a part of one buffer.
+        .bytes(".mosec.control.v1.BundleChunk")
         .compile_fds(files)?;
     Ok(())
 }

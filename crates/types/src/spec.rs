@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Needs, PipelineName, RolloutSpec, StageIndex};
+use crate::{BundleId, Needs, PipelineName, RolloutSpec, StageIndex};
 
 /// Position of a route in its pipeline, counted from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -76,7 +76,8 @@ pub struct PipelineSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PythonSource {
-    /// Absolute path of the folder that workers run in; it comes first on `sys.path`.
+    /// Folder that workers run in; it comes first on `sys.path`. An absolute path on each node, or, with a bundle, the
+    /// path inside it: empty for the bundle's own folder.
     pub dir: String,
     /// Script whose module the classes of module `__main__` belong to, relative to `dir`. As in
     /// `multiprocessing`, a worker runs it under another name, so its `if __name__ == "__main__"` part stays out.
@@ -88,7 +89,18 @@ pub struct PythonSource {
     /// Interpreter; the node's own default where absent.
     #[serde(default)]
     pub python: Option<String>,
+    /// The code, where it travels to the nodes by itself.
+    #[serde(default)]
+    pub bundle: Option<BundleId>,
+    /// What the code needs beyond what the interpreter has: lines of a requirements file, which each node installs.
+    #[serde(default)]
+    pub requirements: Vec<String>,
 }
+
+/// Most lines of requirements, and most bytes of one: far beyond a frozen environment of a large service, and small
+/// enough for the log.
+pub const MAX_REQUIREMENTS: usize = 512;
+pub const MAX_REQUIREMENT_BYTES: usize = 512;
 
 /// One stage: a worker class, how many processes of it, and how requests are batched for them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,9 +226,7 @@ impl PipelineSpec {
         check((1..=MAX_STAGES).contains(&self.routes.len()), "routes", || {
             format!("expected 1 to {MAX_STAGES} routes, found {}", self.routes.len())
         })?;
-        check(self.source.dir.starts_with('/'), "source.dir", || {
-            format!("expected an absolute path, found {:?}", self.source.dir)
-        })?;
+        self.source.validate()?;
         check(!self.timeout.is_zero(), "timeout", || {
             "expected a time above zero".into()
         })?;
@@ -263,6 +273,58 @@ impl PipelineSpec {
             )
         })
     }
+}
+
+impl PythonSource {
+    fn validate(&self) -> Result<(), InvalidSpec> {
+        let dir = &self.dir;
+        if self.bundle.is_some() {
+            let inside = !dir.starts_with('/') && dir.split('/').all(|part| part != "..");
+            check(inside, "source.dir", || {
+                format!("expected a path inside the bundle, found {dir:?}")
+            })?;
+        } else {
+            check(dir.starts_with('/'), "source.dir", || {
+                format!("expected an absolute path, found {dir:?}")
+            })?;
+        }
+        let found = self.requirements.len();
+        check(found <= MAX_REQUIREMENTS, "source.requirements", || {
+            format!("expected at most {MAX_REQUIREMENTS} lines, found {found}")
+        })?;
+        for (index, line) in self.requirements.iter().enumerate() {
+            check_requirement(line).map_err(|problem| InvalidSpec {
+                place: format!("source.requirements[{index}]"),
+                problem,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a line of a requirements file means the same on every node: it names no file beside it.
+pub fn check_requirement(line: &str) -> Result<(), String> {
+    let is_one_line = !line.trim().is_empty() && !line.chars().any(char::is_control);
+    if !is_one_line || line.len() > MAX_REQUIREMENT_BYTES {
+        return Err(format!(
+            "expected one line of at most {MAX_REQUIREMENT_BYTES} bytes, found {line:?}"
+        ));
+    }
+    let option = |short: &str, long: &str| {
+        let line = line.trim_start();
+        line.starts_with(long) || (line.starts_with(short) && !line.starts_with("--"))
+    };
+    let names_a_file = option("-r", "--requirement")
+        || option("-c", "--constraint")
+        || option("-e", "--editable")
+        || line.trim_start().starts_with(['.', '/'])
+        || line.contains("file:");
+    if names_a_file {
+        return Err(format!(
+            "expected a package that an index has, as numpy>=2, found {line:?}, which names a file"
+        ));
+    }
+    Ok(())
 }
 
 impl StageSpec {
@@ -508,6 +570,52 @@ mod tests {
             edit(&mut spec);
             assert_eq!(spec.validate().map_err(|e| e.place), Err((*place).to_owned()));
         }
+    }
+
+    #[test]
+    fn a_bundles_folder_is_inside_it() {
+        let with = |dir: &str| {
+            let mut spec = spec();
+            spec.source.bundle = Some(BundleId::from_digest([7; 32]));
+            spec.source.dir = dir.into();
+            spec.validate().map_err(|error| error.place)
+        };
+        for good in ["", "src", "src/service", "..hidden"] {
+            assert_eq!(with(good), Ok(()), "{good}");
+        }
+        for bad in ["/srv/echo", "..", "src/../../x"] {
+            assert_eq!(with(bad), Err("source.dir".into()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn requirements_mean_the_same_everywhere() {
+        for good in [
+            "numpy",
+            "torch>=2.5 ; python_version < '3.13'",
+            "--extra-index-url=x",
+            "--no-index",
+            "a[b]==1 --hash=sha256:00",
+        ] {
+            assert_eq!(check_requirement(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            " ",
+            "a\nb",
+            "-r other.txt",
+            "--requirement=x",
+            "-e .",
+            "-cx",
+            "./x.whl",
+            "/x.whl",
+            "x @ file:///x",
+        ] {
+            assert!(check_requirement(bad).is_err(), "{bad:?} should be refused");
+        }
+        let mut spec = spec();
+        spec.source.requirements = vec!["numpy".into(), "-e .".into()];
+        assert_eq!(spec.validate().unwrap_err().place, "source.requirements[1]");
     }
 
     #[test]

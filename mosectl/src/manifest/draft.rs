@@ -249,9 +249,8 @@ impl Draft {
             name: self.pipeline,
             source: PythonSource {
                 dir: dir.to_string_lossy().into_owned(),
-                main: None,
-                argv: Vec::new(),
                 python,
+                ..Default::default()
             },
             stages: self.stages.into_iter().map(Stage::into_spec).collect(),
             routes,

@@ -203,12 +203,29 @@ impl ControlClient {
         F: Fn(ControlPlaneClient<Channel>, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
-        let deadline = Instant::now() + self.shared.config.call_timeout;
+        let config = &self.shared.config;
+        let limits = (config.attempt_timeout, config.call_timeout);
+        self.call_within(limits, request, send).await
+    }
+
+    /// As `call`, with the times for one try and for all of them.
+    pub(super) async fn call_within<Q, R, F, Fut>(
+        &self,
+        (attempt_timeout, call_timeout): (Duration, Duration),
+        request: Q,
+        send: F,
+    ) -> Result<R, ControlError>
+    where
+        Q: Clone,
+        F: Fn(ControlPlaneClient<Channel>, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
+        let deadline = Instant::now() + call_timeout;
         let mut route = self.route();
         loop {
             let target = route.next();
             let left = deadline.saturating_duration_since(Instant::now());
-            let limit = left.min(self.shared.config.attempt_timeout);
+            let limit = left.min(attempt_timeout);
             let sent = send(self.service(&target), Request::new(request.clone()));
             let status = match tokio::time::timeout(limit, sent).await {
                 Ok(Ok(response)) => {

@@ -33,7 +33,8 @@ impl TryFrom<proto::PipelineSpec> for PipelineSpec {
             source: message
                 .source
                 .ok_or_else(|| ConvertError::missing("source"))?
-                .into(),
+                .try_into()
+                .map_err(|error: ConvertError| error.within("source"))?,
             stages: each("stages", message.stages)?,
             routes: each("routes", message.routes)?,
             timeout: Duration::from_millis(message.timeout_ms),
@@ -52,30 +53,40 @@ impl From<&PythonSource> for proto::PythonSource {
             main,
             argv,
             python,
+            bundle,
+            requirements,
         } = source.clone();
         Self {
             dir,
             main,
             argv,
             python,
+            bundle: bundle.map(String::from),
+            requirements,
         }
     }
 }
 
-impl From<proto::PythonSource> for PythonSource {
-    fn from(message: proto::PythonSource) -> Self {
+impl TryFrom<proto::PythonSource> for PythonSource {
+    type Error = ConvertError;
+
+    fn try_from(message: proto::PythonSource) -> Result<Self, ConvertError> {
         let proto::PythonSource {
             dir,
             main,
             argv,
             python,
+            bundle,
+            requirements,
         } = message;
-        Self {
+        Ok(Self {
             dir,
             main,
             argv,
             python,
-        }
+            bundle: bundle.map(|id| name("bundle", id)).transpose()?,
+            requirements,
+        })
     }
 }
 

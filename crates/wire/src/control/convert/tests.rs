@@ -8,8 +8,8 @@ use mosec_types::rollout::{Bounds, CanarySpec, HeaderMatch};
 use mosec_types::spec::{Batching, Delivery, PythonSource};
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
 use mosec_types::{
-    Capacity, Gpu, Incarnation, Needs, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision, RolloutSpec,
-    RouteSpec, StageIndex, StageKey, StageSpec, Topology, WorkerState, WorkerStatus,
+    BundleId, Capacity, Gpu, Incarnation, Needs, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision,
+    RolloutSpec, RouteSpec, StageIndex, StageKey, StageSpec, Topology, WorkerState, WorkerStatus,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -27,8 +27,16 @@ fn millis() -> impl Strategy<Value = Duration> {
 }
 
 prop_compose! {
-    fn source()(dir in "/[a-z]{0,8}", main in option::of("[a-z]{1,6}"), argv in vec(".{0,5}", 0..3), python in option::of("[a-z]{0,6}"))
-        -> PythonSource { PythonSource { dir, main, argv, python } }
+    fn source()(
+        dir in "/[a-z]{0,8}",
+        main in option::of("[a-z]{1,6}"),
+        argv in vec(".{0,5}", 0..3),
+        python in option::of("[a-z]{0,6}"),
+        bundle in option::of(any::<[u8; 32]>().prop_map(BundleId::from_digest)),
+        requirements in vec(".{0,5}", 0..3),
+    ) -> PythonSource {
+        PythonSource { dir, main, argv, python, bundle, requirements }
+    }
 }
 
 prop_compose! {
