@@ -100,7 +100,7 @@ fn a_leader_that_lost_the_end_of_its_log_gives_no_number_away_twice() {
             let mut cluster = Cluster::start(seed).await;
             cluster.register("a").await;
             let leader = cluster.leader().expect("somebody leads");
-            // Its followers make the majority, before the entry is on its own disk.
+            // Its followers make the majority; its own disk takes longer, and may lose what is not synced.
             *cluster.members[&leader].slow_disk.lock() = true;
             cluster.register("b").await;
             let restarted = cluster.member(leader);

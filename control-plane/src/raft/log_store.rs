@@ -241,9 +241,9 @@ fn meta<T: DeserializeOwned>(kv: &dyn LogKv, key: MetaKey) -> Result<Option<T>, 
 
 /// The vote with which a member starts: one that led must be elected anew.
 ///
-/// openraft would have it go on leading its term, without a word from the others. But it may have lost entries that
-/// the others have and that were acknowledged: it would give their numbers away again. And it does not know how much
-/// of its log was committed: it would answer reads with an older state than it did before.
+/// openraft would have it go on leading its term, without a word from the others. But it does not know how much of its
+/// log was committed, and begins no term of its own that would tell: it would answer reads with an older state than was
+/// acknowledged.
 fn without_leadership(mut vote: Vote, member: MemberId) -> Vote {
     if vote.leader_id.voted_for() == Some(member) {
         vote.committed = false;
