@@ -16,7 +16,7 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DEFAULT_HEALTHY_DEADLINE;
-use crate::{Authority, Config, ControlPlane, LeaseTiming, RaftTiming, Security};
+use crate::{Authority, BundleLimits, Config, ControlPlane, LeaseTiming, RaftTiming, Security};
 
 /// Runs one node of the control plane: keeps what should run where, and sees to it.
 #[derive(Debug, Parser)]
@@ -73,6 +73,9 @@ struct Args {
     /// Seconds a silent node stays suspect before its replicas are placed elsewhere.
     #[arg(long, env = "MOSEC_NODE_GRACE", default_value_t = LeaseTiming::default().down_after.as_secs())]
     node_grace: u64,
+    /// Largest bundle of code that is taken, in MiB.
+    #[arg(long, env = "MOSEC_MAX_BUNDLE_MIB", default_value_t = BundleLimits::default().max_bytes >> 20)]
+    max_bundle_mib: u64,
     /// Milliseconds between Raft heartbeats; a lost leader is replaced after six to nine of them.
     #[arg(long, env = "MOSEC_RAFT_HEARTBEAT_MS", default_value_t = 150)]
     raft_heartbeat_ms: u32,
@@ -178,6 +181,10 @@ impl Args {
             leases: LeaseTiming {
                 down_after,
                 ..LeaseTiming::default()
+            },
+            bundles: BundleLimits {
+                max_bytes: self.max_bundle_mib.saturating_mul(1 << 20),
+                ..BundleLimits::default()
             },
             healthy_deadline: Duration::from_secs(self.healthy_deadline),
         })

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mosec_wire::tls::{Identity, Role};
 
 use crate::authority::Authority;
+use crate::bundles::BundleLimits;
 use crate::raft::MemberId;
 use crate::reconcile::lease::LeaseTiming;
 
@@ -36,6 +37,7 @@ pub struct Config {
     pub identity_dir: Option<PathBuf>,
     pub raft: RaftTiming,
     pub leases: LeaseTiming,
+    pub bundles: BundleLimits,
     /// How long a revision may take to become healthy where its deployer does not say.
     pub healthy_deadline: Duration,
 }
@@ -94,6 +96,8 @@ pub enum ConfigError {
     Role(Role),
     #[error("{0}: expected a time above zero")]
     Zero(&'static str),
+    #[error("bundles: expected a largest one of 1 byte to 1 GiB, found {0} bytes")]
+    BundleSize(u64),
 }
 
 impl Config {
@@ -110,6 +114,7 @@ impl Config {
             identity_dir: None,
             raft: RaftTiming::default(),
             leases: LeaseTiming::default(),
+            bundles: BundleLimits::default(),
             healthy_deadline: DEFAULT_HEALTHY_DEADLINE,
         }
     }
@@ -139,9 +144,13 @@ impl Config {
         let zero = [
             ("leases.suspect_after", self.leases.suspect_after),
             ("healthy_deadline", self.healthy_deadline),
+            ("bundles.check_every", self.bundles.check_every),
         ];
         if let Some((name, _)) = zero.iter().find(|(_, time)| time.is_zero()) {
             return Err(ConfigError::Zero(name));
+        }
+        if !(1..=mosec_bundle::MAX_BYTES).contains(&self.bundles.max_bytes) {
+            return Err(ConfigError::BundleSize(self.bundles.max_bytes));
         }
         match self.security.identity().map(Identity::role) {
             None | Some(Role::ControlPlane) => Ok(()),
@@ -166,6 +175,7 @@ mod tests {
                 c.raft.heartbeat = Duration::ZERO
             }),
             (ConfigError::SnapshotEvery(0), |c| c.raft.snapshot_every = 0),
+            (ConfigError::BundleSize(0), |c| c.bundles.max_bytes = 0),
             (ConfigError::Zero("healthy_deadline"), |c| {
                 c.healthy_deadline = Duration::ZERO
             }),

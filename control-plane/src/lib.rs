@@ -1,11 +1,12 @@
 //! The replicated desired state of a cluster: which pipelines run in which revision, on which nodes.
 //!
 //! [`state`] is what the members agree on, [`raft`] how; [`planner`] and [`reconcile`] derive on the leader what must
-//! change; [`api`](mod@api) is the gRPC service that gateways, agents and `mosectl` use. [`server`] puts it together.
+//! change; `bundles` keeps the code that is deployed, beside the log; [`api`](mod@api) is the gRPC service that gateways, agents and `mosectl` use. [`server`] puts it together.
 
 mod access;
 mod api;
 mod authority;
+mod bundles;
 pub mod cli;
 pub mod config;
 mod feed;
@@ -22,6 +23,8 @@ pub mod server;
 pub mod state;
 
 pub use authority::{Authority, DEFAULT_CERT_TTL};
+pub use bundles::BundleLimits;
+pub use bundles::store::StoreError as BundleStoreError;
 pub use config::{Config, ConfigError, RaftTiming, Security};
 pub use reconcile::lease::LeaseTiming;
 pub use server::{BuildError, ControlPlane, RunError};

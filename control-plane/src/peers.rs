@@ -28,6 +28,11 @@ impl Peers {
         }
     }
 
+    /// Every member, this one included.
+    pub fn members(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.addresses.keys().copied()
+    }
+
     /// The member's `host:port`: as configured, else `logged`.
     pub fn address<'a>(&'a self, member: MemberId, logged: &'a str) -> &'a str {
         self.addresses.get(&member).map_or(logged, String::as_str)
@@ -45,6 +50,11 @@ impl Peers {
     pub fn channel(&self, member: MemberId, logged: &str) -> Result<Channel, EndpointError> {
         let address = self.address(member, logged);
         self.channels.lock().get(address)
+    }
+
+    /// A connection to a member that is shared with nobody: for bulk, behind which heartbeats would have to wait.
+    pub fn own_channel(&self, member: MemberId) -> Result<Channel, EndpointError> {
+        self.channels.lock().own(self.address(member, ""))
     }
 
     /// Notes whether a message reached a member, and logs where that is news.

@@ -2,7 +2,7 @@
 //!
 //! Tasks of a running node, all awaited by [`ControlPlane::run`]: the gRPC server (public API and Raft on one port, so
 //! that a member has one address, and a leader hint is one a client can use; who may call what is decided by the
-//! caller's certificate, see [`crate::access`]), the leader's loop, and a monitor that keeps the metrics and ends
+//! caller's certificate, see [`crate::access`]), the leader's loop, the keeper of the bundles, and a monitor that keeps the metrics and ends
 //! the node when Raft has stopped: a store that failed once must not be trusted again by the same process.
 
 use std::collections::BTreeMap;
@@ -31,6 +31,11 @@ use crate::access::layer::AccessLayer;
 use crate::api::Api;
 use crate::api::join::MAX_JOINS;
 use crate::authority::Authority;
+use crate::bundles::Bundles;
+use crate::bundles::files::BundleFiles;
+use crate::bundles::keeper::Keeper;
+use crate::bundles::memory::MemoryBundles;
+use crate::bundles::store::{BundleStore, StoreError};
 use crate::config::{Config, ConfigError};
 use crate::feed::Feed;
 use crate::incoming::connections;
@@ -81,6 +86,8 @@ pub enum BuildError {
     Kv(#[from] KvError),
     #[error("the snapshots could not be opened")]
     Snapshots(#[from] SnapshotError),
+    #[error("the bundles could not be opened")]
+    Bundles(#[from] StoreError),
     #[error("the state could not be restored")]
     Restore(#[from] RestoreError),
     #[error("raft could not be started: {0}")]
@@ -119,6 +126,7 @@ pub struct ControlPlane {
     reconciler: Reconciler,
     /// The watchers' feed, and what it follows.
     following: (Arc<Feed>, watch::Receiver<Arc<Model>>),
+    keeper: Keeper,
     monitor: Monitor,
     closing: CancellationToken,
     inbox: Inbox,
@@ -193,6 +201,8 @@ impl ControlPlane {
         let rank = config.peers.keys().position(|&member| member == config.member);
         let turns = Turns::new(config.raft.heartbeat, rank.unwrap_or(0), config.peers.len());
         let leadership = Arc::new(Leadership::default());
+        let store = open_bundles(&config).await?;
+        let bundles = Bundles::new(store, config.bundles, config.member, handle.peers.clone());
         let closing = CancellationToken::new();
         let feed = Arc::new(Feed::default());
         let following = (feed.clone(), model.clone());
@@ -205,6 +215,7 @@ impl ControlPlane {
             healthy_deadline: config.healthy_deadline,
             authority: config.authority.clone(),
             joins: Arc::new(Semaphore::new(MAX_JOINS)),
+            bundles: bundles.clone(),
             metrics: metrics.clone(),
             closing: closing.clone(),
         };
@@ -239,6 +250,11 @@ impl ControlPlane {
                 log,
             },
             following,
+            keeper: Keeper {
+                bundles,
+                handle: handle.clone(),
+                model: model.clone(),
+            },
             reconciler: Reconciler {
                 handle,
                 model,
@@ -269,6 +285,11 @@ impl ControlPlane {
             reconciler.run(ended.clone()).await;
             // It ends with Raft, too. The monitor ends the node then, and says why.
             ended.cancelled().await;
+            Ok(())
+        });
+        let (keeper, ended) = (self.keeper, closing.clone());
+        tasks.spawn(async move {
+            keeper.run(ended).await;
             Ok(())
         });
         tasks.spawn(self.monitor.run(closing.clone()));
@@ -336,6 +357,14 @@ async fn open_storage(
         Ok((log, machine, model))
     })
     .await?
+}
+
+async fn open_bundles(config: &Config) -> Result<Arc<dyn BundleStore>, BuildError> {
+    let Some(dir) = config.data_dir.clone() else {
+        return Ok(Arc::new(MemoryBundles::default()));
+    };
+    let opened = tokio::task::spawn_blocking(move || BundleFiles::open(&dir.join("bundles"))).await?;
+    Ok(Arc::new(opened?))
 }
 
 fn open_files(dir: &Path) -> Result<(Arc<dyn LogKv>, Snapshots), BuildError> {

@@ -50,6 +50,10 @@ const TABLE: &[(&str, May)] = &[
         "/mosec.control.v1.ControlPlane/ReportTraffic",
         May::Only(GATEWAYS),
     ),
+    ("/mosec.control.v1.ControlPlane/PutBundle", May::Only(DEPLOYERS)),
+    ("/mosec.control.v1.ControlPlane/HasBundle", May::Only(DEPLOYERS)),
+    // Those that run the code, and members that lack it.
+    ("/mosec.control.v1.ControlPlane/GetBundle", May::Only(NODES)),
     ("/mosec.control.v1.ControlPlane/Status", May::Only(VIEWERS)),
     (
         "/mosec.control.v1.ControlPlane/WatchTopology",
@@ -163,8 +167,10 @@ mod tests {
             "Scale",
             "SetTraffic",
             "Plan",
+            "PutBundle",
+            "HasBundle",
         ];
-        let nodes = ["RegisterNode", "Heartbeat"];
+        let nodes = ["RegisterNode", "Heartbeat", "GetBundle"];
         let members = ["AppendEntries", "Vote", "InstallSnapshot", "UseToken"];
         for path in CALLS {
             let call = path.rsplit('/').next().unwrap();

@@ -4,6 +4,7 @@
 //! as they are a stream and frequent.
 
 mod audit;
+mod bundles;
 mod changes;
 mod forward;
 mod heartbeat;
@@ -29,6 +30,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::access;
 use crate::authority::Authority;
+use crate::bundles::Bundles;
 use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::raft::handle::{Handle, ProposeError};
@@ -55,6 +57,7 @@ pub(crate) struct Api {
     pub(crate) authority: Option<Authority>,
     /// Bounds the strangers that are joining.
     pub(crate) joins: Arc<Semaphore>,
+    pub(crate) bundles: Bundles,
     pub(crate) metrics: Metrics,
     /// Ends the streams.
     pub(crate) closing: CancellationToken,
@@ -202,6 +205,29 @@ impl control_plane_server::ControlPlane for Api {
         request: Request<proto::TrafficReport>,
     ) -> Result<Response<proto::TrafficAck>, Status> {
         traffic::report(self, request).await
+    }
+
+    async fn put_bundle(
+        &self,
+        request: Request<Streaming<proto::BundleChunk>>,
+    ) -> Result<Response<proto::PutBundleResponse>, Status> {
+        bundles::put(self, request).await
+    }
+
+    async fn has_bundle(
+        &self,
+        request: Request<proto::HasBundleRequest>,
+    ) -> Result<Response<proto::HasBundleResponse>, Status> {
+        bundles::has(self, request).await
+    }
+
+    type GetBundleStream = ReplyStream<proto::BundleChunk>;
+
+    async fn get_bundle(
+        &self,
+        request: Request<proto::GetBundleRequest>,
+    ) -> Result<Response<Self::GetBundleStream>, Status> {
+        bundles::give(self, request).await
     }
 
     async fn status(

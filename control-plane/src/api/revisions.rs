@@ -6,7 +6,7 @@ use mosec_types::{PipelineName, PipelineSpec, Revision};
 use mosec_wire::control::proto;
 use tonic::{Request, Response, Status};
 
-use super::{Api, answer, dedup, forward, invalid, origin, unexpected};
+use super::{Api, answer, bundles, dedup, forward, invalid, origin, unexpected};
 use crate::access;
 use crate::raft::handle::ProposeError;
 use crate::state::model::MAX_PIPELINE_REPLICAS;
@@ -19,7 +19,23 @@ pub(super) async fn deploy(
     let by = access::asked_by(&request, &request.get_ref().by);
     let proposal = deployment(api, request.get_ref().clone(), origin(&by))?;
     request.get_mut().by = by;
-    match api.handle.propose(proposal).await {
+    let bundled = matches!(&proposal.command, Command::Deploy { spec, .. } if spec.source.bundle.is_some());
+    let reply = match api.handle.leader() {
+        // Nothing with a bundle is logged here unless it was looked for from here.
+        leader
+            if bundled
+                && leader
+                    .as_ref()
+                    .is_none_or(|leader| leader.id != api.handle.member) =>
+        {
+            Err(ProposeError::NotLeader { leader })
+        }
+        _ => {
+            bundles::check(api, &proposal.command).await?;
+            api.handle.propose(proposal).await
+        }
+    };
+    match reply {
         Err(ProposeError::NotLeader { leader }) => {
             let send = |mut client: forward::Client, request| async move { client.deploy(request).await };
             api.forward(leader, request, send).await

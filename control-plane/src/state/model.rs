@@ -1,9 +1,9 @@
 //! Everything the cluster agrees on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mosec_types::topology::{Deployment, Node, Phase};
-use mosec_types::{NodeId, PipelineName, Revision, StageIndex, StageSpec, Topology};
+use mosec_types::{BundleId, NodeId, PipelineName, Revision, StageIndex, StageSpec, Topology};
 use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;
@@ -114,6 +114,17 @@ impl Model {
     pub fn rolling_out(&self, pipeline: &PipelineName) -> Option<&Rollout> {
         self.rollouts_of(pipeline)
             .find(|rollout| rollout.deployment.phase.is_rollout())
+    }
+
+    /// The bundles that some revision names which runs or can be gone back to.
+    pub fn bundles(&self) -> BTreeSet<BundleId> {
+        let remembered = self.histories.values().flat_map(History::records);
+        let specs = remembered.map(|record| &record.spec);
+        let running = self.rollouts.values().map(|rollout| &rollout.deployment.spec);
+        specs
+            .chain(running)
+            .filter_map(|spec| spec.source.bundle)
+            .collect()
     }
 
     /// The revisions of a pipeline, oldest first.

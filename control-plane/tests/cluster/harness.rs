@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,6 +120,11 @@ impl Cluster {
     /// Removes what a stopped member had on disk.
     pub fn wipe(&self, member: u64) {
         std::fs::remove_dir_all(self.configs[&member].data_dir.as_ref().unwrap()).unwrap();
+    }
+
+    /// Where a member keeps its bundles.
+    pub fn bundles(&self, member: u64) -> PathBuf {
+        self.configs[&member].data_dir.as_ref().unwrap().join("bundles")
     }
 
     pub fn members(&self) -> Vec<u64> {

@@ -7,6 +7,7 @@
 
 mod agents;
 mod availability;
+mod bundles;
 mod harness;
 mod joining;
 mod processes;

@@ -104,6 +104,11 @@ impl Channels {
         self.open.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
+
+    /// A channel to `address` that nobody else is given.
+    pub fn own(&self, address: &str) -> Result<Channel, EndpointError> {
+        live_channel(address, self.identity.as_ref())
+    }
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, EndpointError> {

@@ -1,0 +1,127 @@
+//! Calls that store and give bundles of code.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use mosec_types::BundleId;
+use mosec_wire::control::{BUNDLE_TIMEOUT, FORWARDED_KEY, bundle_chunks, collect_bundle, proto};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Api, ReplyStream, invalid};
+use crate::state::Command;
+
+pub(super) async fn put(
+    api: &Api,
+    request: Request<Streaming<proto::BundleChunk>>,
+) -> Result<Response<proto::PutBundleResponse>, Status> {
+    let for_itself = is_forwarded(&request);
+    let _turn = api.bundles.turn().await?;
+    let late = |_| Status::deadline_exceeded(format!("the bundle did not come within {BUNDLE_TIMEOUT:?}"));
+    let (id, bytes) = timeout(BUNDLE_TIMEOUT, receive(api, request.into_inner()))
+        .await
+        .map_err(late)??;
+    let own = api.handle.member;
+    let members = if for_itself {
+        vec![own]
+    } else {
+        let holders = api.bundles.spread(id, &bytes).await;
+        let of = api.bundles.members();
+        if !holders.are_majority(of) {
+            // Not worth another try by itself: each would send the bundle again.
+            return Err(Status::aborted(holders.shortage(&id, of)));
+        }
+        holders.members.into_iter().collect()
+    };
+    tracing::info!(bundle = %id.short(), bytes = bytes.len(), ?members, "bundle stored");
+    Ok(Response::new(proto::PutBundleResponse { members }))
+}
+
+/// Takes a bundle and keeps it.
+async fn receive(api: &Api, mut chunks: Streaming<proto::BundleChunk>) -> Result<(BundleId, Bytes), Status> {
+    let first = chunks.message().await?;
+    let first = first.ok_or_else(|| invalid("chunks", "expected at least one, found none"))?;
+    let id = bundle_id(&first.id)?;
+    let start = BytesMut::from(&first.data[..]);
+    let bytes = collect_bundle(chunks, start, api.bundles.limits().max_bytes).await?;
+    api.bundles.keep(id, bytes.clone()).await?;
+    Ok((id, bytes))
+}
+
+pub(super) async fn has(
+    api: &Api,
+    request: Request<proto::HasBundleRequest>,
+) -> Result<Response<proto::HasBundleResponse>, Status> {
+    let id = bundle_id(&request.get_ref().id)?;
+    let response = if is_forwarded(&request) {
+        let members = api.bundles.renew(id).await?.then_some(api.handle.member);
+        proto::HasBundleResponse {
+            members: members.into_iter().collect(),
+            majority: false,
+        }
+    } else {
+        let holders = api.bundles.holders(id).await;
+        proto::HasBundleResponse {
+            majority: holders.are_majority(api.bundles.members()),
+            members: holders.members.into_iter().collect(),
+        }
+    };
+    Ok(Response::new(response))
+}
+
+pub(super) async fn give(
+    api: &Api,
+    request: Request<proto::GetBundleRequest>,
+) -> Result<Response<ReplyStream<proto::BundleChunk>>, Status> {
+    let id = bundle_id(&request.get_ref().id)?;
+    let turn = api.bundles.turn().await?;
+    let bytes = if is_forwarded(&request) {
+        let own = api.bundles.load(id).await?;
+        own.ok_or_else(|| Status::not_found("has no copy"))?
+    } else {
+        api.bundles.obtain(id).await?
+    };
+    // Ends with the transfer, or with the time that one may take.
+    let closing = api.closing.clone();
+    let late = tokio::time::Instant::now() + BUNDLE_TIMEOUT;
+    let sending = (bundle_chunks(&id, &bytes), turn, bytes);
+    let chunks = stream::unfold(sending, move |(mut chunks, turn, bytes)| {
+        let over = closing.is_cancelled() || tokio::time::Instant::now() > late;
+        async move {
+            let chunk = chunks.next()?;
+            let chunk = if over {
+                Err(Status::unavailable(
+                    "the transfer takes too long, or this member stops",
+                ))
+            } else {
+                Ok(chunk)
+            };
+            Some((chunk, (chunks, turn, bytes)))
+        }
+    });
+    Ok(Response::new(Box::pin(chunks)))
+}
+
+/// Refuses a pipeline whose bundle a majority does not have. Asked on the leader, before it is logged.
+pub(super) async fn check(api: &Api, command: &Command) -> Result<(), Status> {
+    let id = match command {
+        Command::Deploy { spec, .. } => spec.source.bundle,
+        _ => None,
+    };
+    let Some(id) = id else {
+        return Ok(());
+    };
+    let (holders, of) = (api.bundles.holders(id).await, api.bundles.members());
+    if holders.are_majority(of) {
+        Ok(())
+    } else {
+        Err(Status::failed_precondition(holders.shortage(&id, of)))
+    }
+}
+
+fn is_forwarded<T>(request: &Request<T>) -> bool {
+    request.metadata().contains_key(FORWARDED_KEY)
+}
+
+fn bundle_id(text: &str) -> Result<BundleId, Status> {
+    text.parse().map_err(|error| invalid("id", error))
+}
