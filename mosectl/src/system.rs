@@ -108,6 +108,7 @@ impl System {
                 config,
                 // Everything starts and ends together here.
                 state_dir: None,
+                code_dir: Some(data.join("code").join(&name)),
                 admin: None,
                 identity: identity(Role::Agent, &name)?.into(),
                 // They are made anew at a start, when they are old.

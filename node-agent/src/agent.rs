@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::code::Code;
 use crate::config::Config;
 use crate::deliver::Deliver;
 use crate::metrics::AgentMetrics;
@@ -32,6 +33,7 @@ struct Inner {
     windows: Windows,
     board: StatusBoard,
     metrics: AgentMetrics,
+    code: Option<Code>,
     pools: RwLock<HashMap<StageKey, Arc<Pool>>>,
 }
 
@@ -46,13 +48,23 @@ pub enum BuildError {
 }
 
 impl Agent {
-    /// Makes an agent without workers.
+    /// Makes an agent without workers, which runs what lies on this host.
     ///
     /// `registry`: dispatchers of this process. The agent's stages are targets there, whoever else's are too.
     pub fn build(
         config: Config,
         registry: Registry,
         series: &prometheus::Registry,
+    ) -> Result<Self, BuildError> {
+        Self::build_with(config, registry, series, None)
+    }
+
+    /// As [`Agent::build`], with code that travels: `code` gets it ready.
+    pub(crate) fn build_with(
+        config: Config,
+        registry: Registry,
+        series: &prometheus::Registry,
+        code: Option<Code>,
     ) -> Result<Self, BuildError> {
         let arena = Arena::new(config.arena.clone())?;
         let metrics = AgentMetrics::new(series, &config.series)?;
@@ -63,6 +75,7 @@ impl Agent {
             windows: Windows::new(),
             board: StatusBoard::new(),
             metrics,
+            code,
             pools: RwLock::default(),
         })))
     }
@@ -76,8 +89,14 @@ impl Agent {
         evict: CancellationToken,
     ) {
         let announcing = tokio::spawn(self.clone().announce_here());
+        let code = self.0.code.clone();
+        let looking_after = code.map(|code| tokio::spawn(code.look_after(topology.clone(), stop.clone())));
         reconcile::follow(self.clone(), topology, links, stop, evict).await;
         announcing.abort();
+        if let Some(looking_after) = looking_after {
+            // It ends with `stop`; what it may be removing just then is finished.
+            let _ = looking_after.await;
+        }
     }
 
     pub fn config(&self) -> &Config {
@@ -166,6 +185,7 @@ impl Agent {
             pool: pool.clone(),
             python: self.config().python.clone(),
             gpus: self.visible_gpus(deployment, key, id),
+            code: self.0.code.clone(),
             arena: self.0.arena.clone(),
             board: self.0.board.clone(),
             drain_timeout: self.config().drain_timeout.max(deployment.spec.longest_request()),

@@ -50,8 +50,8 @@ struct Args {
     /// Most shared memory for payloads, in MiB.
     #[arg(long, env = "MOSEC_ARENA_MIB", default_value_t = 1024)]
     arena_mib: usize,
-    /// Folder that keeps the last topology, so that this agent runs its workers even if it starts while the control plane
-    /// is down. None where absent.
+    /// Folder that keeps the last topology and the code it names, so that this agent runs its workers even if it starts
+    /// while the control plane is down. Where absent, code is in a temporary folder.
     #[arg(long, env = "MOSEC_STATE_DIR")]
     state_dir: Option<PathBuf>,
     /// Address of the admin endpoint (/metrics, /healthz). None where absent.
@@ -105,6 +105,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         labels: BTreeMap::from_iter(args.labels),
         capacity,
         state_dir: args.state_dir,
+        code_dir: None,
         admin: args.admin,
         identity: identity.into(),
         identity_dir: Some(args.identity),

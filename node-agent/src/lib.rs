@@ -4,10 +4,12 @@
 //! - [`Agent`] owns the arena, one [`pool`] for each stage placed here, and one supervisor task for each replica.
 //! - A supervisor owns one worker process at a time, and the task that reads the worker's answers.
 //! - [`server`] has one task for each upstream's link and one for each batch that came over it.
+//! - `code` keeps the bundles and environments that workers run in, which supervisors ask for.
 //! - [`reconcile`] makes the pools and supervisors agree with the topology.
 
 mod agent;
 pub mod cli;
+mod code;
 mod config;
 mod deliver;
 pub mod host;

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use futures_util::FutureExt as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
 use mosec_telemetry::{Admin, register_identity};
 use mosec_types::{Capacity, Incarnation};
 use mosec_wire::control::{ClientConfig, ControlClient, Registration, SavedTopology, keep_fresh};
 use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, ResetSecret, Settings};
 use mosec_wire::tls::{LiveIdentity, Role};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::code::{Code, Fetch};
 use crate::{Agent, Config, Upstream, serve_link};
 
 /// Time between heartbeats; three missed make a node suspect.
@@ -35,6 +38,8 @@ pub struct Options {
     pub capacity: Capacity,
     /// Where the last topology is kept, for a start without the control plane. Nowhere where absent.
     pub state_dir: Option<PathBuf>,
+    /// Where code and environments are kept. The state folder where absent, or a temporary one without that.
+    pub code_dir: Option<PathBuf>,
     pub admin: Option<SocketAddr>,
     pub identity: LiveIdentity,
     /// Where the identity is kept, and renewed in time. Not renewed where absent.
@@ -51,6 +56,8 @@ pub struct Service {
     admin: Option<Admin>,
     saved: Option<SavedTopology>,
     renewed: Option<(LiveIdentity, PathBuf)>,
+    /// Removed at the end.
+    code_dir: Option<TempDir>,
 }
 
 impl Service {
@@ -92,7 +99,18 @@ impl Service {
             None => None,
         };
         let saved = SavedTopology::in_optional_dir(options.state_dir.as_deref())?;
-        let agent = Agent::build(options.config, registry, &series)?;
+        let (code_dir, temporary) = match options.code_dir.or(options.state_dir) {
+            Some(dir) => (dir, None),
+            None => {
+                let made = tempfile::Builder::new().prefix("mosec-agent-").tempdir();
+                let made = made.context("cannot make a temporary folder for code")?;
+                (made.path().to_owned(), Some(made))
+            }
+        };
+        let code = Code::open(&code_dir, fetch_from(control.clone()));
+        let code =
+            code.with_context(|| format!("the folder {} cannot be used for code", code_dir.display()))?;
+        let agent = Agent::build_with(options.config, registry, &series, Some(code))?;
         Ok(Self {
             agent,
             listener,
@@ -102,6 +120,7 @@ impl Service {
             admin,
             saved,
             renewed: options.identity_dir.map(|dir| (options.identity, dir)),
+            code_dir: temporary,
         })
     }
 
@@ -121,6 +140,7 @@ impl Service {
             admin,
             saved,
             renewed,
+            code_dir: _code_dir,
         } = self;
         let tasks = TaskTracker::new();
         // The control plane is kept informed, and the admin endpoint open, until everything else has ended.
@@ -161,6 +181,18 @@ impl Service {
             .context("the heartbeat task failed")?
             .context("the lease was lost")
     }
+}
+
+/// Fetches bundles from whichever member of the control plane answers.
+fn fetch_from(control: ControlClient) -> Fetch {
+    Arc::new(move |id| {
+        let control = control.clone();
+        async move {
+            let bytes = control.get_bundle(&id, mosec_bundle::MAX_BYTES).await;
+            bytes.map_err(|error| error.to_string())
+        }
+        .boxed()
+    })
 }
 
 /// Where others reach the link: as told, else where it listens, if that is one address and not all of them.

@@ -1,12 +1,17 @@
 //! Starts and ends one worker process.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Stdio;
 
-use mosec_types::{PipelineSpec, ReplicaId, StageSpec};
+use mosec_types::spec::PythonSource;
+use mosec_types::{ReplicaId, StageSpec};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::process::{Child, Command};
+
+use crate::code::Prepared;
 
 /// Tells CUDA which GPUs a process may use.
 const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
@@ -14,19 +19,19 @@ const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 /// What a worker process is told about itself.
 #[derive(Serialize)]
 struct WorkerSpec<'a> {
-    source: &'a mosec_types::spec::PythonSource,
+    source: &'a PythonSource,
     stage: &'a StageSpec,
     replica: ReplicaId,
 }
 
 /// The text a worker reads first.
 pub(crate) fn worker_spec(
-    spec: &PipelineSpec,
+    source: &PythonSource,
     stage: &StageSpec,
     replica: ReplicaId,
 ) -> serde_json::Result<String> {
     serde_json::to_string(&WorkerSpec {
-        source: &spec.source,
+        source,
         stage,
         replica,
     })
@@ -44,21 +49,24 @@ impl Process {
     /// It leads a process group of its own: a Ctrl-C at the agent's terminal does not reach it, and its children end
     /// with it. Should this agent die, the worker reads the end of `control` and ends its group itself.
     pub(crate) fn start(
-        default_python: &str,
-        spec: &PipelineSpec,
+        prepared: &Prepared,
         stage: &StageSpec,
         replica: ReplicaId,
         gpus: Option<&str>,
         control: OwnedFd,
     ) -> std::io::Result<Self> {
-        let python = spec.source.python.as_deref().unwrap_or(default_python);
+        let source = &prepared.source;
+        let python = source.python.as_deref().ok_or(std::io::ErrorKind::NotFound)?;
         let mut command = Command::new(python);
         command
             .args(["-P", "-m", "mosec.runner"])
-            .current_dir(&spec.source.dir)
+            .current_dir(&source.dir)
             .stdin(Stdio::from(control))
             .process_group(0)
             .kill_on_drop(true);
+        if let Some(bin) = &prepared.bin {
+            command.env("PATH", path_with(bin));
+        }
         if let Some(gpus) = gpus {
             command.env(VISIBLE_DEVICES, gpus);
         }
@@ -99,6 +107,14 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The agent's own `PATH` with a folder before it.
+fn path_with(bin: &Path) -> OsString {
+    let own = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&own));
+    // A folder with a ':' in its name cannot be on a PATH; without it programs are found as ever.
+    std::env::join_paths(folders).unwrap_or(own)
 }
 
 fn describe(status: std::process::ExitStatus) -> String {

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::backoff::BackOff;
 use super::process::{Process, worker_spec};
 use super::worker::Worker;
+use crate::code::{self, Code, Prepared};
 use crate::pool::{Pool, Supervised};
 use crate::status::StatusBoard;
 
@@ -27,6 +28,7 @@ pub(crate) struct Replica {
     pub(crate) python: String,
     /// Its GPUs, as `CUDA_VISIBLE_DEVICES` names them; all of the host's where absent.
     pub(crate) gpus: Option<String>,
+    pub(crate) code: Option<Code>,
     pub(crate) arena: Arena,
     pub(crate) board: StatusBoard,
     pub(crate) drain_timeout: Duration,
@@ -44,6 +46,16 @@ struct Started {
 struct RunEnd {
     ready_for: Option<Duration>,
     error: String,
+}
+
+impl RunEnd {
+    /// Of a run that did not come to be ready.
+    fn unready(error: impl ToString) -> Self {
+        Self {
+            ready_for: None,
+            error: error.to_string(),
+        }
+    }
 }
 
 /// How a replica is told to end.
@@ -103,35 +115,39 @@ impl Replica {
 
     /// One process from its start to its confirmed end.
     async fn run(&self, generation: Generation, ending: &Ending) -> RunEnd {
-        match self.start(generation) {
+        self.update(|status| {
+            status.state = WorkerState::Starting;
+            status.pid = None;
+        });
+        // Its folders stay until the process has ended.
+        let prepared = tokio::select! {
+            prepared = code::prepare(self.code.as_ref(), &self.pool.spec.source, &self.python) => prepared,
+            () = ending.stop.cancelled() => return RunEnd::unready("told to stop"),
+            () = ending.evict.cancelled() => return RunEnd::unready("told to stop"),
+        };
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return RunEnd::unready(error),
+        };
+        match self.start(generation, &prepared) {
             Ok(started) => self.attend(started, ending).await,
-            Err(error) => RunEnd {
-                ready_for: None,
-                error: format!("{error:#}"),
-            },
+            Err(error) => RunEnd::unready(format!("{error:#}")),
         }
     }
 
-    fn start(&self, generation: Generation) -> anyhow::Result<Started> {
+    fn start(&self, generation: Generation, prepared: &Prepared) -> anyhow::Result<Started> {
         use anyhow::Context as _;
         let (channel, control) = AgentChannel::create(&self.arena, generation, &ChannelConfig::default())
             .context("cannot make the worker's shared memory")?;
-        let spec = &self.pool.spec;
-        let process = Process::start(
-            &self.python,
-            spec,
-            &self.stage,
-            self.id,
-            self.gpus.as_deref(),
-            control,
-        )
-        .with_context(|| {
-            let python = spec.source.python.as_deref().unwrap_or(&self.python);
-            format!("cannot start {python} in {}", spec.source.dir)
+        let source = &prepared.source;
+        let process = Process::start(prepared, &self.stage, self.id, self.gpus.as_deref(), control);
+        let process = process.with_context(|| {
+            let python = source.python.as_deref().unwrap_or(&self.python);
+            format!("cannot start {python} in {}", source.dir)
         })?;
         let watch = Readable::new(channel.control_fd()).context("cannot watch the worker's socket")?;
         channel
-            .hello(&worker_spec(spec, &self.stage, self.id)?)
+            .hello(&worker_spec(source, &self.stage, self.id)?)
             .context("cannot greet the worker")?;
         self.update(|status| {
             status.state = WorkerState::Starting;
