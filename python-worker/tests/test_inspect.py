@@ -213,7 +213,7 @@ if __name__ == "__main__":
     status, result, errors = inspect(tmp_path, python_path, "server.py")
     assert status == 0, errors
     (variables,) = result["spec"]["stages"][0]["env"]
-    folders = [[str(tmp_path / "first")], [str(tmp_path / "last")]]
+    folders = [["first"], ["last"]]  # of the script's own folder, wherever it is
     assert {name: json.loads(value) for name, value in variables.items()} == {"MOSEC_INTERNAL_SEARCH_PATH": folders}
 
 

@@ -50,7 +50,10 @@ def locate(worker: type[Worker]) -> tuple[str, str]:
 
 
 def tell_search_path() -> None:
-    """Leaves for the workers what the script has added to `sys.path`, which `multiprocessing` hands on as well."""
+    """Leaves for the workers what the script has added to `sys.path`, which `multiprocessing` hands on as well.
+
+    Folders below the one that the script runs in are left relative to it: on another node it may be elsewhere.
+    """
     script = _main_script()
     own = {"", os.getcwd(), os.path.dirname(script or "")}
     known = own | {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
@@ -59,7 +62,7 @@ def tell_search_path() -> None:
     start = next((at for at, path in enumerate(sys.path) if path in own), 0)
     added = [
         [
-            os.path.abspath(path)
+            _relative(os.path.abspath(path))
             for path in part
             if path not in known and not path.startswith(libraries) and os.path.exists(path)
         ]
@@ -83,7 +86,8 @@ def enter(folder: str, main: str | None, argv: Sequence[str]) -> None:
         sys.path.insert(0, script_folder)
         if script_folder != folder:
             sys.path.append(folder)
-    before, after = json.loads(os.environ.pop(SEARCH_PATH, "[[], []]"))
+    told = json.loads(os.environ.pop(SEARCH_PATH, "[[], []]"))
+    before, after = ([os.path.join(folder, path) for path in part] for part in told)
     sys.path[:0] = [path for path in before if path not in sys.path]
     sys.path += [path for path in after if path not in sys.path]
 
@@ -119,6 +123,12 @@ def forget_launch_folder() -> None:
     """Takes away what `python -m` has put first on `sys.path`: the folder that the process was started in."""
     if not sys.flags.safe_path:
         del sys.path[0]
+
+
+def _relative(path: str) -> str:
+    """A path below the working folder as seen from there, any other as it is."""
+    folder = os.path.join(os.getcwd(), "")
+    return path.removeprefix(folder)
 
 
 def _main_module() -> str | None:
