@@ -3,6 +3,7 @@
 //! [`cli`] takes a line apart and hands it to one of the `commands`; [`system`] is what `mosectl up` runs. What the
 //! commands decide is pure and apart from what they do: [`manifest`], `report`, [`context`].
 
+mod bundle;
 pub mod cli;
 mod commands;
 mod connect;
@@ -15,6 +16,7 @@ pub mod manifest;
 mod nearest;
 mod pki;
 mod report;
+mod requirements;
 mod script;
 pub mod system;
 mod terminal;

@@ -60,10 +60,17 @@ struct Output {
 }
 
 /// The specification of an unchanged MOSEC script, under the name that the script has given it.
-pub(crate) fn inspect(python: &str, script: &Path, args: &[String]) -> Result<PipelineSpec> {
+///
+/// `folder`: where it runs; here where absent.
+pub(crate) fn inspect(
+    python: &str,
+    script: &Path,
+    args: &[String],
+    folder: Option<&Path>,
+) -> Result<PipelineSpec> {
     let mut arguments = vec![script.as_os_str()];
     arguments.extend(args.iter().map(OsStr::new));
-    let output = run(python, &arguments)?;
+    let output = run(python, &arguments, folder)?;
     match (output.spec, output.error) {
         (Some(spec), None) => Ok(spec),
         (_, Some(error)) => Err(error.into()),
@@ -76,7 +83,7 @@ pub(crate) fn check(python: &str, dir: &Path, workers: &[String]) -> Result<Vec<
     let mut arguments = vec![OsStr::new("--check")];
     arguments.extend(workers.iter().map(OsStr::new));
     arguments.extend([OsStr::new("--dir"), dir.as_os_str()]);
-    let output = run(python, &arguments)?;
+    let output = run(python, &arguments, None)?;
     match (output.workers, output.error) {
         (Some(found), None) if found.len() == workers.len() => Ok(found),
         (_, Some(error)) => Err(error.into()),
@@ -84,9 +91,13 @@ pub(crate) fn check(python: &str, dir: &Path, workers: &[String]) -> Result<Vec<
     }
 }
 
-fn run(python: &str, args: &[&OsStr]) -> Result<Output> {
+fn run(python: &str, args: &[&OsStr], folder: Option<&Path>) -> Result<Output> {
+    let mut command = Command::new(python);
+    if let Some(folder) = folder {
+        command.current_dir(folder);
+    }
     // What the code prints goes to standard error; the result is alone on standard output.
-    let output = Command::new(python)
+    let output = command
         .args(["-m", "mosec.inspect"])
         .args(args)
         .stdin(Stdio::null())
@@ -213,7 +224,7 @@ mod tests {
             failure.contains("gave no result") && failure.contains("hint: --python"),
             "{failure}"
         );
-        let failure = inspect("echo", Path::new("server.py"), &[])
+        let failure = inspect("echo", Path::new("server.py"), &[], None)
             .unwrap_err()
             .to_string();
         assert!(failure.contains("does not fit this mosectl"), "{failure}");

@@ -23,7 +23,8 @@ mosec.inspect) echo '{"workers": [{"module": "m", "class": "C", "mime": "text/pl
 esac
 "#;
 
-const MANIFEST: &str = "pipeline: demo\nstages:\n  - name: only\n    worker: m:C\nroutes:\n  - path: /demo\n";
+const MANIFEST: &str =
+    "pipeline: demo\nsource: service\nstages:\n  - name: only\n    worker: m:C\nroutes:\n  - path: /demo\n";
 
 /// A user with an own runtime folder and temporary folder.
 struct User {
@@ -39,6 +40,8 @@ impl User {
         let user = Self { home };
         fs::write(user.path("python"), FAKE_PYTHON).unwrap();
         fs::set_permissions(user.path("python"), fs::Permissions::from_mode(0o755)).unwrap();
+        // Its folder travels to the node.
+        fs::create_dir(user.path("service")).unwrap();
         fs::write(user.path("pipeline.yaml"), MANIFEST).unwrap();
         user
     }

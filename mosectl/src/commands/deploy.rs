@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mosec_bundle::Packed;
 use mosec_types::{PipelineName, PipelineSpec, units};
 
+use crate::bundle;
 use crate::connect::{Connection, connect};
 use crate::failure::{Failure, Result};
 use crate::follow;
 use crate::manifest::Manifest;
+use crate::requirements;
 use crate::script;
 
 #[derive(Debug, clap::Args)]
@@ -35,9 +38,29 @@ pub(crate) struct Source {
     /// manifest's, else python3 here and the nodes' own default there.
     #[arg(long)]
     python: Option<String>,
+    /// Folder of the script's code, which travels to the nodes and which the script runs in. Where absent, the folder that
+    /// the script is in. A manifest says it itself.
+    #[arg(long = "source", value_name = "DIR", conflicts_with = "no_bundle")]
+    folder: Option<PathBuf>,
+    /// Sends no code: it is in the same folder on each node.
+    #[arg(long)]
+    no_bundle: bool,
+    /// Largest bundle of code, compressed. The control plane has a limit of its own.
+    #[arg(long, default_value = "64MiB", value_name = "SIZE", value_parser = units::parse_size)]
+    max_bundle_size: u64,
     /// Arguments of the script.
     #[arg(last = true, value_name = "SCRIPT ARGS")]
     arguments: Vec<String>,
+}
+
+impl Source {
+    /// Packs the code that `spec` names, where it is to travel.
+    pub(crate) fn pack(&self, spec: &mut PipelineSpec) -> Result<Option<Packed>> {
+        if self.no_bundle {
+            return Ok(None);
+        }
+        bundle::pack(spec, self.max_bundle_size).map(Some)
+    }
 }
 
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -50,7 +73,10 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
 pub(crate) async fn run(args: Args) -> Result {
     // Before the code is looked at, which can take long.
     let cluster = connect(&args.connection)?;
-    let spec = specification(&args.file, &args.source)?;
+    let mut spec = specification(&args.file, &args.source)?;
+    if let Some(packed) = args.source.pack(&mut spec)? {
+        bundle::put(&cluster, packed).await?;
+    }
     let revision = cluster
         .client
         .deploy(&spec, Some(args.timeout))
@@ -67,6 +93,11 @@ pub(crate) fn specification(file: &Path, args: &Source) -> Result<PipelineSpec> 
         .unwrap_or_default();
     let mut spec = match extension {
         "py" => from_script(file, args)?,
+        "yaml" | "yml" if args.folder.is_some() => {
+            return Err(Failure::usage(
+                "--source is for scripts; a manifest has the key `source`",
+            ));
+        }
         "yaml" | "yml" if !args.arguments.is_empty() => {
             return Err(Failure::usage(
                 "arguments after -- are for scripts; a manifest takes none",
@@ -92,7 +123,14 @@ pub(crate) fn specification(file: &Path, args: &Source) -> Result<PipelineSpec> 
 
 fn from_script(file: &Path, args: &Source) -> Result<PipelineSpec> {
     let python = args.python.clone().unwrap_or_else(default_python);
-    let mut spec = script::inspect(&python, file, &args.arguments)?;
+    let mut spec = if args.no_bundle {
+        script::inspect(&python, file, &args.arguments, None)?
+    } else {
+        // As on the nodes: there the bundle's folder is all there is.
+        let (folder, script) = bundle::folder_of(file, args.folder.as_deref())?;
+        let python = script::interpreter(&python)?;
+        script::inspect(&python, &script, &args.arguments, Some(&folder))?
+    };
     // The interpreter of this host, which need not be where the nodes have theirs.
     spec.source.python = None;
     if args.name.is_none() {
@@ -115,6 +153,10 @@ fn from_manifest(path: &Path, python: Option<&str>) -> Result<PipelineSpec> {
     let dir = Path::new(&manifest.spec.source.dir);
     let found = script::check(&python, dir, &manifest.workers())?;
     let mut spec = manifest.spec.clone();
+    if let Some(file) = &manifest.requirements_file {
+        let lines = requirements::read(&dir.join(file));
+        spec.source.requirements = lines.map_err(|problem| manifest.refuse("requirements", problem))?;
+    }
     for (index, (stage, worker)) in spec.stages.iter_mut().zip(found).enumerate() {
         if let Some(error) = worker.error {
             return Err(manifest

@@ -27,7 +27,9 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result {
     let cluster = connect(&args.connection)?;
-    let spec = specification(&args.file, &args.source)?;
+    let mut spec = specification(&args.file, &args.source)?;
+    // Its name tells whether the code is another; nothing is sent.
+    args.source.pack(&mut spec)?;
     let plan = cluster.client.plan(&spec).await.context("cannot plan")?;
     let unplaced = plan.unplaced.len();
     terminal::print(&render(&spec, plan)?)?;

@@ -19,6 +19,7 @@ pub(super) const KEYS: &[&str] = &[
     "pipeline",
     "source",
     "python",
+    "requirements",
     "stages",
     "routes",
     "timeout",
@@ -52,12 +53,19 @@ pub(super) struct Draft {
     pipeline: PipelineName,
     source: Option<String>,
     python: Option<String>,
+    requirements: Option<Requirements>,
     stages: Vec<Stage>,
     routes: Option<Vec<Route>>,
     timeout: Option<Duration>,
     capacity: Option<u32>,
     max_request_size: Option<Size>,
     rollout: Option<RolloutSpec>,
+}
+
+enum Requirements {
+    /// A file below the source.
+    File(String),
+    Lines(Vec<String>),
 }
 
 struct Stage {
@@ -98,6 +106,7 @@ impl FromNode for Draft {
         let stages = reader.required(&fields, "stages", "a list of stages");
         let source = reader.optional(&fields, "source");
         let python = reader.optional(&fields, "python");
+        let requirements = reader.optional(&fields, "requirements");
         let routes = reader.optional(&fields, "routes");
         let timeout = reader.optional(&fields, "timeout");
         let capacity = reader.optional(&fields, "capacity");
@@ -108,6 +117,7 @@ impl FromNode for Draft {
             pipeline,
             source,
             python,
+            requirements,
             stages,
             routes,
             timeout,
@@ -115,6 +125,21 @@ impl FromNode for Draft {
             max_request_size,
             rollout,
         })
+    }
+}
+
+impl FromNode for Requirements {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        match &node.value {
+            Value::List(_) => Vec::read(reader, path, node).map(Self::Lines),
+            Value::Scalar(_) => String::read(reader, path, node).map(Self::File),
+            other => {
+                let found = other.describe();
+                let expected = "expected a file as requirements.txt, or a list of requirements as numpy>=2";
+                reader.note(path, node.place, format!("{expected}, found {found}"));
+                None
+            }
+        }
     }
 }
 
@@ -208,6 +233,14 @@ impl FromNode for Route {
 }
 
 impl Draft {
+    /// The file that the requirements are in, where they are not in the manifest itself.
+    pub(super) fn requirements_file(&self) -> Option<&str> {
+        match &self.requirements {
+            Some(Requirements::File(file)) => Some(file),
+            _ => None,
+        }
+    }
+
     pub(super) fn into_spec(self, reader: &mut Reader, tree: &Node, folder: &Path) -> PipelineSpec {
         let names: Vec<&str> = self.stages.iter().map(|stage| stage.name.as_str()).collect();
         let all = || {
@@ -250,6 +283,10 @@ impl Draft {
             source: PythonSource {
                 dir: dir.to_string_lossy().into_owned(),
                 python,
+                requirements: match self.requirements {
+                    Some(Requirements::Lines(lines)) => lines,
+                    _ => Vec::new(),
+                },
                 ..Default::default()
             },
             stages: self.stages.into_iter().map(Stage::into_spec).collect(),

@@ -27,6 +27,8 @@ pub(crate) const SCHEMA: &str = include_str!("../../../docs/manifest.schema.json
 pub struct Manifest {
     /// Content types are the default until the workers have been looked at.
     pub spec: PipelineSpec,
+    /// File with the requirements, relative to the source, which are not in the specification yet.
+    pub requirements_file: Option<String>,
     file: String,
     tree: Node,
 }
@@ -48,11 +50,16 @@ impl Manifest {
         }
         let mut reader = Reader::default();
         let draft = Draft::read(&mut reader, "", &tree);
+        let requirements_file = draft
+            .as_ref()
+            .and_then(Draft::requirements_file)
+            .map(str::to_owned);
         let spec = draft.map(|draft| draft.into_spec(&mut reader, &tree, folder));
         match spec {
             Some(spec) if reader.problems.is_empty() => {
                 let manifest = Self {
                     spec,
+                    requirements_file,
                     file: file.to_owned(),
                     tree,
                 };
@@ -95,6 +102,10 @@ fn manifest_key(place: &str) -> String {
         (".class", ".worker"),
         (".node_labels", ".labels"),
     ];
+    // Of items too, as `source.requirements[1]`.
+    if let Some(rest) = place.strip_prefix("source.requirements") {
+        return format!("requirements{rest}");
+    }
     let rename = |(from, to): &(&str, &str)| place.strip_suffix(from).map(|start| format!("{start}{to}"));
     renamed
         .iter()

@@ -74,6 +74,7 @@ fn every_key_is_read() {
 pipeline: ocr
 source: code
 python: .venv/bin/python
+requirements: [numpy>=2, "--no-index"]
 timeout: 30s
 capacity: 64
 max_request_size: 1.5MiB
@@ -117,6 +118,7 @@ routes:
     ]);
     assert_eq!(spec.source.dir, "/srv/ocr/code");
     assert_eq!(spec.source.python.as_deref(), Some("/srv/ocr/.venv/bin/python"));
+    assert_eq!(spec.source.requirements, ["numpy>=2", "--no-index"]);
     assert_eq!(
         (spec.timeout, spec.capacity, spec.max_request_bytes),
         (Duration::from_secs(30), 64, 3 << 19)
@@ -513,5 +515,32 @@ proptest! {
         if let Err(error) = parse(&edited) {
             prop_assert!(!error.problems.is_empty());
         }
+    }
+}
+
+#[test]
+fn requirements_are_a_file_or_lines() {
+    let with = |value: &str| format!("{SMALLEST}requirements: {value}\n");
+    let parsed = Manifest::parse(&with("requirements.txt"), "p.yaml", Path::new("/srv")).unwrap();
+    assert_eq!(parsed.requirements_file.as_deref(), Some("requirements.txt"));
+    assert_eq!(parsed.spec.source.requirements, [""; 0]);
+    let parsed = Manifest::parse(&with("[a, b==1]"), "p.yaml", Path::new("/srv")).unwrap();
+    assert_eq!(
+        (parsed.requirements_file, parsed.spec.source.requirements.len()),
+        (None, 2)
+    );
+    for (value, problem) in [
+        (
+            "[a, -r more.txt]",
+            "p.yaml:5:19: requirements[1]: expected a package that an index has",
+        ),
+        (
+            "{a: 1}",
+            "p.yaml:5:15: requirements: expected a file as requirements.txt, or a list",
+        ),
+        ("7", "p.yaml:5:15: requirements: expected a text"),
+    ] {
+        let found = problems(&with(value));
+        assert!(found.len() == 1 && found[0].starts_with(problem), "{found:?}");
     }
 }
