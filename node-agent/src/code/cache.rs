@@ -100,7 +100,11 @@ impl Cache {
         async move {
             // Of a try that was interrupted.
             remove(&path).map_err(|source| CodeError::io(&path, &source))?;
-            making.await?;
+            if let Err(error) = making.await {
+                // Whatever it has left is of no use, and may be large.
+                let _ = remove(&path);
+                return Err(error);
+            }
             let marked = File::create(&marker).and_then(|file| file.sync_all());
             marked.map_err(|source| CodeError::io(&marker, &source))
         }

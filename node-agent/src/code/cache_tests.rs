@@ -52,6 +52,7 @@ async fn a_folder_is_made_once_and_found_again() {
     cache.ensure("a", unused).await.unwrap();
     assert_eq!(fs::read(cache.path("a").join("file")).unwrap(), b"content");
     assert!(cache.ensure("b", bad).await.is_err());
+    assert_eq!(names(dir.path()), ["a", "a.complete"], "a failure leaves nothing");
     cache.ensure("b", good).await.unwrap();
     cache.ensure("b", unused).await.unwrap();
 }
