@@ -2,6 +2,7 @@
 
 mod bad_deploys;
 mod bad_input;
+mod bundles;
 mod custody;
 mod embedded;
 mod identity;

@@ -154,6 +154,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts an agent that the cluster has not had before.
+    pub fn join_agent(&mut self, name: &'static str) -> anyhow::Result<()> {
+        self.issue("agent", name)?;
+        self.start_agent(name)
+    }
+
     async fn start_gateway(&mut self, index: usize) -> anyhow::Result<()> {
         self.admit("gateway", &format!("gateway-{index}"))?;
         let daemon = self.gateway(index, "0")?;
