@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::code::Code;
+use crate::code::{self, Code};
 use crate::config::Config;
 use crate::deliver::Deliver;
 use crate::metrics::AgentMetrics;
@@ -90,7 +90,16 @@ impl Agent {
     ) {
         let announcing = tokio::spawn(self.clone().announce_here());
         let code = self.0.code.clone();
-        let looking_after = code.map(|code| tokio::spawn(code.look_after(topology.clone(), stop.clone())));
+        let (node, python) = (self.config().node.clone(), self.config().python.clone());
+        let looking_after = code.map(|code| {
+            tokio::spawn(code::follow::follow(
+                code,
+                node,
+                python,
+                topology.clone(),
+                stop.clone(),
+            ))
+        });
         reconcile::follow(self.clone(), topology, links, stop, evict).await;
         announcing.abort();
         if let Some(looking_after) = looking_after {

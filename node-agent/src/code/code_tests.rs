@@ -111,7 +111,7 @@ async fn bundles_that_no_running_revision_names_go_when_they_are_too_many() {
             .unwrap();
     }
     let code = Code::open(dir.path(), no_source()).unwrap();
-    code.sweep(named(&topology)).await;
+    code.sweep(follow::named(&topology)).await;
     let left =
         |packed: &&mosec_bundle::Packed| dir.path().join("bundles").join(packed.id.to_string()).exists();
     assert_eq!(bundles.iter().filter(left).count(), KEEP_BUNDLES.count + 1);
@@ -119,7 +119,7 @@ async fn bundles_that_no_running_revision_names_go_when_they_are_too_many() {
     topology.deployments[0].phase = Phase::Failed {
         reason: String::new(),
     };
-    assert!(named(&topology).is_empty());
+    assert!(follow::named(&topology).is_empty());
 }
 
 /// Makes a wheel with one module, without any tool for it.

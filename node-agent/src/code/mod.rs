@@ -5,6 +5,7 @@
 
 mod cache;
 mod environment;
+pub(crate) mod follow;
 mod surplus;
 mod tool;
 
@@ -12,15 +13,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use mosec_types::BundleId;
 use mosec_types::spec::PythonSource;
-use mosec_types::{BundleId, Topology};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use self::cache::{Cache, Hold};
 use self::environment::Interpreter;
@@ -36,8 +34,6 @@ const KEEP_ENVIRONMENTS: Keep = Keep {
     count: 3,
     bytes: 10 << 30,
 };
-/// Workers of a revision that goes are still there when the topology changes; what they hold is looked at a little later.
-const SETTLE: Duration = Duration::from_secs(2);
 
 /// Gives a bundle's bytes, or says why it cannot.
 pub(crate) type Fetch = Arc<dyn Fn(BundleId) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
@@ -149,31 +145,7 @@ impl Code {
         self.0.bundles.ensure(&id.to_string(), make).await
     }
 
-    /// Removes what is no longer needed, whenever the topology has changed, until `stop`.
-    pub(crate) async fn look_after(
-        self,
-        mut topology: watch::Receiver<Arc<Topology>>,
-        stop: CancellationToken,
-    ) {
-        let look = async {
-            loop {
-                let now = topology.borrow_and_update().clone();
-                // Before the first one is known, everything may be needed.
-                if now.version > 0 {
-                    tokio::time::sleep(SETTLE).await;
-                    self.sweep(named(&now)).await;
-                }
-                if topology.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = look => {}
-            () = stop.cancelled() => {}
-        }
-    }
-
+    /// Removes what is neither among these bundles nor held, beyond what is kept.
     async fn sweep(&self, bundles: BTreeSet<String>) {
         let inner = self.0.clone();
         let swept = tokio::task::spawn_blocking(move || {
@@ -207,18 +179,6 @@ pub(crate) async fn prepare(
         Some(code) => code.prepare(prepared).await,
         None => Err(CodeError::NoSource),
     }
-}
-
-/// The bundles that the topology's revisions run.
-fn named(topology: &Topology) -> BTreeSet<String> {
-    let running = topology
-        .deployments
-        .iter()
-        .filter(|deployment| deployment.phase.runs());
-    running
-        .filter_map(|deployment| deployment.spec.source.bundle)
-        .map(String::from)
-        .collect()
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
