@@ -59,6 +59,25 @@ fn what_is_of_no_use_elsewhere_stays_out() {
 }
 
 #[test]
+fn the_own_rules_come_before_gits() {
+    let root = folder(&[
+        ("weights.bin", ""),
+        ("other.bin", ""),
+        ("models/one", ""),
+        (".gitignore", "*.bin\nmodels/\n"),
+        (".mosecignore", "!weights.bin\n!models/\n"),
+    ]);
+    let expected = [
+        ".gitignore",
+        ".mosecignore",
+        "models",
+        "models/one",
+        "weights.bin",
+    ];
+    assert_eq!(paths(root.path()), expected);
+}
+
+#[test]
 fn rules_above_count_within_a_repository_only() {
     let root = folder(&[
         (".gitignore", "*.env\n"),

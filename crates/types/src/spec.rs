@@ -90,10 +90,10 @@ pub struct PythonSource {
     #[serde(default)]
     pub python: Option<String>,
     /// The code, where it travels to the nodes by itself.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<BundleId>,
     /// What the code needs beyond what the interpreter has: lines of a requirements file, which each node installs.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requirements: Vec<String>,
 }
 

@@ -19,6 +19,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use mosec_types::BundleId;
 use mosec_types::spec::PythonSource;
+use tokio::sync::Semaphore;
 
 use self::cache::{Cache, Hold};
 use self::environment::Interpreter;
@@ -34,6 +35,11 @@ const KEEP_ENVIRONMENTS: Keep = Keep {
     count: 3,
     bytes: 10 << 30,
 };
+
+/// Bundles fetched at a time, each of which is in memory meanwhile; an agent that starts may have many to fetch.
+const MAX_FETCHES: usize = 4;
+/// Environments made at a time: each installer unpacks on all cores by itself.
+const MAX_INSTALLS: usize = 2;
 
 /// Gives a bundle's bytes, or says why it cannot.
 pub(crate) type Fetch = Arc<dyn Fn(BundleId) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
@@ -83,6 +89,8 @@ struct Inner {
     fetch: Fetch,
     bundles: Cache,
     environments: Cache,
+    fetches: Arc<Semaphore>,
+    installs: Arc<Semaphore>,
 }
 
 impl Code {
@@ -94,6 +102,8 @@ impl Code {
             fetch,
             bundles: Cache::open(dir.join("bundles"), KEEP_BUNDLES)?,
             environments: Cache::open(dir.join("environments"), KEEP_ENVIRONMENTS)?,
+            fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
+            installs: Arc::new(Semaphore::new(MAX_INSTALLS)),
         })))
     }
 
@@ -108,7 +118,15 @@ impl Code {
         if let Some(python) = source.python.as_mut().filter(|_| !lines.is_empty()) {
             let interpreter = Interpreter::look_at(python).await?;
             let name = interpreter.environment(&lines);
-            let make = |path| environment::make(path, interpreter, lines).boxed();
+            let turn = self.0.installs.clone();
+            let make = |path| {
+                async move {
+                    // Never closed.
+                    let _turn = turn.acquire_owned().await;
+                    environment::make(path, interpreter, lines).await
+                }
+                .boxed()
+            };
             prepared
                 ._holds
                 .push(self.0.environments.ensure(&name, make).await?);
@@ -120,9 +138,10 @@ impl Code {
     }
 
     async fn bundle(&self, id: BundleId) -> Result<Hold, CodeError> {
-        let fetch = self.0.fetch.clone();
+        let (fetch, turn) = (self.0.fetch.clone(), self.0.fetches.clone());
         let make = |path: PathBuf| {
             async move {
+                let _turn = turn.acquire_owned().await;
                 let bytes = fetch(id)
                     .await
                     .map_err(|problem| CodeError::Fetch { id, problem })?;
