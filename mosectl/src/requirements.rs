@@ -11,6 +11,21 @@ pub(crate) fn read(path: &Path) -> Result<Vec<String>, String> {
     lines_of(&text).map_err(|problem| format!("{}:{problem}", path.display()))
 }
 
+/// Takes away what would put another `mosec` before the one that the workers run with. What it was.
+///
+/// Services written for MOSEC name it, as a rule; its package and this one have the same modules.
+pub(crate) fn without_mosec(lines: &mut Vec<String>) -> Vec<String> {
+    lines.extract_if(.., |line| is_mosec(line)).collect()
+}
+
+fn is_mosec(line: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let end = line.find(|c| !is_part(c)).unwrap_or(line.len());
+    // As package names are compared.
+    let name = line[..end].to_ascii_lowercase().replace(['_', '.'], "-");
+    name == "mosec" || name == "mosec-cluster"
+}
+
 /// Joins continued lines, and leaves out comments and empty ones. An error begins with the line's number.
 fn lines_of(text: &str) -> Result<Vec<String>, String> {
     let mut found = Vec::new();
@@ -61,6 +76,22 @@ mod tests {
         ];
         assert_eq!(lines_of(text).unwrap(), expected);
         assert_eq!(lines_of("").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn mosec_itself_is_there_already() {
+        let mut lines = [
+            "mosec",
+            "numpy",
+            "Mosec[typed] >= 0.9",
+            "mosec-extras",
+            "mosec_cluster==1",
+        ]
+        .map(String::from)
+        .to_vec();
+        let taken = without_mosec(&mut lines);
+        assert_eq!(taken, ["mosec", "Mosec[typed] >= 0.9", "mosec_cluster==1"]);
+        assert_eq!(lines, ["numpy", "mosec-extras"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::follow;
 use crate::manifest::Manifest;
 use crate::requirements;
 use crate::script;
+use crate::terminal::print_error;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -156,6 +157,11 @@ fn from_manifest(path: &Path, python: Option<&str>) -> Result<PipelineSpec> {
     if let Some(file) = &manifest.requirements_file {
         let lines = requirements::read(&dir.join(file));
         spec.source.requirements = lines.map_err(|problem| manifest.refuse("requirements", problem))?;
+    }
+    for line in requirements::without_mosec(&mut spec.source.requirements) {
+        print_error(&format!(
+            "the requirement {line:?} is left out: each node's interpreter has it\n"
+        ));
     }
     for (index, (stage, worker)) in spec.stages.iter_mut().zip(found).enumerate() {
         if let Some(error) = worker.error {
