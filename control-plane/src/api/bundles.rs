@@ -15,7 +15,11 @@ pub(super) async fn put(
     request: Request<Streaming<proto::BundleChunk>>,
 ) -> Result<Response<proto::PutBundleResponse>, Status> {
     let for_itself = is_forwarded(&request);
-    let _turn = api.bundles.turn().await?;
+    // What a member forwards has had its turn there: two that wait for each other's would wait in vain.
+    let _turn = match for_itself {
+        true => None,
+        false => Some(api.bundles.turn().await?),
+    };
     let late = |_| Status::deadline_exceeded(format!("the bundle did not come within {BUNDLE_TIMEOUT:?}"));
     let (id, bytes) = timeout(BUNDLE_TIMEOUT, receive(api, request.into_inner()))
         .await
@@ -73,12 +77,12 @@ pub(super) async fn give(
     request: Request<proto::GetBundleRequest>,
 ) -> Result<Response<ReplyStream<proto::BundleChunk>>, Status> {
     let id = bundle_id(&request.get_ref().id)?;
-    let turn = api.bundles.turn().await?;
-    let bytes = if is_forwarded(&request) {
+    let (turn, bytes) = if is_forwarded(&request) {
         let own = api.bundles.load(id).await?;
-        own.ok_or_else(|| Status::not_found("has no copy"))?
+        (None, own.ok_or_else(|| Status::not_found("has no copy"))?)
     } else {
-        api.bundles.obtain(id).await?
+        let turn = api.bundles.turn().await?;
+        (Some(turn), api.bundles.obtain(id).await?)
     };
     // Ends with the transfer, or with the time that one may take.
     let closing = api.closing.clone();
