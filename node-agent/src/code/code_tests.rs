@@ -57,6 +57,21 @@ async fn code_that_lies_here_is_taken_as_it_is() {
     assert!(matches!(refused, Err(CodeError::NoSource)));
 }
 
+#[test]
+fn what_a_start_waits_for_is_said() {
+    let mut source = PythonSource::default();
+    assert_eq!(pending(&source), None);
+    source.requirements.push("numpy".into());
+    assert_eq!(pending(&source), Some("its requirements are being installed"));
+    source.bundle = Some(BundleId::from_digest([1; 32]));
+    assert_eq!(
+        pending(&source),
+        Some("its code is being fetched and its requirements installed")
+    );
+    source.requirements.clear();
+    assert_eq!(pending(&source), Some("its code is being fetched"));
+}
+
 #[tokio::test]
 async fn a_bundle_is_fetched_once_and_found_without_its_source() {
     let (dir, packed) = (tempfile::tempdir().unwrap(), packed("hello"));

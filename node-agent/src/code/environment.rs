@@ -17,6 +17,9 @@ use super::tool::{self, Ran};
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long making an environment may take: some gigabytes of wheels over a slow link. A deployment's own deadline comes first.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Makes an installer give up an index that does not answer before a deployment's time is over: a start is tried three times. The
+/// node's own settings come first.
+const FEW_RETRIES: [(&str, &str); 2] = [("PIP_RETRIES", "1"), ("UV_HTTP_RETRIES", "1")];
 /// Lines of an installer's words that an error shows.
 const SHOWN_LINES: usize = 12;
 /// Prints what an environment depends on.
@@ -150,6 +153,10 @@ fn quoted(text: &str) -> String {
 async fn succeed(command: &mut Command) -> Result<(), String> {
     // Of whoever has started this agent: its packages are not the interpreter's.
     command.env_remove("VIRTUAL_ENV").env_remove("PYTHONHOME");
+    let unset = FEW_RETRIES
+        .iter()
+        .filter(|(name, _)| std::env::var_os(name).is_none());
+    command.envs(unset.copied());
     let Ran { status, out, err } = tool::run(command, INSTALL_TIMEOUT).await?;
     match status.success() {
         true => Ok(()),

@@ -179,6 +179,16 @@ impl Code {
     }
 }
 
+/// What a worker of `source` waits for before its process starts, where that may take long.
+pub(crate) fn pending(source: &PythonSource) -> Option<&'static str> {
+    match (&source.bundle, source.requirements.is_empty()) {
+        (None, true) => None,
+        (Some(_), true) => Some("its code is being fetched"),
+        (None, false) => Some("its requirements are being installed"),
+        (Some(_), false) => Some("its code is being fetched and its requirements installed"),
+    }
+}
+
 /// Gets `source` ready with `code`, or as it is where it lies on this node.
 pub(crate) async fn prepare(
     code: Option<&Code>,

@@ -115,9 +115,12 @@ impl Replica {
 
     /// One process from its start to its confirmed end.
     async fn run(&self, generation: Generation, ending: &Ending) -> RunEnd {
+        // Should the deployment's time pass meanwhile, this is what it was waiting for. An error of an earlier start says more.
+        let pending = code::pending(&self.pool.spec.source);
         self.update(|status| {
             status.state = WorkerState::Starting;
             status.pid = None;
+            status.last_error = status.last_error.take().or(pending.map(str::to_owned));
         });
         // Its folders stay until the process has ended.
         let prepared = tokio::select! {
@@ -129,6 +132,11 @@ impl Replica {
             Ok(prepared) => prepared,
             Err(error) => return RunEnd::unready(error),
         };
+        self.update(|status| {
+            if status.last_error.as_deref() == pending {
+                status.last_error = None;
+            }
+        });
         match self.start(generation, &prepared) {
             Ok(started) => self.attend(started, ending).await,
             Err(error) => RunEnd::unready(format!("{error:#}")),
