@@ -67,6 +67,7 @@ impl System {
             .mode(0o700)
             .create(&data)
             .with_context(|| format!("cannot make the folder {}", data.display()))?;
+        keep_out(&data)?;
         let lock = lock(&data)?;
         let ca = pki::authority(&data.join("ca"))?;
         let identity = |role, name: &str| pki::identity(&ca, &data.join(name), role, name);
@@ -249,6 +250,12 @@ impl Part {
             .and_then(|result| result);
         result.with_context(|| format!("{} failed", self.name))
     }
+}
+
+/// Tells Git and `mosectl deploy` that nothing in the data folder is part of what is around it.
+fn keep_out(data: &Path) -> anyhow::Result<()> {
+    let path = data.join(".gitignore");
+    std::fs::write(&path, "*\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Locks the data folder until the file is dropped. The store has a lock of its own, for which it waits.

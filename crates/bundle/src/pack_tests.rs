@@ -42,6 +42,10 @@ fn what_is_of_no_use_elsewhere_stays_out() {
         ("data/large.bin", ""),
         ("data/small.bin", ""),
         ("secret.env", ""),
+        ("operator/ca.pem", ""),
+        ("operator/cert.pem", ""),
+        ("operator/key.pem", ""),
+        ("ca/ca-key.pem", ""),
         (".gitignore", "*.env\n"),
         (".mosecignore", "data/*\n!data/small.bin\n"),
     ]);

@@ -10,6 +10,11 @@ use ignore::{DirEntry, WalkBuilder};
 use crate::pack::PackError;
 use crate::{IGNORE_FILE, links};
 
+/// The files of an identity, as `mosectl ca issue` writes them.
+const IDENTITY: [&str; 3] = ["ca.pem", "cert.pem", "key.pem"];
+/// The key of a cluster's authority, as `mosectl ca init` writes it.
+const AUTHORITY_KEY: &str = "ca-key.pem";
+
 /// One entry of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Entry {
@@ -20,8 +25,8 @@ pub(crate) enum Entry {
 
 /// The entries by their paths relative to `root`, which is their order in the archive as well.
 ///
-/// Left out are what `.gitignore` and `.mosecignore` say, `.git`, Python's compiled files and virtual environments: none of them is
-/// of use elsewhere. In a Git repository the rules of the folders above count too, as they do for Git.
+/// Left out are what `.gitignore` and `.mosecignore` say; `.git`, Python's compiled files and virtual environments, which are of no
+/// use elsewhere; and identities of a cluster, which must not get there. In a Git repository the rules of the folders above count too, as they do for Git.
 pub(crate) fn entries(root: &Path) -> Result<BTreeMap<PathBuf, Entry>, PackError> {
     let kind = fs::metadata(root).map_err(|source| PackError::io(root, source))?;
     if !kind.is_dir() {
@@ -60,7 +65,11 @@ fn is_useless(entry: &DirEntry) -> bool {
     let name = entry.file_name();
     let is_folder = entry.file_type().is_some_and(|kind| kind.is_dir());
     match is_folder {
-        true => name == ".git" || name == "__pycache__" || entry.path().join("pyvenv.cfg").exists(),
+        true => {
+            let has = |file: &str| entry.path().join(file).exists();
+            let is_identity = IDENTITY.iter().all(|file| has(file)) || has(AUTHORITY_KEY);
+            name == ".git" || name == "__pycache__" || has("pyvenv.cfg") || is_identity
+        }
         // The folder `.git` of a work tree is a file.
         false => name == ".git" || Path::new(name).extension().is_some_and(|end| end == "pyc"),
     }
