@@ -4,6 +4,8 @@
 //! The leader is a real process, and so are the connections: each agent has a lease and a watch of its own. What the
 //! agents would run is made up. `make scale` runs it without debug assertions and writes `tests/scale/REPORT.md`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::TcpListener;
