@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    audit, ca, completions, delete, deploy, history, login, node, plan, rollback, rollout, scale, schema,
-    status, token, traffic, up,
+    audit, ca, completions, delete, deploy, explain, history, login, node, plan, rollback, rollout, scale,
+    schema, status, token, traffic, up,
 };
 use crate::failure::Result;
 
@@ -51,6 +51,8 @@ enum Command {
     Login(login::Args),
     /// Makes the cluster's authority and issues its certificates.
     Ca(ca::Args),
+    /// Says what an error of a request means, and what helps.
+    Explain(explain::Args),
     /// Prints the JSON Schema of manifests, for editors.
     Schema,
     /// Prints a completion script for a shell.
@@ -86,6 +88,7 @@ fn run(command: Command) -> Result {
         Command::Token(args) => block_on(token::run(args)),
         Command::Login(args) => block_on(login::run(args)),
         Command::Ca(args) => ca::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Schema => schema::run(),
         Command::Completions(args) => completions::run::<Args>(&args),
     }

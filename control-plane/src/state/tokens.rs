@@ -78,7 +78,7 @@ pub struct Tokens {
     taken: Arc<BTreeSet<String>>,
 }
 
-/// Why a token does not let somebody in. Reads on from "token <id>".
+/// Why a token does not let somebody in. Reads on from `token ID`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenProblem {

@@ -5,6 +5,7 @@ pub(crate) mod ca;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod deploy;
+pub(crate) mod explain;
 pub(crate) mod history;
 pub(crate) mod login;
 pub(crate) mod node;

@@ -1,0 +1,155 @@
+//! `mosectl explain`: what an error of a request means, and what helps.
+
+use mosec_types::ErrorCode;
+
+use crate::failure::{Failure, Result};
+use crate::nearest::nearest;
+use crate::report::table::table;
+use crate::terminal;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of the error, as in metrics and logs (no_replica), or an HTTP status (503). All of them where absent.
+    code: Option<String>,
+}
+
+pub(crate) fn run(args: Args) -> Result {
+    let Some(wanted) = args.code else {
+        return Ok(terminal::print(&list())?);
+    };
+    let status: Option<u16> = wanted.parse().ok();
+    let matches = |code: &ErrorCode| code.meaning().name == wanted || status == Some(code.http_status());
+    let found: Vec<_> = ErrorCode::all().filter(matches).collect();
+    if found.is_empty() {
+        let names = ErrorCode::all().map(|code| code.meaning().name);
+        let failure = Failure::usage(format!("no error is called {wanted:?}"));
+        return Err(match nearest(&wanted, names) {
+            Some(name) => failure.hint(format!("did you mean {name}?")),
+            None => failure.hint("`mosectl explain` lists them"),
+        });
+    }
+    let texts: Vec<_> = found.into_iter().map(explain).collect();
+    Ok(terminal::print(&texts.join("\n"))?)
+}
+
+fn list() -> String {
+    let mut table = table(&["ERROR", "HTTP", "RETRIED", "ANSWER"]);
+    for code in ErrorCode::all() {
+        let meaning = code.meaning();
+        table.add_row([
+            meaning.name,
+            &meaning.http_status.to_string(),
+            if meaning.retryable { "yes" } else { "no" },
+            if meaning.text.is_empty() {
+                "-"
+            } else {
+                meaning.text
+            },
+        ]);
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+fn explain(code: ErrorCode) -> String {
+    let meaning = code.meaning();
+    let retried = if meaning.retryable {
+        "sent again by the cluster where the stage's delivery allows; a client may send it again, too"
+    } else {
+        "not sent again by the cluster"
+    };
+    let answer = match meaning.text {
+        "" => String::new(),
+        text => format!("  answer:  {text}\n"),
+    };
+    format!(
+        "{} (HTTP {})\n{answer}  retried: {retried}\n  means:   {}\n  helps:   {}\n",
+        meaning.name,
+        meaning.http_status,
+        means(code),
+        helps(code)
+    )
+}
+
+fn means(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Ok => "the worker answered",
+        ErrorCode::BadRequest => {
+            "the worker could not read the request, or refused it (ClientError, DecodingError)"
+        }
+        ErrorCode::Validation => "the worker found the request invalid (ValidationError)",
+        ErrorCode::Worker => "the worker failed and said why (ServerError, EncodingError)",
+        ErrorCode::Inference => {
+            "forward raised another exception; its traceback is in the worker's log alone"
+        }
+        ErrorCode::ForwardTimeout => "one forward took longer than its stage's timeout",
+        ErrorCode::DeadlineExceeded => {
+            "the answer was not there within the pipeline's timeout, waiting included"
+        }
+        ErrorCode::QueueFull => "the first stage's queue has as many requests as capacity allows",
+        ErrorCode::NoReplica => "no replica of a stage has been ready for some seconds",
+        ErrorCode::Draining => "the gateway is being stopped",
+        ErrorCode::ReplicaLost => "the node was lost under the request, and it may not be sent again",
+        ErrorCode::WorkerCrashed => "the worker process died under the request, each time it was tried",
+        ErrorCode::UnknownRoute => "no pipeline that serves has this path",
+        ErrorCode::MethodNotAllowed => "the path takes POST alone",
+        ErrorCode::BodyTooLarge => "the body is larger than max_request_size",
+        ErrorCode::BodyUnreadable => "the body broke off, stood still or could not be decompressed",
+        ErrorCode::Cancelled => "the client left before its answer",
+        ErrorCode::Internal => "a fault of this system",
+        ErrorCode::UnknownStage => "the node had not heard of the revision yet, or has forgotten it",
+        ErrorCode::ArenaFull => "a payload found no room in the node's shared memory",
+        ErrorCode::BodyMemory => "the gateway holds as many bytes of request bodies as it may",
+        ErrorCode::UnsupportedCoding => "the body has a content-encoding other than gzip and zstd",
+    }
+}
+
+fn helps(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Ok | ErrorCode::Cancelled => "nothing has to",
+        ErrorCode::BadRequest | ErrorCode::Validation | ErrorCode::BodyUnreadable => "mend the request",
+        ErrorCode::Worker | ErrorCode::Inference | ErrorCode::WorkerCrashed => {
+            "`mosectl status` shows restarts and last errors; the worker's log has the traceback"
+        }
+        ErrorCode::ForwardTimeout => {
+            "a longer timeout of the stage, a smaller max_batch_size, or a faster forward"
+        }
+        ErrorCode::DeadlineExceeded | ErrorCode::QueueFull => {
+            "more replicas (`mosectl scale`), or fewer requests; the header mosec-trace shows where the time goes"
+        }
+        ErrorCode::NoReplica => "`mosectl status` shows why the replicas are not ready",
+        ErrorCode::Draining | ErrorCode::UnknownStage => "another try, at another gateway",
+        ErrorCode::ReplicaLost => "`delivery: retry`, where the stage may run twice for one request",
+        ErrorCode::UnknownRoute => "`mosectl status` lists the routes",
+        ErrorCode::MethodNotAllowed => "POST",
+        ErrorCode::BodyTooLarge => "a larger max_request_size; 64 MiB is the most on a cluster",
+        ErrorCode::Internal => "a report, with the log of the gateway and the agent",
+        ErrorCode::ArenaFull => "a larger --arena-mib of the agent, and as much of /dev/shm",
+        ErrorCode::BodyMemory => "fewer large requests at a time, or more gateways",
+        ErrorCode::UnsupportedCoding => "a body as it is, or one of gzip and zstd with --compression",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_explained_on_one_screen() {
+        for code in ErrorCode::all() {
+            let text = explain(code);
+            assert!(
+                text.lines().count() <= 5 && text.lines().all(|line| line.len() <= 120),
+                "{text}"
+            );
+        }
+        assert!(list().contains("no_replica") && list().contains("503"));
+    }
+
+    #[test]
+    fn a_name_that_is_almost_right_is_told() {
+        let wrong = Args {
+            code: Some("no_replca".into()),
+        };
+        assert!(run(wrong).is_err());
+    }
+}
