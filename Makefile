@@ -16,7 +16,7 @@ EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability scale check fix wheel wheel-dev bench clean
+.PHONY: help demo test test-rust test-loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability rollout scale check fix wheel wheel-dev bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,10 @@ test-cluster: wheel-dev ## real processes on loopback, killed and restarted unde
 
 sim: ## thousands of control planes in virtual time, checked for linearizability: SIM_HISTORIES=5000 SIM_SEED=0
 	$(CARGO) test -p mosec-control-plane --test sim -- --ignored --exact virtual_time::many_histories
+
+rollout: wheel-dev ## everything an operator does to a pipeline, under 200 000 requests
+	$(CARGO) build --workspace --bins
+	MOSEC_TEST_REQUESTS=$(or $(REQUESTS),10000) $(CARGO) test -p mosec-tests --test cluster -- --nocapture --exact rollout::nothing_an_operator_does_fails_a_request
 
 scale: ## a thousand agents with ten thousand replicas at one leader
 	$(CARGO) test --release -p mosec-control-plane --test scale -- --ignored --nocapture

@@ -7,6 +7,7 @@ pub mod lease;
 pub mod retire;
 pub mod rollout;
 pub mod traffic;
+mod update;
 pub mod view;
 
 use std::collections::BTreeMap;

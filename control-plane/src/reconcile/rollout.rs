@@ -6,20 +6,17 @@
 //! before the new one has taken over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mosec_types::topology::{Deployment, Phase, Placement};
-use mosec_types::traffic::Verdict;
-use mosec_types::{Needs, PipelineSpec, Revision, StageIndex};
+use mosec_types::{Needs, Revision};
 
 use super::lease::Leases;
 use super::traffic::Traffic;
+use super::update::Update;
 use super::view::View;
 use crate::planner::{self, Plan, Usage};
-use crate::state::{Command, Model, Origin, Rollout, Step};
-
-/// Who promotes canaries that go on by themselves.
-const AUTO_PROMOTE: &str = "auto_promote";
+use crate::state::{Command, Model, Rollout};
 
 /// A plan for the replicas of one revision.
 ///
@@ -97,7 +94,12 @@ pub fn moves(model: &Model) -> bool {
     })
 }
 
-fn view_of<'a>(model: &'a Model, leases: &'a Leases, rollout: &'a Rollout, now: Instant) -> View<'a> {
+pub(super) fn view_of<'a>(
+    model: &'a Model,
+    leases: &'a Leases,
+    rollout: &'a Rollout,
+    now: Instant,
+) -> View<'a> {
     View {
         model,
         leases,
@@ -111,11 +113,11 @@ fn view_of<'a>(model: &'a Model, leases: &'a Leases, rollout: &'a Rollout, now: 
 pub struct Progress {
     /// What makes a step another one.
     step: (Phase, Vec<u32>),
-    state: Seen,
+    pub(super) state: Seen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+pub(super) enum Seen {
     /// Replicas have been missing since then.
     Unhealthy(Instant),
     /// All have been ready since then.
@@ -221,248 +223,8 @@ pub fn waits_for(
     update.waits_for()
 }
 
-/// One rollout, and all that its next step depends on.
-struct Update<'a> {
-    view: View<'a>,
-    rollout: &'a Rollout,
-    /// The revision to take over from.
-    serving: Option<&'a Rollout>,
-    progress: &'a Progress,
-    traffic: &'a Traffic,
-}
-
-impl Update<'_> {
-    fn deployment(&self) -> &Deployment {
-        &self.rollout.deployment
-    }
-
-    fn spec(&self) -> &PipelineSpec {
-        &self.rollout.deployment.spec
-    }
-
-    fn next(&self) -> Option<Command> {
-        if let Some(reason) = self.view.failure().or_else(|| self.broken_bound()) {
-            return Some(self.end(Phase::Failed { reason }));
-        }
-        let age = |since: Instant| self.view.now.saturating_duration_since(since);
-        match self.progress.state {
-            Seen::Healthy(since) => self.forward(age(since)),
-            Seen::Unhealthy(since) => self.make_room().or_else(|| self.give_up(age(since))),
-        }
-    }
-
-    fn end(&self, phase: Phase) -> Command {
-        Command::SetPhase {
-            revision: self.deployment().revision,
-            phase,
-        }
-    }
-
-    /// Why its requests are a reason to go back.
-    fn broken_bound(&self) -> Option<String> {
-        if !self.deployment().phase.takes_requests() {
-            return None;
-        }
-        match self.judge() {
-            Verdict::Broken(reason) => Some(format!("as {}, {reason}", self.deployment().phase.name())),
-            Verdict::Held | Verdict::TooFew => None,
-        }
-    }
-
-    fn judge(&self) -> Verdict {
-        let counts = self.traffic.of(self.deployment().revision);
-        counts.judge(&self.spec().rollout.bounds)
-    }
-
-    /// The step after one whose replicas have been ready for so long.
-    fn forward(&self, healthy_for: Duration) -> Option<Command> {
-        let Some(serving) = self.serving else {
-            return Some(self.end(Phase::Serving));
-        };
-        if healthy_for < self.spec().rollout.min_healthy_time {
-            return None;
-        }
-        if !self.rollout.promoted {
-            return self.canary(serving);
-        }
-        let deployment = self.deployment();
-        let goal = self.rollout.goal();
-        if deployment.replicas == goal {
-            return Some(self.end(Phase::Serving));
-        }
-        let most = match self.spec().rollout.max_parallel {
-            0 => u32::MAX,
-            most => most,
-        };
-        let more = |(&count, &goal): (&u32, &u32)| count.saturating_add(most).min(goal);
-        let replicas = deployment.replicas.iter().zip(&goal).map(more).collect();
-        let ready = &deployment.replicas;
-        Some(self.advance(Step {
-            phase: Phase::Rolling,
-            weight: share(ready, &goal).max(deployment.weight),
-            replicas,
-            predecessor: self.left_to(serving, ready),
-        }))
-    }
-
-    /// A canary begins, goes on by itself, or waits.
-    fn canary(&self, serving: &Rollout) -> Option<Command> {
-        let canary = self.spec().rollout.canary.as_ref()?;
-        let deployment = self.deployment();
-        if deployment.phase == Phase::Starting {
-            return Some(self.advance(Step {
-                phase: Phase::Canary,
-                weight: canary.weight,
-                replicas: deployment.replicas.clone(),
-                predecessor: serving.deployment.replicas.clone(),
-            }));
-        }
-        let goes_on = canary.auto_promote && self.judge() == Verdict::Held;
-        goes_on.then(|| Command::Promote {
-            pipeline: self.spec().name.clone(),
-            origin: Origin {
-                by: AUTO_PROMOTE.into(),
-                at_unix_ms: 0,
-            },
-        })
-    }
-
-    fn advance(&self, step: Step) -> Command {
-        Command::Advance {
-            revision: self.deployment().revision,
-            step,
-            based_on: self.view.model.version,
-        }
-    }
-
-    /// The replicas that the serving revision keeps beside so many ready ones of the new: together as many as it had,
-    /// and one of each stage at least, as it still has requests.
-    fn left_to(&self, serving: &Rollout, ready: &[u32]) -> Vec<u32> {
-        let goal = serving.goal();
-        let left = |(index, stage): (StageIndex, &mosec_types::StageSpec)| {
-            let at = usize::from(index.0);
-            let now = serving.deployment.count(index);
-            let taken_over = self.stage_named(&stage.name).and_then(|at| ready.get(at));
-            let left = goal[at].saturating_sub(taken_over.copied().unwrap_or(0));
-            left.max(1).min(now)
-        };
-        serving.deployment.stages().map(left).collect()
-    }
-
-    fn waits_for(&self) -> Option<String> {
-        let spec = &self.spec().rollout;
-        let Seen::Healthy(since) = self.progress.state else {
-            let ready = self.view.ready_counts();
-            let stages = self.deployment().stages().zip(ready);
-            let missing = |((index, stage), ready): ((StageIndex, &mosec_types::StageSpec), u32)| {
-                let count = self.deployment().count(index);
-                (ready < count).then(|| format!("{} {ready}/{count}", stage.name))
-            };
-            let missing: Vec<_> = stages.filter_map(missing).collect();
-            return (!missing.is_empty()).then(|| format!("ready replicas: {}", missing.join(", ")));
-        };
-        self.serving?;
-        let healthy_for = self.view.now.saturating_duration_since(since);
-        if healthy_for < spec.min_healthy_time {
-            let (seconds, of) = (healthy_for.as_secs(), spec.min_healthy_time);
-            return Some(format!("min_healthy_time: {seconds}s of {of:?}"));
-        }
-        let canary = spec.canary.as_ref().filter(|_| !self.rollout.promoted)?;
-        if !canary.auto_promote {
-            return Some(format!("promotion: mosectl rollout promote {}", self.spec().name));
-        }
-        let found = self.traffic.of(self.deployment().revision).requests;
-        let wanted = spec.bounds.min_requests;
-        (self.judge() == Verdict::TooFew).then(|| format!("requests to judge it by: {found} of {wanted}"))
-    }
-
-    fn stage_named(&self, name: &str) -> Option<usize> {
-        self.spec().stages.iter().position(|stage| stage.name == name)
-    }
-
-    /// Where replicas find no room beside those of the serving revision: a smaller step, or replicas given up for it.
-    fn make_room(&self) -> Option<Command> {
-        let serving = self.serving?;
-        let deployment = self.deployment();
-        let ready: BTreeSet<_> = self.view.ready_placements().cloned().collect();
-        let plan = plan_of(self.view.model, self.rollout, &ready);
-        let cramped: BTreeSet<_> = plan
-            .unplaced
-            .iter()
-            .filter(|unplaced| unplaced.lacks_room())
-            .map(|unplaced| unplaced.stage)
-            .collect();
-        if cramped.is_empty() {
-            return None;
-        }
-        let step = |replicas, predecessor| {
-            self.advance(Step {
-                phase: deployment.phase.clone(),
-                weight: deployment.weight,
-                replicas,
-                predecessor,
-            })
-        };
-        let now = serving
-            .deployment
-            .stages()
-            .map(|(index, _)| serving.deployment.count(index));
-        let now: Vec<_> = now.collect();
-        let placed = placed_counts(deployment);
-        let ready = self.view.ready_counts();
-        if placed != ready && placed.iter().all(|&count| count > 0) {
-            // What has found a place goes first.
-            return Some(step(placed, now));
-        }
-        let smallest = smallest_step(&ready, &deployment.replicas);
-        if smallest != deployment.replicas {
-            return Some(step(smallest, now));
-        }
-        let mut lower = now.clone();
-        for ((_, stage), count) in serving.deployment.stages().zip(&mut lower) {
-            let wanted = self
-                .stage_named(&stage.name)
-                .and_then(|at| u16::try_from(at).ok());
-            if wanted.is_some_and(|at| cramped.contains(&StageIndex(at))) && *count > 1 {
-                *count -= 1;
-            }
-        }
-        if lower != now {
-            return Some(step(deployment.replicas.clone(), lower));
-        }
-        self.takes_over(&ready).then(|| self.end(Phase::Serving))
-    }
-
-    /// Whether it may serve with the replicas it has: the serving one gives up its last for the others to find room.
-    fn takes_over(&self, ready: &[u32]) -> bool {
-        let takes_requests = self.rollout.promoted && self.deployment().phase.takes_requests();
-        if !takes_requests || ready.contains(&0) {
-            return false;
-        }
-        // Only where all of it fits then.
-        let mut alone = self.view.model.clone();
-        if let Some(serving) = self.serving {
-            alone.rollouts.remove(&serving.deployment.revision);
-        }
-        let mut whole = self.rollout.clone();
-        whole.deployment.replicas = whole.goal();
-        plan_of(&alone, &whole, &BTreeSet::new()).unplaced.is_empty()
-    }
-
-    /// The end of one that is not healthy in time.
-    fn give_up(&self, late_for: Duration) -> Option<Command> {
-        let limit = Duration::from_millis(self.rollout.healthy_deadline_ms);
-        if late_for < limit {
-            return None;
-        }
-        let plan = plan_of(self.view.model, self.rollout, &BTreeSet::new());
-        let reason = self.view.lateness(limit, &plan);
-        Some(self.end(Phase::Failed { reason }))
-    }
-}
-
 /// Replicas of each stage that have a place, in the order of the stages.
-fn placed_counts(deployment: &Deployment) -> Vec<u32> {
+pub(super) fn placed_counts(deployment: &Deployment) -> Vec<u32> {
     let placed = |(index, _)| {
         let placed = deployment
             .placements
@@ -472,21 +234,6 @@ fn placed_counts(deployment: &Deployment) -> Vec<u32> {
         replicas.len() as u32
     };
     deployment.stages().map(placed).collect()
-}
-
-/// One replica of each stage, and where there are some, one more.
-fn smallest_step(ready: &[u32], wanted: &[u32]) -> Vec<u32> {
-    let more = if ready.contains(&0) { 0 } else { 1 };
-    let least = |(&ready, &wanted): (&u32, &u32)| (ready + more).max(1).min(wanted);
-    ready.iter().zip(wanted).map(least).collect()
-}
-
-/// Percent of the requests for a revision with so many replicas of so many: its scarcest stage decides.
-fn share(ready: &[u32], goal: &[u32]) -> u32 {
-    let percent = |(&ready, &goal): (&u32, &u32)| u64::from(ready) * 100 / u64::from(goal.max(1));
-    let least = ready.iter().zip(goal).map(percent).min().unwrap_or(100);
-    // Nobody takes all before the end.
-    least.clamp(1, 99) as u32
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Rollouts by table.
 
+use std::time::Duration;
+
 use mosec_types::WorkerState::{BackOff, Ready, Starting};
 use mosec_types::topology::Node;
 use mosec_types::topology::NodeHealth::{Down, Suspect};
@@ -9,6 +11,7 @@ use mosec_types::{Incarnation, NodeId, PipelineSpec, StageSpec, WorkerStatus};
 use super::*;
 use crate::fixtures::{model, node, pipeline, placement, rollout, stage, up, worker};
 use crate::reconcile::lease::LeaseTiming;
+use crate::state::Origin;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
