@@ -6,7 +6,7 @@ use mosec_tests::{Cluster, Load, Options, services};
 
 /// Lines of a terminal.
 const SCREEN: usize = 40;
-const TIMEOUT: Duration = Duration::from_secs(12);
+const TIMEOUT: Duration = Duration::from_secs(7);
 
 fn manifest(worker: &str, more: &str) -> String {
     format!(

@@ -6,7 +6,7 @@ use mosec_tests::{Client, Cluster, Load, Options, Running, eventually, services}
 use serde_json::Value;
 
 /// Requests of each gateway that have to be sent between two changes. `MOSEC_TEST_REQUESTS` sets another number.
-const BETWEEN: u64 = 300;
+const BETWEEN: u64 = 150;
 const LIMIT: Duration = Duration::from_secs(120);
 
 struct Change<'a> {
