@@ -59,7 +59,7 @@ sim: ## thousands of control planes in virtual time, checked for linearizability
 
 rollout: wheel-dev ## everything an operator does to a pipeline, under 200 000 requests
 	$(CARGO) build --workspace --bins
-	MOSEC_TEST_REQUESTS=$(or $(REQUESTS),10000) $(CARGO) test -p mosec-tests --test cluster -- --nocapture --exact rollout::nothing_an_operator_does_fails_a_request
+	MOSEC_TEST_REQUESTS=$(or $(REQUESTS),9000) $(CARGO) test -p mosec-tests --test cluster -- --nocapture --exact rollout::nothing_an_operator_does_fails_a_request
 
 scale: ## a thousand agents with ten thousand replicas at one leader
 	$(CARGO) test --release -p mosec-control-plane --test scale -- --ignored --nocapture

@@ -87,7 +87,7 @@ impl Scene {
         }
         let load = |gateway| {
             Load {
-                concurrency: 12,
+                concurrency: 32,
                 requests: 1_000_000,
                 check: of_one_revision,
                 ..Load::of(cluster.client(gateway), "/revised")
