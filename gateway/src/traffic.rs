@@ -1,7 +1,6 @@
 //! Hot path. What becomes of each revision's requests, for the control plane to judge rollouts by.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use parking_lot::RwLock;
 
 /// Counts of the revisions that take requests.
 #[derive(Default)]
-pub(crate) struct Traffic(RwLock<HashMap<Revision, Arc<Counter>>>);
+pub(crate) struct Traffic(RwLock<HashMap<Revision, Counter>>);
 
 #[derive(Default)]
 struct Counter {
@@ -36,7 +35,8 @@ impl Traffic {
 
     /// Counts a request that was answered. `took`: from its head to its answer.
     pub(crate) fn note(&self, revision: Revision, spec: &PipelineSpec, code: ErrorCode, took: Duration) {
-        let Some(counter) = self.0.read().get(&revision).cloned() else {
+        let counters = self.0.read();
+        let Some(counter) = counters.get(&revision) else {
             return;
         };
         counter.requests.fetch_add(1, Ordering::Relaxed);
@@ -50,7 +50,7 @@ impl Traffic {
 
     /// All counts so far.
     pub(crate) fn counts(&self) -> Vec<(Revision, Counts)> {
-        let read = |(&revision, counter): (&Revision, &Arc<Counter>)| {
+        let read = |(&revision, counter): (&Revision, &Counter)| {
             let counts = Counts {
                 requests: counter.requests.load(Ordering::Relaxed),
                 errors: counter.errors.load(Ordering::Relaxed),

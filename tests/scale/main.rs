@@ -413,9 +413,6 @@ async fn a_thousand_agents_with_ten_thousand_replicas() {
         format!("{planning:.3?} for {decisions} decisions"),
     );
     row("sent to watchers for it", format!("{} KiB", update >> 10));
-    text += "\nThe first run found that a leader with a thousand agents that register at once never got level: each of them asked \
-             again after its\ntimeout, and each time anew was logged. A registration that the state has already is answered \
-             without the log now.\n";
     eprintln!("{text}");
     std::fs::write("../tests/scale/REPORT.md", &text).unwrap();
 

@@ -79,8 +79,7 @@ pub fn next_placement(model: &Model, leases: &Leases, now: Instant) -> Option<Co
 
 /// Whether all replicas that a revision is to have now have a place.
 pub fn is_placed(deployment: &Deployment) -> bool {
-    let counts = deployment.stages().map(|(index, _)| deployment.count(index));
-    counts.eq(placed_counts(deployment))
+    placed_counts(deployment) == deployment.counts()
 }
 
 /// Whether a replica has two places, one of which it loses as soon as it is ready at the other.

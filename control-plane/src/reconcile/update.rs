@@ -197,11 +197,7 @@ impl Update<'_> {
                 predecessor,
             })
         };
-        let now = serving
-            .deployment
-            .stages()
-            .map(|(index, _)| serving.deployment.count(index));
-        let now: Vec<_> = now.collect();
+        let now = serving.deployment.counts();
         let placed = placed_counts(deployment);
         let ready = self.view.ready_counts();
         if placed != ready && placed.iter().all(|&count| count > 0) {

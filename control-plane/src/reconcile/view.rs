@@ -68,11 +68,7 @@ impl<'a> View<'a> {
 
     /// Whether all replicas that there are to be now are ready.
     pub(super) fn is_healthy(&self) -> bool {
-        let counts = self
-            .deployment
-            .stages()
-            .map(|(index, _)| self.deployment.count(index));
-        self.ready_counts().into_iter().eq(counts)
+        self.ready_counts() == self.deployment.counts()
     }
 
     /// Why the revision cannot become healthy, where a worker says so.

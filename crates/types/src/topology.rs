@@ -171,6 +171,11 @@ impl Deployment {
         counted.or_else(specified).unwrap_or_default()
     }
 
+    /// How many replicas each stage is to have now, in the order of the stages.
+    pub fn counts(&self) -> Vec<u32> {
+        self.stages().map(|(index, _)| self.count(index)).collect()
+    }
+
     /// The stages, in order.
     pub fn stages(&self) -> impl Iterator<Item = (StageIndex, &StageSpec)> {
         (0u16..).map(StageIndex).zip(&self.spec.stages)
