@@ -54,6 +54,26 @@ impl Api {
     }
 }
 
+impl Api {
+    /// Answers a question from the state as the leader has it, here or there.
+    pub(super) async fn read<Q, R, F, Fut>(
+        &self,
+        request: Request<Q>,
+        send: F,
+        answer: impl FnOnce(&Q) -> Result<R, Status>,
+    ) -> Result<Response<R>, Status>
+    where
+        F: FnOnce(Client, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
+        match self.handle.read_barrier().await {
+            Err(ProposeError::NotLeader { leader }) => self.forward(leader, request, send).await,
+            Err(error) => Err(failure(error)),
+            Ok(()) => answer(request.get_ref()).map(Response::new),
+        }
+    }
+}
+
 /// Tells a caller that this node cannot answer, and who can.
 pub(super) fn not_leader(leader: Option<&LeaderInfo>) -> Status {
     let Some(leader) = leader else {

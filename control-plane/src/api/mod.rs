@@ -241,14 +241,8 @@ impl control_plane_server::ControlPlane for Api {
         &self,
         request: Request<proto::StatusRequest>,
     ) -> Result<Response<proto::StatusResponse>, Status> {
-        match self.handle.read_barrier().await {
-            Err(ProposeError::NotLeader { leader }) => {
-                let send = |mut client: forward::Client, request| async move { client.status(request).await };
-                self.forward(leader, request, send).await
-            }
-            Err(error) => Err(forward::failure(error)),
-            Ok(()) => Ok(Response::new(status::build(self))),
-        }
+        let send = |mut client: forward::Client, request| async move { client.status(request).await };
+        self.read(request, send, |_| Ok(status::build(self))).await
     }
 
     type WatchTopologyStream = ReplyStream<proto::TopologyUpdate>;

@@ -10,7 +10,6 @@ use tonic::{Request, Response, Status};
 
 use super::revisions::checked;
 use super::{Api, forward};
-use crate::raft::handle::ProposeError;
 use crate::reconcile::rollout::plan_of;
 use crate::state::{Model, Rollout};
 
@@ -19,14 +18,9 @@ pub(super) async fn plan(
     request: Request<proto::PlanRequest>,
 ) -> Result<Response<proto::PlanResponse>, Status> {
     let spec = checked(request.get_ref().spec.clone())?;
-    match api.handle.read_barrier().await {
-        Err(ProposeError::NotLeader { leader }) => {
-            let send = |mut client: forward::Client, request| async move { client.plan(request).await };
-            api.forward(leader, request, send).await
-        }
-        Err(error) => Err(forward::failure(error)),
-        Ok(()) => Ok(Response::new(answer(&api.model.borrow().clone(), spec))),
-    }
+    let send = |mut client: forward::Client, request| async move { client.plan(request).await };
+    let answer = |_: &proto::PlanRequest| Ok(answer(&api.model.borrow().clone(), spec));
+    api.read(request, send, answer).await
 }
 
 /// Where the replicas would go, beside all that run now.

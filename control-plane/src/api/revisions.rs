@@ -72,22 +72,16 @@ pub(super) async fn history(
     request: Request<proto::HistoryRequest>,
 ) -> Result<Response<proto::HistoryResponse>, Status> {
     let pipeline = pipeline(&request.get_ref().pipeline)?;
-    match api.handle.read_barrier().await {
-        Err(ProposeError::NotLeader { leader }) => {
-            let send = |mut client: forward::Client, request| async move { client.history(request).await };
-            api.forward(leader, request, send).await
-        }
-        Err(error) => Err(forward::failure(error)),
-        Ok(()) => {
-            let model = api.model.borrow().clone();
-            let history = model.histories.get(&pipeline);
-            let history =
-                history.ok_or_else(|| Status::not_found(format!("there is no pipeline {pipeline}")))?;
-            Ok(Response::new(proto::HistoryResponse {
-                revisions: history.records().iter().map(to_message).collect(),
-            }))
-        }
-    }
+    let send = |mut client: forward::Client, request| async move { client.history(request).await };
+    let answer = |_: &proto::HistoryRequest| {
+        let model = api.model.borrow().clone();
+        let history = model.histories.get(&pipeline);
+        let history = history.ok_or_else(|| Status::not_found(format!("there is no pipeline {pipeline}")))?;
+        Ok(proto::HistoryResponse {
+            revisions: history.records().iter().map(to_message).collect(),
+        })
+    };
+    api.read(request, send, answer).await
 }
 
 fn deployed(reply: Result<Reply, ProposeError>) -> Result<Response<proto::DeployResponse>, Status> {

@@ -47,20 +47,14 @@ pub(super) async fn list(
     api: &Api,
     request: Request<proto::ListTokensRequest>,
 ) -> Result<Response<proto::ListTokensResponse>, Status> {
-    match api.handle.read_barrier().await {
-        Err(ProposeError::NotLeader { leader }) => {
-            let send =
-                |mut client: forward::Client, request| async move { client.list_tokens(request).await };
-            api.forward(leader, request, send).await
-        }
-        Err(error) => Err(forward::failure(error)),
-        Ok(()) => {
-            let (model, now) = (api.model.borrow().clone(), origin("").at_unix_ms);
-            let tokens = model.tokens.list();
-            let tokens = tokens.into_iter().map(|token| to_message(token, now)).collect();
-            Ok(Response::new(proto::ListTokensResponse { tokens }))
-        }
-    }
+    let send = |mut client: forward::Client, request| async move { client.list_tokens(request).await };
+    let answer = |_: &proto::ListTokensRequest| {
+        let (model, now) = (api.model.borrow().clone(), origin("").at_unix_ms);
+        let tokens = model.tokens.list();
+        let tokens = tokens.into_iter().map(|token| to_message(token, now)).collect();
+        Ok(proto::ListTokensResponse { tokens })
+    };
+    api.read(request, send, answer).await
 }
 
 pub(super) async fn revoke(
