@@ -43,7 +43,7 @@ pub(crate) fn stream(idle: Duration) -> (EventSink, EventStream) {
             unread: BytesMut::new(),
             behind_since: now,
             deadline: now + idle,
-            is_open: true,
+            end: None,
             reader: None,
             room: None,
             is_answered: false,
@@ -53,7 +53,7 @@ pub(crate) fn stream(idle: Duration) -> (EventSink, EventStream) {
         shared: shared.clone(),
         quiet_until: now + KEEP_ALIVE,
         timer: Box::pin(sleep_until(now + KEEP_ALIVE)),
-        end: None,
+        on_end: None,
         progress: Progress::watched(),
     };
     (EventSink(shared), stream)
@@ -71,8 +71,8 @@ struct State {
     behind_since: Instant,
     /// When the silence has been too long.
     deadline: Instant,
-    /// Whether anything may still be added, and is wanted.
-    is_open: bool,
+    /// What became of the request; while there is none, events may be added and are wanted.
+    end: Option<ErrorCode>,
     reader: Option<Waker>,
     /// The request's body, as long as it may be needed.
     room: Option<Room>,
@@ -86,24 +86,25 @@ pub(crate) struct EventSink(Arc<Shared>);
 impl Respond for EventSink {
     fn respond(self: Box<Self>, outcome: Outcome) {
         let mut state = self.0.state.lock();
-        if state.is_open && outcome.code.is_ok() {
-            state.close();
-        } else if state.is_open {
-            state.fail(outcome.code, &outcome.payload.to_bytes());
+        if state.is_open() && !outcome.code.is_ok() {
+            write_error(&mut state.unread, outcome.code, &outcome.payload.to_bytes());
         }
+        state.close(outcome.code);
     }
 
     fn event(&self, payload: Payload) {
         let text = payload.to_bytes();
         let mut state = self.0.state.lock();
-        if !state.is_open {
+        if !state.is_open() {
             return;
         }
         let now = Instant::now();
         if state.unread.is_empty() {
             state.behind_since = now;
         } else if state.is_too_slow(text.len(), now) {
-            return state.fail(ErrorCode::DeadlineExceeded, TOO_SLOW);
+            write_error(&mut state.unread, ErrorCode::DeadlineExceeded, TOO_SLOW);
+            // The client's own doing, as if it had left.
+            return state.close(ErrorCode::Cancelled);
         }
         write_event(&mut state.unread, &text);
         state.deadline = now + self.0.idle;
@@ -111,7 +112,7 @@ impl Respond for EventSink {
     }
 
     fn is_wanted(&self) -> bool {
-        self.0.state.lock().is_open
+        self.0.state.lock().is_open()
     }
 }
 
@@ -131,14 +132,13 @@ impl State {
         unread > MAX_BURST_BYTES || (unread > MAX_UNREAD_BYTES && stands_still)
     }
 
-    /// Ends the stream with an error, which the client reads after what it has not read yet.
-    fn fail(&mut self, code: ErrorCode, text: &[u8]) {
-        write_error(&mut self.unread, code, text);
-        self.close();
+    fn is_open(&self) -> bool {
+        self.end.is_none()
     }
 
-    fn close(&mut self) {
-        self.is_open = false;
+    /// Ends the stream, unless it has ended. The client reads first what it has not read yet.
+    fn close(&mut self, code: ErrorCode) {
+        self.end.get_or_insert(code);
         self.wake();
     }
 
@@ -154,7 +154,7 @@ pub(crate) struct EventStream {
     shared: Arc<Shared>,
     quiet_until: Instant,
     timer: Pin<Box<Sleep>>,
-    end: Option<Box<dyn FnOnce() + Send>>,
+    on_end: Option<Box<dyn FnOnce(ErrorCode) + Send>>,
     /// Absent where the kernel sees whether the client reads.
     progress: Option<Arc<Progress>>,
 }
@@ -168,10 +168,17 @@ impl EventStream {
         }
     }
 
-    /// Calls `end` when the client has read everything. It is dropped uncalled where the client leaves before.
-    pub(crate) fn on_end(mut self, end: impl FnOnce() + Send + 'static) -> Self {
-        self.end = Some(Box::new(end));
+    /// Calls `end` with what became of the request, when the client has read everything or leaves after the request
+    /// had ended. It is dropped uncalled where the client leaves before.
+    pub(crate) fn on_end(mut self, end: impl FnOnce(ErrorCode) + Send + 'static) -> Self {
+        self.on_end = Some(Box::new(end));
         self
+    }
+
+    fn tell(&mut self, code: ErrorCode) {
+        if let Some(end) = self.on_end.take() {
+            end(code);
+        }
     }
 }
 
@@ -190,18 +197,17 @@ impl Body for EventStream {
         loop {
             let now = Instant::now();
             let mut state = this.shared.state.lock();
-            if state.is_open && state.deadline <= now {
+            if state.is_open() && state.deadline <= now {
                 let code = ErrorCode::DeadlineExceeded;
-                state.fail(code, code.text().as_bytes());
+                write_error(&mut state.unread, code, code.text().as_bytes());
+                state.close(code);
             }
             let data = if !state.unread.is_empty() {
                 state.behind_since = now;
                 state.unread.split().freeze()
-            } else if !state.is_open {
+            } else if let Some(code) = state.end {
                 drop(state);
-                if let Some(end) = this.end.take() {
-                    end();
-                }
+                this.tell(code);
                 return Poll::Ready(None);
             } else if this.quiet_until <= now {
                 Bytes::from_static(KEEP_ALIVE_TEXT)
@@ -228,7 +234,10 @@ impl Body for EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
-        self.shared.state.lock().is_open = false;
+        let ended = self.shared.state.lock().end.replace(ErrorCode::Cancelled);
+        if let Some(code) = ended {
+            self.tell(code);
+        }
     }
 }
 
@@ -438,14 +447,64 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_end_is_told_once_everything_is_read() {
-        let (told, mut end) = tokio::sync::oneshot::channel();
         let (sink, stream) = stream(IDLE);
-        let mut stream = stream.on_end(|| told.send(()).unwrap());
+        let (mut stream, mut end) = told(stream);
         Box::new(sink).respond(outcome(ErrorCode::Validation, "x"));
         next(&mut stream).await.unwrap();
         assert!(end.try_recv().is_err());
         assert_eq!(next(&mut stream).await, None);
-        end.try_recv().unwrap();
+        assert_eq!(end.try_recv().unwrap(), ErrorCode::Validation);
+    }
+
+    fn told(stream: EventStream) -> (EventStream, tokio::sync::oneshot::Receiver<ErrorCode>) {
+        let (told, end) = tokio::sync::oneshot::channel();
+        (stream.on_end(|code| told.send(code).unwrap()), end)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_says_what_broke_a_stream_whether_its_client_reads_on_or_leaves() {
+        for (leaves, ends, expected) in [
+            (
+                false,
+                Some(ErrorCode::WorkerCrashed),
+                Some(ErrorCode::WorkerCrashed),
+            ),
+            (
+                true,
+                Some(ErrorCode::WorkerCrashed),
+                Some(ErrorCode::WorkerCrashed),
+            ),
+            (true, Some(ErrorCode::Ok), Some(ErrorCode::Ok)),
+            (false, None, Some(ErrorCode::DeadlineExceeded)), // silent for too long
+            (true, None, None),
+        ] {
+            let (sink, stream) = stream(IDLE);
+            let (mut stream, mut end) = told(stream);
+            sink.event(event("a"));
+            next(&mut stream).await.unwrap();
+            // A sink that is kept is a request that goes on.
+            let mut sink = Some(Box::new(sink));
+            if let Some(code) = ends {
+                sink.take().unwrap().respond(outcome(code, ""));
+            }
+            if !leaves {
+                while next(&mut stream).await.is_some() {}
+            }
+            drop(stream);
+            assert_eq!(end.try_recv().ok(), expected, "{leaves} {ends:?}");
+            drop(sink);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_too_slow_is_not_held_against_the_service() {
+        let (sink, stream) = stream(IDLE);
+        let (stream, mut end) = told(stream);
+        for _ in 0..2 {
+            sink.event(event(&"x".repeat(MAX_BURST_BYTES)));
+        }
+        drop(stream);
+        assert_eq!(end.try_recv().unwrap(), ErrorCode::Cancelled);
     }
 
     #[tokio::test(start_paused = true)]

@@ -196,10 +196,11 @@ async fn answer(
         Awaited::Events(events) => {
             let shared = shared.clone();
             events.hold(room);
-            let events = events.on_end(move || {
+            let events = events.on_end(move |code| {
                 // The request's place is held as long as its stream, whoever ends it.
                 drop(permit);
-                shared.note(&queued.route, ErrorCode::Ok, started);
+                shared.note(&queued.route, code, started);
+                // As MOSEC counts it: its head said 200, whatever came after.
                 shared
                     .metrics
                     .answered(StatusCode::OK.as_u16(), &queued.route.path);

@@ -87,7 +87,7 @@ impl Gateway {
     }
 
     /// Tells what has become of each revision's requests so far.
-    pub fn traffic(&self) -> impl Fn() -> Vec<(Revision, Counts)> + Send + 'static {
+    pub fn traffic(&self) -> impl Fn() -> Vec<(Revision, Counts)> + Send + Sync + 'static {
         let shared = self.shared.clone();
         move || shared.traffic.counts()
     }

@@ -9,6 +9,7 @@ use mosec_dispatch::{DispatchMetrics, Dispatched, Payload, Registry, Request, Ta
 use mosec_gateway::{Config, Gateway};
 use mosec_types::spec::{DEFAULT_ATTEMPTS, Delivery};
 use mosec_types::topology::{Deployment, Phase};
+use mosec_types::traffic::Counts;
 use mosec_types::{
     ErrorCode, PipelineName, PipelineSpec, Revision, RouteSpec, StageIndex, StageKey, StageSpec, Topology,
 };
@@ -125,6 +126,8 @@ pub(crate) struct Bench {
     pub(crate) topology: watch::Sender<Arc<Topology>>,
     pub(crate) running: JoinHandle<anyhow::Result<()>>,
     pub(crate) registry: Registry,
+    /// What it would tell the control plane of each revision's requests.
+    pub(crate) traffic: Box<dyn Fn() -> Vec<(Revision, Counts)> + Send + Sync>,
     target: Arc<dyn Target>,
     batches: Mutex<mpsc::UnboundedReceiver<Dispatched>>,
 }
@@ -154,6 +157,7 @@ impl Bench {
         let gateway = Gateway::bind(config, registry.clone(), series).await.unwrap();
         let address = gateway.local_addr().unwrap();
         let (topology, watched) = watch::channel(first);
+        let traffic = Box::new(gateway.traffic());
         let stop = CancellationToken::new();
         let running = tokio::spawn(gateway.run(watched, None, stop.clone()));
         let (sender, batches) = mpsc::unbounded_channel();
@@ -163,6 +167,7 @@ impl Bench {
             topology,
             running,
             registry,
+            traffic,
             target: Arc::new(Scripted(sender)),
             batches: Mutex::new(batches),
         }

@@ -106,6 +106,27 @@ async fn an_error_is_an_event() {
 }
 
 #[tokio::test]
+async fn a_stream_that_breaks_is_held_against_its_revision() {
+    let bench = Bench::start(streaming()).await;
+    for (code, told) in [
+        (ErrorCode::Ok, (1, 0)),
+        (ErrorCode::WorkerCrashed, (2, 1)),
+        (ErrorCode::Validation, (3, 1)), // the client's fault
+    ] {
+        let mut client = open(&bench, POST).await;
+        let (mut request, _credit) = only(bench.batch().await);
+        assert!(event(&mut request, "a"));
+        until(&mut client, "data: a\n\n\r\n").await;
+        answer(request, code, "");
+        until(&mut client, "0\r\n\r\n").await;
+        eventually("it is counted", async || {
+            matches!((bench.traffic)()[..], [(_, counts)] if (counts.requests, counts.errors) == told)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn what_comes_before_a_stream_is_no_event() {
     let bench = Bench::start(streaming()).await;
     let mut client = bench.client(Version::Http1).await;
