@@ -16,7 +16,7 @@ EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability rollout scale check fix wheel wheel-dev bench clean
+.PHONY: help demo test test-rust test-loom loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability rollout scale check fix wheel wheel-dev bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ test-rust: ## unit, property and conformance tests
 
 test-loom: ## model-check the shared-memory ring
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p mosec-shm-ring --lib --release --target-dir target/loom -- loom
+
+loom: ## the same without bounds on the interleavings, which takes minutes
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p mosec-shm-ring --lib --release --target-dir target/loom -- --ignored loom
 
 test-python: wheel-dev ## the Python package and the examples, through the built wheel
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

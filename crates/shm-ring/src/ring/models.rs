@@ -1,6 +1,6 @@
 //! Models of the ring under every interleaving that `loom` can think of.
 //!
-//! Run by `RUSTFLAGS="--cfg loom" cargo test -p mosec-shm-ring --release --target-dir target/loom loom`.
+//! Run by `make test-loom` and, without bounds, by `make loom`.
 
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex};
@@ -123,33 +123,39 @@ fn produce(model: &Arc<Model>, count: u64) {
     }
 }
 
-/// A wake-up that is lost leaves a thread asleep for ever, which `loom` reports as a deadlock.
-#[test]
-fn loom_nothing_is_lost_or_torn_and_all_sleepers_wake() {
-    loom::model(|| {
+/// Puts `count` descriptors through the ring, in every order of steps with so many preemptions; in every one at all
+/// without a bound. A wake-up that is lost leaves a thread asleep for ever, which `loom` reports as a deadlock.
+fn pass(count: u64, preemptions: impl Into<Option<usize>>) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions.into();
+    builder.check(move || {
         let model = Model::new();
         let producer = thread::spawn({
             let model = Arc::clone(&model);
-            move || produce(&model, 2)
+            move || produce(&model, count)
         });
-        consume(&model, 2);
+        consume(&model, count);
         producer.join().unwrap();
     });
 }
 
 #[test]
+fn loom_nothing_is_lost_or_torn_and_all_sleepers_wake() {
+    pass(1, None);
+    // Three find a fence that is missing, five a flag that is set by a store instead of a swap: one more than any
+    // mistake known to need so many. 40 000 orders, two seconds.
+    pass(2, 6);
+}
+
+#[test]
+#[ignore = "two million orders take minutes: `make loom`"]
+fn loom_nothing_is_lost_or_torn_in_any_order() {
+    pass(2, None);
+}
+
+#[test]
 fn loom_a_full_ring_wraps_and_wakes_its_producer() {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3); // unbounded, four descriptors through two slots do not end in minutes
-    builder.check(|| {
-        let model = Model::new();
-        let producer = thread::spawn({
-            let model = Arc::clone(&model);
-            move || produce(&model, 4)
-        });
-        consume(&model, 4);
-        producer.join().unwrap();
-    });
+    pass(4, 3); // 65 000 orders; unbounded, four descriptors through two slots do not end in minutes
 }
 
 #[test]
