@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mosec_types::spec::{self, Delivery, PythonSource};
+use mosec_types::spec::PythonSource;
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
 use mosec_types::{
     Incarnation, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision, RouteSpec, StageIndex, StageKey,
@@ -42,44 +42,24 @@ pub(crate) fn nodes(nodes: impl IntoIterator<Item = Node>) -> BTreeMap<NodeId, N
 
 pub(crate) fn stage(name: &str, replicas: u32) -> StageSpec {
     StageSpec {
-        name: name.into(),
-        module: "__main__".into(),
-        class: "Echo".into(),
         replicas,
-        max_batch_size: 1,
-        max_wait: spec::DEFAULT_WAIT,
-        batching: Default::default(),
-        timeout: spec::DEFAULT_TIMEOUT,
-        env: Vec::new(),
-        node_labels: BTreeMap::new(),
-        delivery: Delivery::Retry,
-        attempts: spec::DEFAULT_ATTEMPTS,
-        mime: spec::DEFAULT_MIME.into(),
-        streaming: false,
-        request_headers: Vec::new(),
-        needs: Default::default(),
+        ..StageSpec::new(name, "__main__", "Echo")
     }
 }
 
 /// A pipeline whose one route, named after it, leads through all stages.
 pub(crate) fn pipeline(name: &str, stages: Vec<StageSpec>) -> PipelineSpec {
+    let source = PythonSource {
+        dir: "/srv".into(),
+        ..Default::default()
+    };
     let all = (0..stages.len()).map(|index| StageIndex(index as u16)).collect();
     PipelineSpec {
-        name: PipelineName::new(name).unwrap(),
-        source: PythonSource {
-            dir: "/srv".into(),
-            ..Default::default()
-        },
-        stages,
         routes: vec![RouteSpec {
             path: format!("/{name}"),
             stages: all,
         }],
-        timeout: spec::DEFAULT_TIMEOUT,
-        capacity: spec::DEFAULT_CAPACITY,
-        max_request_bytes: spec::DEFAULT_MAX_REQUEST_BYTES,
-        openapi: None,
-        rollout: Default::default(),
+        ..PipelineSpec::new(PipelineName::new(name).unwrap(), source, stages)
     }
 }
 

@@ -178,7 +178,7 @@ pub(crate) fn stage_name(spec: &PipelineSpec, stage: StageIndex) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use mosec_types::spec::{Delivery, PythonSource};
+    use mosec_types::spec::PythonSource;
     use mosec_types::{PipelineName, RouteSpec, StageSpec};
 
     use mosec_types::Revision;
@@ -187,37 +187,20 @@ mod tests {
 
     fn spec(stages: &[&str], routes: &[(&str, &[u16])]) -> Arc<PipelineSpec> {
         let stage = |mime: &&str| StageSpec {
-            name: format!("Stage_{mime}"),
-            module: "workers".into(),
-            class: "Echo".into(),
-            replicas: 1,
-            max_batch_size: 1,
-            max_wait: Duration::ZERO,
-            batching: Default::default(),
-            timeout: Duration::from_secs(3),
-            env: Vec::new(),
-            node_labels: Default::default(),
-            delivery: Delivery::Retry,
-            attempts: 3,
             mime: (*mime).into(),
-            streaming: false,
-            request_headers: Vec::new(),
-            needs: Default::default(),
+            ..StageSpec::new(format!("Stage_{mime}"), "workers", "Echo")
         };
         let route = |(path, stages): &(&str, &[u16])| RouteSpec {
             path: (*path).into(),
             stages: stages.iter().copied().map(StageIndex).collect(),
         };
         Arc::new(PipelineSpec {
-            name: PipelineName::new("p").unwrap(),
-            source: PythonSource::default(),
-            stages: stages.iter().map(stage).collect(),
             routes: routes.iter().map(route).collect(),
-            timeout: Duration::from_secs(3),
-            capacity: 1,
-            max_request_bytes: 1,
-            openapi: None,
-            rollout: Default::default(),
+            ..PipelineSpec::new(
+                PipelineName::new("p").unwrap(),
+                PythonSource::default(),
+                stages.iter().map(stage).collect(),
+            )
         })
     }
 

@@ -18,7 +18,7 @@ use mosec_control_plane::LeaseTiming;
 use mosec_control_plane::reconcile::lease::Leases;
 use mosec_control_plane::reconcile::rollout::next_placement;
 use mosec_control_plane::state::{Command as Change, Model, apply};
-use mosec_types::spec::{self, PythonSource};
+use mosec_types::spec::PythonSource;
 use mosec_types::topology::{NodeHealth, Phase};
 use mosec_types::{
     Incarnation, NodeId, PipelineName, PipelineSpec, RouteSpec, StageIndex, StageKey, StageSpec, Topology,
@@ -42,42 +42,24 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 fn stage(name: &str, replicas: u32) -> StageSpec {
     StageSpec {
-        name: name.into(),
-        module: "m".into(),
-        class: "C".into(),
         replicas,
-        max_batch_size: 1,
-        max_wait: spec::DEFAULT_WAIT,
-        batching: Default::default(),
-        timeout: spec::DEFAULT_TIMEOUT,
-        env: Vec::new(),
-        node_labels: BTreeMap::new(),
-        delivery: Default::default(),
-        attempts: spec::DEFAULT_ATTEMPTS,
-        mime: spec::DEFAULT_MIME.into(),
-        streaming: false,
-        request_headers: Vec::new(),
-        needs: Default::default(),
+        ..StageSpec::new(name, "m", "C")
     }
 }
 
 fn pipeline(number: usize) -> PipelineSpec {
+    let source = PythonSource {
+        dir: "/srv".into(),
+        ..Default::default()
+    };
+    let name = PipelineName::new(format!("p{number}")).unwrap();
+    let stages = vec![stage("first", REPLICAS / 2), stage("last", REPLICAS / 2)];
     PipelineSpec {
-        name: PipelineName::new(format!("p{number}")).unwrap(),
-        source: PythonSource {
-            dir: "/srv".into(),
-            ..Default::default()
-        },
-        stages: vec![stage("first", REPLICAS / 2), stage("last", REPLICAS / 2)],
         routes: vec![RouteSpec {
             path: format!("/p{number}"),
             stages: vec![StageIndex(0), StageIndex(1)],
         }],
-        timeout: spec::DEFAULT_TIMEOUT,
-        capacity: spec::DEFAULT_CAPACITY,
-        max_request_bytes: spec::DEFAULT_MAX_REQUEST_BYTES,
-        openapi: None,
-        rollout: Default::default(),
+        ..PipelineSpec::new(name, source, stages)
     }
 }
 

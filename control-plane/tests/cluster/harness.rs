@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_control_plane::{Config, ControlPlane, LeaseTiming, RaftTiming, RunError, Security};
-use mosec_types::spec::{self, Delivery, PythonSource};
+use mosec_types::spec::PythonSource;
 use mosec_types::topology::{Deployment, Node};
 use mosec_types::{NodeId, PipelineName, PipelineSpec, Revision, RouteSpec, StageIndex, StageSpec, Topology};
 use mosec_wire::control::proto::control_plane_client::ControlPlaneClient;
@@ -252,41 +252,21 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl
 
 /// A pipeline of one stage, whose route is named after it.
 pub fn pipeline(name: &str, replicas: u32) -> PipelineSpec {
+    let source = PythonSource {
+        dir: "/srv".into(),
+        main: Some("server.py".into()),
+        ..Default::default()
+    };
     let stage = StageSpec {
-        name: "Echo_1".into(),
-        module: "__main__".into(),
-        class: "Echo".into(),
         replicas,
-        max_batch_size: 1,
-        max_wait: spec::DEFAULT_WAIT,
-        batching: Default::default(),
-        timeout: spec::DEFAULT_TIMEOUT,
-        env: Vec::new(),
-        node_labels: BTreeMap::new(),
-        delivery: Delivery::Retry,
-        attempts: spec::DEFAULT_ATTEMPTS,
-        mime: spec::DEFAULT_MIME.into(),
-        streaming: false,
-        request_headers: Vec::new(),
-        needs: Default::default(),
+        ..StageSpec::new("Echo_1", "__main__", "Echo")
     };
     PipelineSpec {
-        name: PipelineName::new(name).unwrap(),
-        source: PythonSource {
-            dir: "/srv".into(),
-            main: Some("server.py".into()),
-            ..Default::default()
-        },
-        stages: vec![stage],
         routes: vec![RouteSpec {
             path: format!("/{name}"),
             stages: vec![StageIndex(0)],
         }],
-        timeout: spec::DEFAULT_TIMEOUT,
-        capacity: spec::DEFAULT_CAPACITY,
-        max_request_bytes: spec::DEFAULT_MAX_REQUEST_BYTES,
-        openapi: None,
-        rollout: Default::default(),
+        ..PipelineSpec::new(PipelineName::new(name).unwrap(), source, vec![stage])
     }
 }
 

@@ -127,40 +127,29 @@ pub(crate) fn request(id: u64, reply: oneshot::Sender<Outcome>) -> Request {
 /// Stages by index, those in `once` with `at_most_once`, and routes through them.
 pub(crate) fn spec(stages: u16, once: &[u16], routes: &[&[u16]]) -> PipelineSpec {
     let stage = |index| StageSpec {
-        name: format!("S_{index}"),
-        module: "m".into(),
-        class: "S".into(),
-        replicas: 1,
-        max_batch_size: 1,
         max_wait: Duration::ZERO,
-        batching: Default::default(),
         timeout: DEADLINE,
-        env: Vec::new(),
-        node_labels: Default::default(),
         delivery: match once.contains(&index) {
             true => Delivery::AtMostOnce,
             false => Delivery::Retry,
         },
-        attempts: 3,
         mime: "x".into(),
-        streaming: false,
-        request_headers: Vec::new(),
-        needs: Default::default(),
+        ..StageSpec::new(format!("S_{index}"), "m", "S")
     };
     let route = |(index, stages): (usize, &&[u16])| RouteSpec {
         path: format!("/{index}"),
         stages: stages.iter().copied().map(StageIndex).collect(),
     };
     PipelineSpec {
-        name: PipelineName::new("p").unwrap(),
-        source: Default::default(),
-        stages: (0..stages).map(stage).collect(),
         routes: routes.iter().enumerate().map(route).collect(),
         timeout: DEADLINE,
         capacity: 16,
         max_request_bytes: 1024,
-        openapi: None,
-        rollout: Default::default(),
+        ..PipelineSpec::new(
+            PipelineName::new("p").unwrap(),
+            Default::default(),
+            (0..stages).map(stage).collect(),
+        )
     }
 }
 

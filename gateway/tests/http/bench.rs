@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mosec_dispatch::{DispatchMetrics, Dispatched, Payload, Registry, Request, Target, TargetId, Window};
 use mosec_gateway::{Config, Gateway};
-use mosec_types::spec::{DEFAULT_ATTEMPTS, Delivery};
+use mosec_types::spec::PythonSource;
 use mosec_types::topology::{Deployment, Phase};
 use mosec_types::traffic::Counts;
 use mosec_types::{
@@ -49,44 +49,29 @@ pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
 /// One stage `Echo_1` behind `/inference`; the second route, `/text`, has stages of its own.
 pub(crate) fn spec() -> PipelineSpec {
     let stage = |name: &str, mime: &str| StageSpec {
-        name: name.into(),
-        module: "workers".into(),
-        class: "Echo".into(),
-        replicas: 1,
-        max_batch_size: 1,
         max_wait: Duration::ZERO,
-        batching: Default::default(),
         timeout: BOUND,
-        env: Vec::new(),
-        node_labels: Default::default(),
-        delivery: Delivery::Retry,
-        attempts: DEFAULT_ATTEMPTS,
         mime: mime.into(),
-        streaming: false,
-        request_headers: Vec::new(),
-        needs: Default::default(),
+        ..StageSpec::new(name, "workers", "Echo")
     };
     let route = |path: &str, stages: &[u16]| RouteSpec {
         path: path.into(),
         stages: stages.iter().copied().map(StageIndex).collect(),
     };
+    let source = PythonSource {
+        dir: "/srv".into(),
+        ..Default::default()
+    };
+    let stages = vec![
+        stage("Echo_1", "application/json"),
+        stage("Decode_2", "application/json"),
+        stage("Write_3", "text/plain"),
+    ];
     PipelineSpec {
-        name: PipelineName::new("echo").unwrap(),
-        source: mosec_types::spec::PythonSource {
-            dir: "/srv".into(),
-            ..Default::default()
-        },
-        stages: vec![
-            stage("Echo_1", "application/json"),
-            stage("Decode_2", "application/json"),
-            stage("Write_3", "text/plain"),
-        ],
         routes: vec![route("/inference", &[0]), route("/text", &[1, 2])],
         timeout: BOUND,
-        capacity: 1024,
         max_request_bytes: 1024,
-        openapi: None,
-        rollout: Default::default(),
+        ..PipelineSpec::new(PipelineName::new("echo").unwrap(), source, stages)
     }
 }
 

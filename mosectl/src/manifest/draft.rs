@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use mosec_types::spec::{
-    Batching, DEFAULT_ATTEMPTS, DEFAULT_CAPACITY, DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MIME, DEFAULT_TIMEOUT,
-    DEFAULT_WAIT, Delivery, MAX_REPLICAS, PythonSource, RouteSpec,
+    Batching, DEFAULT_ATTEMPTS, DEFAULT_CAPACITY, DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MIME, DEFAULT_ROUTE,
+    DEFAULT_TIMEOUT, DEFAULT_WAIT, Delivery, MAX_REPLICAS, PythonSource, RouteSpec,
 };
 use mosec_types::{Needs, PipelineName, PipelineSpec, RolloutSpec, StageIndex, StageSpec};
 
@@ -45,8 +45,6 @@ pub(super) const STAGE_KEYS: &[&str] = &[
     "memory",
 ];
 pub(super) const ROUTE_KEYS: &[&str] = &["path", "stages"];
-/// MOSEC's path for a server without routes of its own.
-const DEFAULT_ROUTE: &str = "/inference";
 
 /// The manifest's keys as written.
 pub(super) struct Draft {

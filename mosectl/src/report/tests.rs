@@ -7,39 +7,23 @@ use super::*;
 
 fn spec(name: &str) -> PipelineSpec {
     let stage = |name: &str, replicas| StageSpec {
-        name: name.into(),
-        module: "server".into(),
-        class: "Stage".into(),
         replicas,
-        max_batch_size: 1,
-        max_wait: Default::default(),
-        batching: Default::default(),
-        timeout: std::time::Duration::from_secs(3),
-        env: Vec::new(),
-        node_labels: BTreeMap::new(),
-        delivery: Default::default(),
-        attempts: 3,
-        mime: "application/json".into(),
-        streaming: false,
-        request_headers: Vec::new(),
-        needs: Default::default(),
+        ..StageSpec::new(name, "server", "Stage")
+    };
+    let source = PythonSource {
+        dir: "/srv".into(),
+        ..Default::default()
     };
     PipelineSpec {
-        name: PipelineName::new(name).unwrap(),
-        source: PythonSource {
-            dir: "/srv".into(),
-            ..Default::default()
-        },
-        stages: vec![stage("decode", 1), stage("find", 2)],
         routes: vec![RouteSpec {
             path: format!("/{name}"),
             stages: vec![StageIndex(0), StageIndex(1)],
         }],
-        timeout: std::time::Duration::from_secs(3),
-        capacity: 1024,
-        max_request_bytes: 1,
-        openapi: None,
-        rollout: Default::default(),
+        ..PipelineSpec::new(
+            PipelineName::new(name).unwrap(),
+            source,
+            vec![stage("decode", 1), stage("find", 2)],
+        )
     }
 }
 

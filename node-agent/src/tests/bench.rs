@@ -14,7 +14,7 @@ use mosec_shm_ring::{
     AgentChannel, Answer, Arena, ArenaConfig, Batch, ChannelConfig, OnAgentLoss, Payload as RingPayload,
     ShmBackend, ShmConfig, WorkerChannel,
 };
-use mosec_types::spec::{Delivery, PythonSource};
+use mosec_types::spec::PythonSource;
 use mosec_types::topology::{Deployment, Phase};
 use mosec_types::{
     ErrorCode, Generation, NodeId, PipelineName, PipelineSpec, ReplicaId, RequestId, Revision, RouteIndex,
@@ -49,40 +49,31 @@ pub(super) fn key(revision: u64, stage: u16) -> StageKey {
 /// Stages `A`, `B`: route 0 is `A`, route 1 is `A` and `B`, route 2 is `B`.
 pub(crate) fn topology(revision: u64, capacity: u32) -> Topology {
     let stage = |name: &str| StageSpec {
-        name: name.into(),
-        module: "workers".into(),
-        class: name.into(),
-        replicas: 1,
         max_batch_size: 8,
         max_wait: Duration::ZERO,
-        batching: Default::default(),
         timeout: BOUND,
-        env: Vec::new(),
-        node_labels: Default::default(),
-        delivery: Delivery::Retry,
         attempts: 2,
         mime: "x".into(),
-        streaming: false,
-        request_headers: Vec::new(),
-        needs: Default::default(),
+        ..StageSpec::new(name, "workers", name)
     };
     let route = |path: &str, stages: &[u16]| RouteSpec {
         path: path.into(),
         stages: stages.iter().copied().map(StageIndex).collect(),
     };
+    let source = PythonSource {
+        dir: "/srv".into(),
+        ..Default::default()
+    };
     let spec = PipelineSpec {
-        name: PipelineName::new("p").unwrap(),
-        source: PythonSource {
-            dir: "/srv".into(),
-            ..Default::default()
-        },
-        stages: vec![stage("A"), stage("B")],
         routes: vec![route("/a", &[0]), route("/ab", &[0, 1]), route("/b", &[1])],
         timeout: BOUND,
         capacity,
         max_request_bytes: 1024,
-        openapi: None,
-        rollout: Default::default(),
+        ..PipelineSpec::new(
+            PipelineName::new("p").unwrap(),
+            source,
+            vec![stage("A"), stage("B")],
+        )
     };
     let deployment = Deployment::new(Revision(revision), Arc::new(spec), Phase::Serving, Vec::new());
     Topology {
