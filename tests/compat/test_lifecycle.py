@@ -292,7 +292,7 @@ IS_EXAMPLE = "announced: an array is an example as any other"
 )
 def test_array_as_example(run: Run) -> None:
     """An example that has no truth value."""
-    with run.serve("lifecycle.py", "--what", "array", wait=False) as service:
+    with run.serve("array_example.py", wait=False) as service:
         service.until(lambda: service.process.poll() is not None or service.get("/").status == 200)
         run.see("service", service.post(b"1").short(), spec="refused ")
         run.see("examples", service.note("examples").split("\n")[0], spec="")

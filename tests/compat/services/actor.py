@@ -9,7 +9,6 @@ import threading
 import time
 from typing import Any
 
-import numpy as np
 from acts import failure, note
 
 from mosec import Runtime, Server, Worker
@@ -126,6 +125,8 @@ def shape(kind: str | None, results: list[Any]) -> Any:
     if kind == "tuple":
         return tuple(results)
     if kind == "array":
+        import numpy as np  # not above: hundreds of processes load this file, and loading NumPy is half of their start
+
         return np.arange(len(results)).astype(object)
     if kind == "generator":
         return (one for one in results)

@@ -8,7 +8,6 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 from actor import wait_for
 from acts import note
 
@@ -109,16 +108,6 @@ class FalsyExample(Worker):
         return data
 
 
-class ArrayExample(Worker):
-    """An array has no truth value."""
-
-    example = np.array([1, 2])
-
-    def forward(self, data: Any) -> Any:
-        note("examples", f"array {data}")
-        return data
-
-
 class InstanceExample(Worker):
     def __init__(self) -> None:
         self.example = "of the instance"
@@ -167,8 +156,6 @@ if __name__ == "__main__":
     server = Server()
     if values.what == "slow":
         server.append_worker(Slow)
-    elif values.what == "array":
-        server.append_worker(ArrayExample)
     elif values.what == "refuses":
         server.append_worker(Refuses)
     elif values.what == "leaves":
