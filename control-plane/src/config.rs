@@ -10,6 +10,7 @@ use mosec_wire::tls::{Identity, Role};
 use crate::authority::Authority;
 use crate::bundles::BundleLimits;
 use crate::raft::MemberId;
+use crate::raft::format::Formats;
 use crate::reconcile::lease::LeaseTiming;
 
 /// Default of [`Config::healthy_deadline`]: a large model's load from a warm disk, and half again.
@@ -40,6 +41,8 @@ pub struct Config {
     pub bundles: BundleLimits,
     /// How long a revision may take to become healthy where its deployer does not say.
     pub healthy_deadline: Duration,
+    /// Formats of commands and state that this member can work with: the build's own. Tests play other builds.
+    pub formats: Formats,
 }
 
 /// How peers are told from strangers.
@@ -116,6 +119,7 @@ impl Config {
             leases: LeaseTiming::default(),
             bundles: BundleLimits::default(),
             healthy_deadline: DEFAULT_HEALTHY_DEADLINE,
+            formats: Formats::BUILD,
         }
     }
 

@@ -228,6 +228,7 @@ impl ControlPlane {
             inbox: inbox.clone(),
             cluster_id: config.cluster_id.clone(),
             member: config.member,
+            formats: config.formats,
         };
         Ok(Self {
             address,

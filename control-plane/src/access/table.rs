@@ -69,6 +69,8 @@ const TABLE: &[(&str, May)] = &[
     ("/mosec.raft.v1.Raft/AppendEntries", May::Only(MEMBERS)),
     ("/mosec.raft.v1.Raft/Vote", May::Only(MEMBERS)),
     ("/mosec.raft.v1.Raft/InstallSnapshot", May::Only(MEMBERS)),
+    // Of people, those who restore a member from a backup.
+    ("/mosec.raft.v1.Raft/Describe", May::Only(ADMINS)),
 ];
 
 /// Whether `caller` may make the call at `path`, `/<package>.<service>/<call>`.

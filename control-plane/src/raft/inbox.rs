@@ -8,7 +8,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
-use super::admission::{Admission, Admit};
+use super::admission::{Admission, Admit, Position};
 use super::elector::Heard;
 use super::{MemberId, Raft, TypeConfig, Vote};
 
@@ -50,6 +50,20 @@ impl Inbox {
             self.heard.note();
         }
         answer
+    }
+
+    /// This member's vote and the end of its log.
+    pub async fn position(&self) -> Result<Position, RaftError<MemberId>> {
+        // No vote at all is never granted, and the answer tells both.
+        let question = VoteRequest {
+            vote: Vote::default(),
+            last_log_id: None,
+        };
+        let answer = self.raft.vote(question).await?;
+        Ok(Position {
+            vote: answer.vote,
+            last_log_id: answer.last_log_id,
+        })
     }
 
     pub async fn install_snapshot(

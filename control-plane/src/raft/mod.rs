@@ -9,7 +9,9 @@
 pub mod admission;
 pub mod blocking;
 pub mod codec;
+pub mod describe;
 pub mod elector;
+pub mod format;
 pub mod handle;
 pub mod inbox;
 pub mod kv;

@@ -1,19 +1,25 @@
 //! Raft messages from other members, over gRPC.
 
-use mosec_wire::control::raft::{Addressing, RaftReply, RaftRequest, SnapshotChunk, raft_server};
+use mosec_wire::control::raft::{
+    Addressing, DescribeReply, DescribeRequest, RaftReply, RaftRequest, SnapshotChunk, raft_server,
+};
+use openraft::error::RaftError;
 use openraft::raft::InstallSnapshotRequest;
 use serde::Serialize;
 use tonic::{Request, Response, Status};
 
+use super::admission::Position;
 use super::codec::CodecError;
+use super::format::{BUILD, Formats};
 use super::inbox::Inbox;
-use super::{MemberId, TypeConfig, codec};
+use super::{MemberId, TypeConfig, codec, describe};
 
 /// Hands messages that are meant for this member to its Raft.
 pub struct RaftService {
     pub inbox: Inbox,
     pub cluster_id: String,
     pub member: MemberId,
+    pub formats: Formats,
 }
 
 impl RaftService {
@@ -38,6 +44,10 @@ impl RaftService {
 
 fn unreadable(error: CodecError) -> Status {
     Status::invalid_argument(format!("payload: {error}"))
+}
+
+fn stopped(error: RaftError<MemberId>) -> Status {
+    Status::unavailable(format!("this member has stopped: {error}"))
 }
 
 fn reply<T: Serialize>(result: &T) -> Result<Response<RaftReply>, Status> {
@@ -68,5 +78,23 @@ impl raft_server::Raft for RaftService {
             codec::decode(&chunk.payload).map_err(unreadable)?;
         message.data = chunk.data.into();
         reply(&self.inbox.install_snapshot(message).await)
+    }
+
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
+        let Position { vote, last_log_id } = self.inbox.position().await.map_err(stopped)?;
+        let metrics = self.inbox.raft.metrics();
+        let metrics = metrics.borrow();
+        Ok(Response::new(DescribeReply {
+            cluster_id: self.cluster_id.clone(),
+            member: self.member,
+            build: BUILD.to_owned(),
+            formats: Some(self.formats.into()),
+            vote: Some(describe::vote(&vote)),
+            last_log: last_log_id.as_ref().map(describe::log_id),
+            last_applied: metrics.last_applied.as_ref().map(describe::log_id),
+            level: self.inbox.admission.is_level(),
+            leader: metrics.current_leader,
+            membership: Some(describe::membership(&metrics.membership_config)),
+        }))
     }
 }

@@ -8,6 +8,7 @@
 mod agents;
 mod availability;
 mod bundles;
+mod describe;
 mod harness;
 mod joining;
 mod processes;
