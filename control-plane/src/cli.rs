@@ -29,10 +29,14 @@ struct Args {
     /// Number of this node among the peers.
     #[arg(long, env = "MOSEC_NODE_ID", default_value_t = 1)]
     node_id: u64,
-    /// All nodes, this one included, as 1=host:port,2=host:port,3=host:port, the same on each. A single node needs
-    /// none, unless clients reach it under another address than it listens on.
+    /// All nodes that found the cluster, this one included, as 1=host:port,2=host:port,3=host:port, the same on each. A
+    /// single node needs none, unless clients reach it under another address than it listens on.
     #[arg(long, env = "MOSEC_PEERS", value_delimiter = ',', value_parser = parse_peer)]
     peers: Vec<(u64, String)>,
+    /// Some nodes of a cluster that exists, as host:port,host:port, instead of --peers: this node is empty, and added
+    /// to it with `mosectl cluster add`.
+    #[arg(long, env = "MOSEC_SEEDS", value_delimiter = ',', conflicts_with = "peers")]
+    seeds: Vec<String>,
     /// Address to serve clients and the other nodes on.
     #[arg(long, env = "MOSEC_LISTEN", default_value = "0.0.0.0:7400")]
     listen: SocketAddr,
@@ -139,7 +143,8 @@ impl Args {
             return Ok(identity);
         }
         let others = self.peers.iter().filter(|(id, _)| *id != self.node_id);
-        let others: Vec<_> = others.map(|(_, address)| address.clone()).collect();
+        let others = others.map(|(_, address)| address);
+        let others: Vec<_> = others.chain(&self.seeds).cloned().collect();
         let target = JoinTarget {
             dir,
             control_plane: &others,
@@ -174,6 +179,7 @@ impl Args {
             member: self.node_id,
             listen: self.listen,
             peers,
+            seeds: self.seeds.clone(),
             data_dir: Some(self.data_dir.clone()),
             security,
             authority,

@@ -27,8 +27,11 @@ pub struct Config {
     pub member: MemberId,
     /// Where the API and Raft are served; port 0 takes any, which only a single node can.
     pub listen: SocketAddr,
-    /// `host:port` of every member, this one included, the same on each; empty for a single node.
+    /// `host:port` of every member that founds the cluster, this one included, the same on each; empty for a single node.
+    /// Later members are in the log.
     pub peers: BTreeMap<MemberId, String>,
+    /// `host:port` of members of a cluster that this one is added to, instead of `peers`.
+    pub seeds: Vec<String>,
     /// Log and snapshots; in memory only where absent.
     pub data_dir: Option<PathBuf>,
     pub security: Security,
@@ -89,6 +92,10 @@ pub enum ConfigError {
     ClusterId(String),
     #[error("peers: member {0} itself is missing")]
     NotAPeer(MemberId),
+    #[error(
+        "peers and seeds: expected one of them, found both: peers found a cluster, seeds are of one that exists"
+    )]
+    PeersAndSeeds,
     #[error("peers: expected 1, 3 or 5 members, found {0}")]
     Members(usize),
     #[error("raft: expected a heartbeat of at least {MIN_HEARTBEAT:?}, found {0:?}")]
@@ -111,6 +118,7 @@ impl Config {
             member: 1,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             peers: BTreeMap::new(),
+            seeds: Vec::new(),
             data_dir: None,
             security: Security::Insecure,
             authority: None,
@@ -126,6 +134,9 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         if !(1..=64).contains(&self.cluster_id.len()) {
             return Err(ConfigError::ClusterId(self.cluster_id.clone()));
+        }
+        if !self.peers.is_empty() && !self.seeds.is_empty() {
+            return Err(ConfigError::PeersAndSeeds);
         }
         match self.peers.len() {
             0 => {}
@@ -175,6 +186,7 @@ mod tests {
             (ConfigError::ClusterId(String::new()), |c| c.cluster_id.clear()),
             (ConfigError::NotAPeer(4), |c| c.member = 4),
             (ConfigError::Members(2), |c| drop(c.peers.remove(&3))),
+            (ConfigError::PeersAndSeeds, |c| c.seeds.push("host-1:7000".into())),
             (ConfigError::Heartbeat(Duration::ZERO), |c| {
                 c.raft.heartbeat = Duration::ZERO
             }),

@@ -68,6 +68,7 @@ impl Feed {
         let update = proto::TopologyUpdate {
             version: topology.version,
             change: Some(Change::Delta((&delta).into())),
+            members: Vec::new(),
         };
         let kept = Kept {
             from_version: state.newest.version,
@@ -132,6 +133,7 @@ fn whole(topology: &Topology) -> proto::TopologyUpdate {
     proto::TopologyUpdate {
         version: topology.version,
         change: Some(Change::Full(topology.into())),
+        members: Vec::new(),
     }
 }
 

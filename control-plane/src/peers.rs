@@ -1,60 +1,103 @@
-//! Where the other members are, and the connections to them.
+//! Who belongs to the control plane, where the members are, and the connections to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use mosec_wire::control::EndpointError;
 use mosec_wire::control::endpoint::Channels;
 use mosec_wire::tls::LiveIdentity;
+use openraft::{BasicNode, Membership, RaftMetrics};
 use parking_lot::Mutex;
+use tokio::sync::watch::Receiver;
 use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::raft::MemberId;
 
-/// Addresses from the configuration, which win over those in the log: so a member is moved by a restart of all with
-/// new flags.
+/// The members: those of the configuration until there is a log, and those of the log from then on.
+///
+/// Addresses from the configuration win over those in the log: so all members are moved by a restart with new flags.
 pub struct Peers {
-    addresses: BTreeMap<MemberId, String>,
+    configured: BTreeMap<MemberId, String>,
+    raft: OnceLock<Receiver<RaftMetrics<MemberId, BasicNode>>>,
     channels: Mutex<Channels>,
     unreachable: Mutex<BTreeSet<MemberId>>,
 }
 
 impl Peers {
-    pub fn new(addresses: BTreeMap<MemberId, String>, identity: Option<LiveIdentity>) -> Self {
+    pub fn new(configured: BTreeMap<MemberId, String>, identity: Option<LiveIdentity>) -> Self {
         Self {
-            addresses,
+            configured,
+            raft: OnceLock::new(),
             channels: Mutex::new(Channels::new(identity)),
             unreachable: Mutex::default(),
         }
     }
 
-    /// Every member, this one included.
-    pub fn members(&self) -> impl Iterator<Item = MemberId> + '_ {
-        self.addresses.keys().copied()
+    /// Follows the membership in the log from now on. Raft is made after this, with it in hand.
+    pub fn follow(&self, raft: Receiver<RaftMetrics<MemberId, BasicNode>>) {
+        // A second Raft would be a second member.
+        self.raft.set(raft).ok();
+    }
+
+    /// The newest membership in the log, be it committed or not; the configured one where there is no log.
+    pub fn membership(&self) -> Membership<MemberId, BasicNode> {
+        if let Some(raft) = self.raft.get() {
+            let raft = raft.borrow();
+            let logged = raft.membership_config.membership();
+            if logged.voter_ids().next().is_some() {
+                return logged.clone();
+            }
+        }
+        let nodes: BTreeMap<_, _> = self
+            .configured
+            .iter()
+            .map(|(&member, address)| (member, BasicNode::new(address)))
+            .collect();
+        Membership::new(vec![nodes.keys().copied().collect()], nodes)
+    }
+
+    /// The address of a member in the configuration.
+    pub fn configured(&self, member: MemberId) -> Option<&str> {
+        self.configured.get(&member).map(String::as_str)
     }
 
     /// The member's `host:port`: as configured, else `logged`.
     pub fn address<'a>(&'a self, member: MemberId, logged: &'a str) -> &'a str {
-        self.addresses.get(&member).map_or(logged, String::as_str)
+        self.configured(member).unwrap_or(logged)
     }
 
-    /// The other members with their addresses, in the order of their numbers.
+    /// The other members with their addresses, learners too, in the order of their numbers.
     pub fn others(&self, own: MemberId) -> Vec<(MemberId, String)> {
-        let others = self.addresses.iter().filter(|(member, _)| **member != own);
+        let membership = self.membership();
+        let others = membership.nodes().filter(|(member, _)| **member != own);
         others
-            .map(|(&member, address)| (member, address.clone()))
+            .map(|(&member, node)| (member, self.address(member, &node.addr).to_owned()))
+            .collect()
+    }
+
+    /// Where the members are, learners too, in the order of their numbers.
+    pub fn addresses(&self) -> Vec<String> {
+        let membership = self.membership();
+        let nodes = membership.nodes();
+        nodes
+            .map(|(&member, node)| self.address(member, &node.addr).to_owned())
             .collect()
     }
 
     /// A channel to a member, shared by all that talk to it.
     pub fn channel(&self, member: MemberId, logged: &str) -> Result<Channel, EndpointError> {
-        let address = self.address(member, logged);
+        self.channel_at(self.address(member, logged))
+    }
+
+    /// A channel to an address, shared by all that talk to it.
+    pub fn channel_at(&self, address: &str) -> Result<Channel, EndpointError> {
         self.channels.lock().get(address)
     }
 
-    /// A connection to a member that is shared with nobody: for bulk, behind which heartbeats would have to wait.
-    pub fn own_channel(&self, member: MemberId) -> Result<Channel, EndpointError> {
-        self.channels.lock().own(self.address(member, ""))
+    /// A connection to an address that is shared with nobody: for bulk, behind which heartbeats would have to wait.
+    pub fn own_channel(&self, address: &str) -> Result<Channel, EndpointError> {
+        self.channels.lock().own(address)
     }
 
     /// Notes whether a message reached a member, and logs where that is news.
@@ -67,5 +110,36 @@ impl Peers {
             None if unreachable.remove(&member) => tracing::info!(member, "member is reachable again"),
             _ => {}
         }
+    }
+}
+
+/// Whether `some` are a majority of the voters: of both sets, while a change is under way.
+pub fn are_majority(membership: &Membership<MemberId, BasicNode>, some: &BTreeSet<MemberId>) -> bool {
+    let sets = membership.get_joint_config();
+    sets.iter()
+        .all(|voters| voters.intersection(some).count() > voters.len() / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_majority_is_one_of_both_sets_during_a_change() {
+        let sets = vec![BTreeSet::from([1, 2, 3]), BTreeSet::from([3, 4, 5])];
+        let nodes: BTreeMap<_, _> = (1..=5).map(|id| (id, BasicNode::new(id))).collect();
+        let joint = Membership::new(sets, nodes);
+        assert!(are_majority(&joint, &BTreeSet::from([2, 3, 4])));
+        assert!(!are_majority(&joint, &BTreeSet::from([1, 2, 3])));
+        assert!(!are_majority(&joint, &BTreeSet::from([1, 2])));
+    }
+
+    #[test]
+    fn without_a_log_the_configuration_counts() {
+        let peers = Peers::new(BTreeMap::from([(1, "a:1".into()), (2, "b:1".into())]), None);
+        let voters: Vec<_> = peers.membership().voter_ids().collect();
+        assert_eq!(voters, [1, 2]);
+        assert_eq!(peers.others(1), [(2, "b:1".to_owned())]);
+        assert_eq!(peers.address(3, "c:1"), "c:1");
     }
 }

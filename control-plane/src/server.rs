@@ -30,6 +30,7 @@ use tower::layer::util::{Identity as NoLayer, Stack};
 use crate::access::layer::AccessLayer;
 use crate::api::Api;
 use crate::api::join::MAX_JOINS;
+use crate::api::members::MissingBundles;
 use crate::authority::Authority;
 use crate::bundles::Bundles;
 use crate::bundles::files::BundleFiles;
@@ -42,19 +43,20 @@ use crate::incoming::connections;
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::peers::Peers;
-use crate::raft::Raft;
 use crate::raft::admission::{self, Admission, Others};
 use crate::raft::elector::{self, Heard, Turns};
 use crate::raft::handle::Handle;
 use crate::raft::inbox::Inbox;
 use crate::raft::kv::{KvError, LogKv};
 use crate::raft::log_store::{LogStore, OpenError, Owner};
+use crate::raft::members::{Members, finish_changes, until_removed};
 use crate::raft::memory_kv::MemoryKv;
 use crate::raft::network::Network;
 use crate::raft::service::RaftService;
 use crate::raft::sled_kv::SledKv;
 use crate::raft::snapshot::{SnapshotDir, SnapshotError};
 use crate::raft::state_machine::{RestoreError, Snapshots, StateMachine};
+use crate::raft::{MemberId, Raft};
 use crate::reconcile::{Leadership, Reconciler};
 use crate::state::Model;
 
@@ -111,6 +113,10 @@ pub enum RunError {
     Serve(#[from] transport::Error),
     #[error("raft has stopped: {0}")]
     Raft(String),
+    #[error(
+        "member {0} was removed from the cluster: its --data-dir is of no more use, and another start of no help"
+    )]
+    Removed(MemberId),
     #[error("a task of the node panicked")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -131,7 +137,7 @@ pub struct ControlPlane {
     closing: CancellationToken,
     inbox: Inbox,
     others: Others<Network>,
-    turns: Turns,
+    heartbeat: Duration,
     /// Everyone's address, where this node founds the cluster.
     founding: Option<BTreeMap<u64, BasicNode>>,
 }
@@ -157,7 +163,7 @@ impl ControlPlane {
             address: config.listen,
             source,
         })?;
-        if config.peers.is_empty() {
+        if config.peers.is_empty() && config.seeds.is_empty() {
             config.peers.insert(config.member, address.to_string());
         }
         let trusted = config.security.identity().map(Identity::ca_pem);
@@ -175,7 +181,7 @@ impl ControlPlane {
         let heard = Arc::new(Heard::default());
         let renewal = match (&identity, config.identity_dir.clone()) {
             (Some(identity), Some(dir)) => {
-                let addresses = config.peers.values().cloned().collect();
+                let addresses = config.peers.values().chain(&config.seeds).cloned().collect();
                 let client = ControlClient::new(ClientConfig::live(addresses, Some(identity.clone())))?;
                 Some((client, dir))
             }
@@ -190,6 +196,7 @@ impl ControlPlane {
         let raft_config = Arc::new(raft_config(&config)?);
         let raft = Raft::new(config.member, raft_config, network.clone(), log.clone(), machine).await;
         let raft = raft.map_err(|error| BuildError::Raft(error.to_string()))?;
+        peers.follow(raft.metrics());
         let lease = Turns::lease(config.raft.heartbeat);
         let handle = Handle {
             raft,
@@ -198,8 +205,6 @@ impl ControlPlane {
             quorum_timeout: QUORUM_TIMEOUT,
             lease,
         };
-        let rank = config.peers.keys().position(|&member| member == config.member);
-        let turns = Turns::new(config.raft.heartbeat, rank.unwrap_or(0), config.peers.len());
         let leadership = Arc::new(Leadership::default());
         let store = open_bundles(&config).await?;
         let bundles = Bundles::new(store, config.bundles, config.member, handle.peers.clone());
@@ -215,6 +220,15 @@ impl ControlPlane {
             healthy_deadline: config.healthy_deadline,
             authority: config.authority.clone(),
             joins: Arc::new(Semaphore::new(MAX_JOINS)),
+            members: Members {
+                cluster_id: config.cluster_id.clone(),
+                handle: handle.clone(),
+                asker: network.clone(),
+                code: MissingBundles {
+                    bundles: bundles.clone(),
+                    model: model.clone(),
+                },
+            },
             bundles: bundles.clone(),
             metrics: metrics.clone(),
             closing: closing.clone(),
@@ -238,12 +252,14 @@ impl ControlPlane {
             renewal,
             founding: founding(&config),
             others: Others {
-                network,
-                members: nodes(&config),
+                asker: network.clone(),
+                cluster_id: config.cluster_id.clone(),
                 own: config.member,
+                founders: nodes(&config),
+                seeds: config.seeds.clone(),
             },
             inbox,
-            turns,
+            heartbeat: config.raft.heartbeat,
             monitor: Monitor {
                 handle: handle.clone(),
                 leadership: leadership.clone(),
@@ -293,6 +309,20 @@ impl ControlPlane {
             keeper.run(ended).await;
             Ok(())
         });
+        let (handle, ended) = (self.monitor.handle.clone(), closing.clone());
+        tasks.spawn(async move {
+            finish_changes(handle, ended).await;
+            Ok(())
+        });
+        let (handle, heard) = (self.monitor.handle.clone(), self.inbox.heard.clone());
+        let (cluster_id, asker) = (self.others.cluster_id.clone(), self.others.asker.clone());
+        let ended = closing.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => Ok(()),
+                () = until_removed(&handle, &cluster_id, &asker, &heard) => Err(RunError::Removed(member)),
+            }
+        });
         tasks.spawn(self.monitor.run(closing.clone()));
         let ((feed, model), ended) = (self.following, closing.clone());
         tasks.spawn(async move {
@@ -307,9 +337,9 @@ impl ControlPlane {
                 Ok(())
             });
         }
-        let (inbox, turns, ended) = (self.inbox.clone(), self.turns, closing.clone());
+        let (inbox, heartbeat, ended) = (self.inbox.clone(), self.heartbeat, closing.clone());
         tasks.spawn(async move {
-            elector::run(inbox, member, turns, ended).await;
+            elector::run(inbox, member, heartbeat, ended).await;
             Ok(())
         });
         let (inbox, others, founding, ended) = (self.inbox, self.others, self.founding, closing.clone());

@@ -99,7 +99,6 @@ pub struct Habits {
 
 pub struct Client {
     pub id: u64,
-    pub members: u64,
     pub net: Arc<Net>,
     pub notes: Arc<Notes>,
     pub habits: Habits,
@@ -112,10 +111,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(id: u64, seed: u64, members: u64, net: Arc<Net>, notes: Arc<Notes>, habits: Habits) -> Self {
+    pub fn new(id: u64, seed: u64, net: Arc<Net>, notes: Arc<Notes>, habits: Habits) -> Self {
         Self {
             id,
-            members,
             net,
             notes,
             habits,
@@ -185,7 +183,8 @@ impl Client {
         };
         let mut outcome = Outcome::Unknown;
         for _ in 0..tries {
-            let member = self.rng.random_range(1..=self.members);
+            let roster = self.net.roster();
+            let member = roster[self.rng.random_range(0..roster.len())];
             outcome = self.attempt(member, &act).await;
             if outcome != Outcome::Unknown {
                 break;

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_control_plane::raft::MemberId;
+use mosec_control_plane::raft::members::Progress;
 use mosec_control_plane::state::{Command, Proposal, Reply};
 use mosec_types::{Incarnation, NodeId};
-use openraft::ServerState;
+use openraft::{ChangeMembers, ServerState};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::client::view;
+use crate::faults::step;
 use crate::member::Member;
 use crate::net::Net;
-use crate::run::{Setup, in_virtual_time, members};
+use crate::run::{Setup, another, in_virtual_time, members};
 
 /// Virtual time after which something that is awaited will not come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,6 +42,38 @@ impl Cluster {
 
     fn member(&mut self, id: MemberId) -> &mut Member {
         self.members.get_mut(&id).unwrap()
+    }
+
+    /// Takes steps of a change until it is done or refused.
+    async fn change(&self, member: MemberId, adds: bool) -> Result<(), String> {
+        let steps = async {
+            loop {
+                if let Some(leader) = self.leader().and_then(|id| self.net.member(id)) {
+                    match step(self.net.clone(), leader, member, adds).await {
+                        Some(Ok(Progress::Done)) => return Ok(()),
+                        Some(Err(refused)) if refused.by_policy => return Err(refused.why),
+                        _ => {}
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, steps)
+            .await
+            .expect("a change of members ends")
+    }
+
+    async fn add(&mut self, member: MemberId) {
+        let mut added = another(member, member, &self.net, self.members.keys().copied());
+        added.start().await.unwrap();
+        self.members.insert(member, added);
+        self.change(member, true).await.unwrap();
+    }
+
+    /// Removes a member, and ends its process.
+    async fn remove(&mut self, member: MemberId) {
+        self.change(member, false).await.unwrap();
+        self.members.remove(&member).unwrap().kill(false);
     }
 
     fn leader(&self) -> Option<MemberId> {
@@ -113,6 +147,65 @@ fn a_leader_that_lost_the_end_of_its_log_gives_no_number_away_twice() {
                 vec![["a", "b", "c"]; 3],
                 "seed {seed}"
             );
+        });
+    }
+}
+
+#[test]
+fn members_are_replaced_one_by_one() {
+    in_virtual_time(async {
+        let mut cluster = Cluster::start(7).await;
+        cluster.register("n0").await;
+        for (old, new) in [(1, 4), (2, 5), (3, 6)] {
+            cluster.add(new).await;
+            cluster.remove(old).await;
+        }
+        let version = cluster.register("n1").await;
+        assert_eq!(cluster.nodes(version).await, vec![["n0", "n1"]; 3]);
+        cluster.remove(4).await;
+        cluster.remove(5).await;
+        let version = cluster.register("n2").await;
+        assert_eq!(cluster.nodes(version).await, vec![["n0", "n1", "n2"]]);
+        let refused = cluster.change(6, false).await;
+        assert_eq!(
+            refused,
+            Err("member 6 is the only one: without it there is no control plane".to_owned())
+        );
+    });
+}
+
+#[test]
+fn a_change_that_its_leader_left_in_the_middle_is_ended_by_the_next() {
+    for seed in 0..10 {
+        in_virtual_time(async {
+            let mut cluster = Cluster::start(seed).await;
+            let version = cluster.register("a").await;
+            cluster.nodes(version).await;
+            let leader = cluster.leader().expect("somebody leads");
+            let (gone, stays) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+            // Its way back is cut: the first half reaches the other, and its leader does not learn of that.
+            cluster.net.cut(stays, leader);
+            let raft = cluster.net.member(leader).unwrap().handle.raft.clone();
+            cluster.member(gone).kill(false);
+            let removal = ChangeMembers::RemoveVoters([gone].into());
+            let asked = tokio::spawn(async move { raft.change_membership(removal, false).await });
+            let mut there = cluster.net.member(stays).unwrap().handle.raft.metrics();
+            let is_joint = |sets: &Vec<_>| sets.len() > 1;
+            let joint =
+                there.wait_for(|raft| is_joint(raft.membership_config.membership().get_joint_config()));
+            tokio::time::timeout(PATIENCE, joint).await.unwrap().unwrap();
+            cluster.member(leader).kill(false);
+            asked.abort();
+            cluster.net.heal();
+            cluster.member(gone).start().await.unwrap();
+            cluster.member(leader).start().await.unwrap();
+            let voters = [leader.min(stays), leader.max(stays)];
+            let ended = there.wait_for(|raft| {
+                let membership = raft.membership_config.membership();
+                !is_joint(membership.get_joint_config()) && membership.voter_ids().eq(voters)
+            });
+            let ended = tokio::time::timeout(PATIENCE, ended).await;
+            assert!(ended.is_ok(), "seed {seed}");
         });
     }
 }

@@ -5,13 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_control_plane::raft::MemberId;
+use mosec_control_plane::raft::members::{ChangeError, Progress};
 use openraft::ServerState;
 use rand::Rng;
 use rand::rngs::StdRng;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::member::Member;
-use crate::net::{Net, Weather};
+use crate::member::{Live, Member};
+use crate::net::{Answer, Net, Weather, address};
+use crate::run::another;
+
+/// Time for a change of members with nothing in the way: elections, filling, and as much again.
+const CHANGE: Duration = Duration::from_secs(20);
+/// Time for one step of it.
+const STEP: Duration = Duration::from_secs(6);
 
 /// How often each fault was injected.
 pub type Faults = BTreeMap<&'static str, u64>;
@@ -23,12 +31,46 @@ pub struct Troubles {
     net: Arc<Net>,
     rng: StdRng,
     wipes: bool,
+    changes: bool,
+    /// The change of members that is under way.
+    change: Option<Change>,
+    last_id: MemberId,
+    /// The last answer, for people.
+    answered: Answered,
     faults: Faults,
 }
 
+/// A member that comes or goes.
+struct Change {
+    member: MemberId,
+    adds: bool,
+    /// The step that a leader was asked for.
+    step: Option<JoinHandle<Answered>>,
+}
+
+/// What a leader answered, if it did.
+type Answered = Option<Result<Progress, Refused>>;
+
+/// Why a leader takes no step.
+#[derive(Debug)]
+pub struct Refused {
+    pub by_policy: bool,
+    pub why: String,
+}
+
 impl Troubles {
-    pub fn new(members: BTreeMap<MemberId, Member>, net: Arc<Net>, rng: StdRng, wipes: bool) -> Self {
+    pub fn new(
+        members: BTreeMap<MemberId, Member>,
+        net: Arc<Net>,
+        rng: StdRng,
+        wipes: bool,
+        changes: bool,
+    ) -> Self {
         Self {
+            changes,
+            change: None,
+            answered: None,
+            last_id: members.keys().next_back().copied().unwrap_or(0),
             members,
             down: BTreeSet::new(),
             stalled: BTreeSet::new(),
@@ -41,6 +83,11 @@ impl Troubles {
 
     pub fn faults(&self) -> Faults {
         self.faults.clone()
+    }
+
+    /// Those that there are.
+    pub fn members(&self) -> Vec<MemberId> {
+        self.members.keys().copied().collect()
     }
 
     /// Starts all members, highest number first, so that those who wait are there when the first one founds.
@@ -58,8 +105,80 @@ impl Troubles {
             tokio::time::sleep(pause).await;
             self.one().await?;
             self.check()?;
+            self.change_members().await?;
         }
         Ok(())
+    }
+
+    /// Begins a change of members now and then, and takes the next step of the one that is under way.
+    async fn change_members(&mut self) -> Result<(), String> {
+        if !self.changes {
+            return Ok(());
+        }
+        let Some(change) = &mut self.change else {
+            if self.rng.random_bool(0.3) {
+                self.begin_change().await?;
+            }
+            return Ok(());
+        };
+        let (member, adds) = (change.member, change.adds);
+        if let Some(step) = change.step.take_if(|step| step.is_finished())
+            && let Ok(answered) = step.await
+        {
+            self.answered = answered;
+            if !matches!(self.answered, Some(Ok(Progress::Done))) {
+                return Ok(());
+            }
+            self.change = None;
+            match adds {
+                true => self.count("member added"),
+                false => {
+                    self.retire(member);
+                    self.count("member removed");
+                }
+            }
+            return Ok(());
+        }
+        if let Some(leader) = self.leader().and_then(|id| self.net.member(id))
+            && let Some(change) = &mut self.change
+            && change.step.is_none()
+        {
+            change.step = Some(tokio::spawn(step(self.net.clone(), leader, member, adds)));
+        }
+        Ok(())
+    }
+
+    async fn begin_change(&mut self) -> Result<(), String> {
+        let there = self.members.len();
+        let adds = there <= 2 || (there < 6 && self.rng.random_bool(0.5));
+        let member = match adds {
+            true => {
+                self.last_id += 1;
+                let id = self.last_id;
+                let mut member = another(id, self.rng.random(), &self.net, self.members.keys().copied());
+                member.start().await?;
+                self.members.insert(id, member);
+                self.net.enrol(id);
+                id
+            }
+            false => self.any(),
+        };
+        self.change = Some(Change {
+            member,
+            adds,
+            step: None,
+        });
+        Ok(())
+    }
+
+    /// Ends a member that belongs to the others no more, for good.
+    fn retire(&mut self, member: MemberId) {
+        self.net.strike(member);
+        self.down.remove(&member);
+        self.stalled.remove(&member);
+        if let Some(mut retired) = self.members.remove(&member) {
+            retired.kill(false);
+        }
     }
 
     /// Ends all troubles.
@@ -71,6 +190,20 @@ impl Troubles {
         }
         self.resume();
         self.restart_all().await?;
+        let end = Instant::now() + CHANGE;
+        while self.change.is_some() {
+            self.change_members().await?;
+            if Instant::now() > end {
+                let members = self.members.keys().filter_map(|&id| self.net.member(id));
+                let members: Vec<_> = members.map(|live| live.describe()).collect();
+                let change = self.change.as_ref().map(|change| (change.member, change.adds));
+                return Err(format!(
+                    "a change of members ({change:?}, {:?}) did not end within {CHANGE:?}: {members:#?}",
+                    self.answered
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         self.check()
     }
 
@@ -165,7 +298,8 @@ impl Troubles {
     }
 
     fn any(&mut self) -> MemberId {
-        self.rng.random_range(1..=self.members.len() as u64)
+        let members = self.members();
+        members[self.rng.random_range(0..members.len())]
     }
 
     fn up(&self) -> Vec<MemberId> {
@@ -245,7 +379,8 @@ impl Troubles {
                 .member(*id)
                 .is_some_and(|live| live.inbox.admission.is_level())
         };
-        if !self.members.keys().all(level) {
+        // One that is being added or removed has been promised nothing of the kind, nor have two: both make each majority.
+        if self.change.is_some() || self.members.len() < 3 || !self.members.keys().all(level) {
             return Ok(());
         }
         self.count("disk lost");
@@ -268,4 +403,24 @@ impl Troubles {
             None => Ok(()),
         }
     }
+}
+
+/// Asks a leader for the next step of a change.
+pub async fn step(net: Arc<Net>, leader: Arc<Live>, member: MemberId, adds: bool) -> Answered {
+    let work = |leader: Arc<Live>| -> Answer<Answered> {
+        Box::pin(async move {
+            let note = async || Ok::<_, ChangeError>(());
+            let done = match adds {
+                true => leader.members.add(member, &address(member), note).await,
+                false => leader.members.remove(member, note).await,
+            };
+            Some(done.map_err(|error| Refused {
+                by_policy: matches!(error, ChangeError::Refused(_)),
+                why: error.to_string(),
+            }))
+        })
+    };
+    net.call(&leader, leader.id(), STEP, false, work)
+        .await
+        .unwrap_or_default()
 }

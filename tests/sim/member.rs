@@ -12,10 +12,13 @@ use mosec_control_plane::peers::Peers;
 use mosec_control_plane::raft::MemberId;
 use mosec_control_plane::raft::admission::{self, Admission, Others};
 use mosec_control_plane::raft::blocking::Blocking;
+use mosec_control_plane::raft::describe::Description;
 use mosec_control_plane::raft::elector::{self, Heard, Turns};
+use mosec_control_plane::raft::format::Formats;
 use mosec_control_plane::raft::handle::{Handle, ProposeError};
 use mosec_control_plane::raft::inbox::Inbox;
 use mosec_control_plane::raft::log_store::{LogStore, Owner};
+use mosec_control_plane::raft::members::{Code, Members, finish_changes};
 use mosec_control_plane::raft::snapshot::Stored;
 use mosec_control_plane::raft::state_machine::{Snapshots, StateMachine};
 use mosec_control_plane::server::{QUORUM_TIMEOUT, found, raft_config};
@@ -50,8 +53,19 @@ pub struct Live {
     pub handle: Handle,
     pub model: watch::Receiver<Arc<Model>>,
     pub inbox: Inbox,
+    pub members: Members<Network, NoCode>,
     pub gate: Arc<Gate>,
     pub dead: CancellationToken,
+}
+
+/// Of the code that revisions name, which has tests of its own.
+#[derive(Clone)]
+pub struct NoCode;
+
+impl Code for NoCode {
+    async fn lacking(&self, _: MemberId, _: &str) -> Result<usize, String> {
+        Ok(0)
+    }
 }
 
 impl Member {
@@ -92,15 +106,23 @@ impl Member {
         let raft = Raft::new(member, Arc::new(raft), network.clone(), log.clone(), machine)
             .await
             .map_err(|e| text(&e))?;
+        let handle = Handle {
+            raft: raft.clone(),
+            member,
+            peers: Arc::new(Peers::new(config.peers.clone(), None)),
+            quorum_timeout: QUORUM_TIMEOUT,
+            lease: Turns::lease(config.raft.heartbeat),
+        };
+        handle.peers.follow(raft.metrics());
         let live = Arc::new(Live {
             life: self.lives,
-            handle: Handle {
-                raft: raft.clone(),
-                member,
-                peers: Arc::new(Peers::new(config.peers.clone(), None)),
-                quorum_timeout: QUORUM_TIMEOUT,
-                lease: Turns::lease(config.raft.heartbeat),
+            members: Members {
+                cluster_id: config.cluster_id.clone(),
+                handle: handle.clone(),
+                asker: network.clone(),
+                code: NoCode,
             },
+            handle: handle.clone(),
             model,
             inbox: Inbox {
                 raft: raft.clone(),
@@ -111,27 +133,29 @@ impl Member {
             dead: CancellationToken::new(),
         });
         self.net.join(live.clone());
-        let rank = config
-            .peers
-            .keys()
-            .position(|&other| other == member)
-            .unwrap_or(0);
-        let turns = Turns::new(config.raft.heartbeat, rank, config.peers.len());
+        let founds = config.peers.keys().next() == Some(&member);
+        let heartbeat = config.raft.heartbeat;
         let nodes: BTreeMap<_, _> = config
             .peers
             .iter()
             .map(|(&id, address)| (id, BasicNode::new(address)))
             .collect();
         let others = Others {
-            network,
-            members: nodes.clone(),
+            asker: network,
+            cluster_id: config.cluster_id.clone(),
             own: member,
+            founders: nodes.clone(),
+            seeds: config.seeds.clone(),
         };
         let (inbox, dead) = (live.inbox.clone(), live.dead.clone());
-        spawn_gated(&gate, elector::run(inbox.clone(), member, turns, dead.clone()));
+        spawn_gated(
+            &gate,
+            elector::run(inbox.clone(), member, heartbeat, dead.clone()),
+        );
+        spawn_gated(&gate, finish_changes(handle, dead.clone()));
         spawn_gated(&gate, async move {
             admission::run(&inbox.admission, &inbox.raft, &log, others, &dead).await;
-            if rank == 0 && inbox.admission.is_level() {
+            if founds && inbox.admission.is_level() {
                 // It fails where the process is dead.
                 found(&inbox.raft, nodes).await.ok();
             }
@@ -234,6 +258,23 @@ impl Live {
             self.handle.read_barrier().await?;
         }
         Ok(self.model.borrow().clone())
+    }
+
+    /// What it says of itself to others.
+    pub async fn description(&self) -> Result<Description, String> {
+        let position = self.inbox.position().await.map_err(|error| error.to_string())?;
+        let metrics = self.handle.raft.metrics();
+        let metrics = metrics.borrow();
+        Ok(Description {
+            cluster_id: "sim".into(),
+            member: self.id(),
+            build: String::new(),
+            formats: Formats::BUILD,
+            is_level: self.inbox.admission.is_level(),
+            leader: metrics.current_leader,
+            last_applied: metrics.last_applied,
+            position,
+        })
     }
 
     /// What it believes, for people.

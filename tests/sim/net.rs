@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mosec_control_plane::raft::describe::{ASK_FOR, Ask, Description};
 use mosec_control_plane::raft::elector::Heard;
 use mosec_control_plane::raft::{MemberId, TypeConfig};
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable};
@@ -80,6 +81,8 @@ struct Inner {
     /// Directions that nothing gets through.
     cut: BTreeSet<(MemberId, MemberId)>,
     members: BTreeMap<MemberId, Arc<Live>>,
+    /// Those that clients may try, be they there or not.
+    roster: BTreeSet<MemberId>,
     counts: Counts,
 }
 
@@ -100,6 +103,7 @@ impl Net {
                 weather: Weather::default(),
                 cut: BTreeSet::new(),
                 members: BTreeMap::new(),
+                roster: BTreeSet::new(),
                 counts: Counts::default(),
             }),
         })
@@ -123,6 +127,20 @@ impl Net {
 
     pub fn join(&self, live: Arc<Live>) {
         self.inner.lock().members.insert(live.id(), live);
+    }
+
+    /// Tells clients of a member.
+    pub fn enrol(&self, member: MemberId) {
+        self.inner.lock().roster.insert(member);
+    }
+
+    /// Has clients forget a member.
+    pub fn strike(&self, member: MemberId) {
+        self.inner.lock().roster.remove(&member);
+    }
+
+    pub fn roster(&self) -> Vec<MemberId> {
+        self.inner.lock().roster.iter().copied().collect()
     }
 
     pub fn leave(&self, member: MemberId) {
@@ -259,6 +277,33 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             target,
         }
     }
+}
+
+impl Ask for Network {
+    async fn describe(&self, at: &str) -> Result<Description, String> {
+        // A dead process asks nobody, though its tasks may not know yet.
+        let Some(from) = self.net.member(self.from).filter(|live| live.life == self.life) else {
+            return pending().await;
+        };
+        let member = (1..=MAX_ID).find(|&member| address(member) == at);
+        let work = |to: Arc<Live>| -> Answer<Result<Description, String>> {
+            Box::pin(async move { to.description().await })
+        };
+        let told = self.net.call(&from, member.unwrap_or(0), ASK_FOR, false, work);
+        match told.await {
+            Ok(told) => told,
+            Err(Lost::Refused) => Err("nobody listens".into()),
+            Err(Lost::Late) => Err("no answer in time".into()),
+        }
+    }
+}
+
+/// Greatest number of a member.
+const MAX_ID: MemberId = 1000;
+
+/// Where a member is.
+pub fn address(member: MemberId) -> String {
+    format!("member-{member}:7000")
 }
 
 pub struct Connection {

@@ -16,7 +16,7 @@ use crate::client::{Client, Habits, Notes, view};
 use crate::disk::Lie;
 use crate::faults::{Faults, Troubles};
 use crate::member::Member;
-use crate::net::{Counts, Net};
+use crate::net::{Counts, Net, address};
 use crate::spec::{Act, History, Outcome, verify};
 
 /// How long clients and troubles go on.
@@ -34,6 +34,8 @@ pub struct Setup {
     pub lie: Lie,
     /// Members that were ended may come back without their disk, one at a time and with all others there.
     pub wipes: bool,
+    /// Members are added and removed.
+    pub changes: bool,
 }
 
 /// What a run has shown.
@@ -62,23 +64,38 @@ pub fn in_virtual_time<T>(work: impl Future<Output = T>) -> T {
 
 /// The members of a control plane, none of which runs yet.
 pub fn members(seeds: &mut StdRng, net: &Arc<Net>, setup: Setup) -> BTreeMap<MemberId, Member> {
-    let addresses: BTreeMap<_, _> = (1..=setup.members)
-        .map(|id| (id, format!("member-{id}:7000")))
-        .collect();
+    let addresses: BTreeMap<_, _> = (1..=setup.members).map(|id| (id, address(id))).collect();
     let mut members = BTreeMap::new();
     for &id in addresses.keys() {
         let config = Config {
             member: id,
             peers: addresses.clone(),
-            raft: RaftTiming {
-                snapshot_every: SNAPSHOT_EVERY,
-                ..RaftTiming::default()
-            },
-            ..Config::single("sim")
+            ..base()
         };
+        net.enrol(id);
         members.insert(id, Member::new(config, net.clone(), seeds.random(), setup.lie));
     }
     members
+}
+
+fn base() -> Config {
+    Config {
+        raft: RaftTiming {
+            snapshot_every: SNAPSHOT_EVERY,
+            ..RaftTiming::default()
+        },
+        ..Config::single("sim")
+    }
+}
+
+/// A member that does not run yet, and that is to be added to those that are there.
+pub fn another(id: MemberId, seed: u64, net: &Arc<Net>, there: impl Iterator<Item = MemberId>) -> Member {
+    let config = Config {
+        member: id,
+        seeds: there.map(address).collect(),
+        ..base()
+    };
+    Member::new(config, net.clone(), seed, Lie::None)
 }
 
 async fn simulate(seed: u64, setup: Setup) -> Outcomes {
@@ -91,6 +108,7 @@ async fn simulate(seed: u64, setup: Setup) -> Outcomes {
         net.clone(),
         StdRng::seed_from_u64(seeds.random()),
         setup.wipes,
+        setup.changes,
     );
     let started = troubles.start_all().await;
     let end = Instant::now() + TROUBLED;
@@ -98,7 +116,7 @@ async fn simulate(seed: u64, setup: Setup) -> Outcomes {
     let clients: Vec<_> = (1..=seeds.random_range(3..=5))
         .map(|id| {
             let (net, notes) = (net.clone(), notes.clone());
-            let mut client = Client::new(id, seeds.random(), setup.members, net, notes, setup.habits);
+            let mut client = Client::new(id, seeds.random(), net, notes, setup.habits);
             client.share(&incarnations);
             tokio::spawn(client.run(end))
         })
@@ -109,15 +127,8 @@ async fn simulate(seed: u64, setup: Setup) -> Outcomes {
         client.await.unwrap();
     }
     if verdict.is_ok() {
-        let last = Client::new(
-            0,
-            seeds.random(),
-            setup.members,
-            net.clone(),
-            notes.clone(),
-            Habits::default(),
-        );
-        verdict = recover(last, &net, setup.members).await;
+        let last = Client::new(0, seeds.random(), net.clone(), notes.clone(), Habits::default());
+        verdict = recover(last, &net, &troubles.members()).await;
     }
     let history = notes.history();
     Outcomes {
@@ -129,7 +140,7 @@ async fn simulate(seed: u64, setup: Setup) -> Outcomes {
 }
 
 /// With nothing in the way, a write and a read must succeed, and all members come to hold the same.
-async fn recover(mut client: Client, net: &Arc<Net>, members: u64) -> Result<(), String> {
+async fn recover(mut client: Client, net: &Arc<Net>, members: &[MemberId]) -> Result<(), String> {
     let end = Instant::now() + RECOVERY;
     let mut node = 0;
     loop {
@@ -143,8 +154,9 @@ async fn recover(mut client: Client, net: &Arc<Net>, members: u64) -> Result<(),
             break;
         }
         if Instant::now() > end {
-            let members: Vec<_> = (1..=members)
-                .filter_map(|id| Some(net.member(id)?.describe()))
+            let members: Vec<_> = members
+                .iter()
+                .filter_map(|&id| Some(net.member(id)?.describe()))
                 .collect();
             return Err(format!(
                 "no write succeeded within {RECOVERY:?} of the end of all troubles: {members:#?}"
@@ -159,10 +171,11 @@ async fn recover(mut client: Client, net: &Arc<Net>, members: u64) -> Result<(),
         }
     };
     loop {
-        let views: BTreeMap<_, _> = (1..=members)
-            .filter_map(|id| Some((id, view(&net.member(id)?.model.borrow().clone()))))
+        let views: BTreeMap<_, _> = members
+            .iter()
+            .filter_map(|&id| Some((id, view(&net.member(id)?.model.borrow().clone()))))
             .collect();
-        if views.len() as u64 == members && views.values().all(|view| *view == read) {
+        if views.len() == members.len() && views.values().all(|view| *view == read) {
             return Ok(());
         }
         if Instant::now() > end {

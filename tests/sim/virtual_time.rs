@@ -26,6 +26,13 @@ const THREE: Setup = Setup {
     },
     lie: Lie::None,
     wipes: true,
+    changes: false,
+};
+
+/// Three to begin with.
+const CHANGING: Setup = Setup {
+    changes: true,
+    ..THREE
 };
 
 fn number(name: &str) -> Option<u64> {
@@ -55,6 +62,11 @@ fn five_members_are_as_one_again() {
 }
 
 #[test]
+fn members_that_come_and_go_are_as_one() {
+    all_pass(2000..2050, CHANGING);
+}
+
+#[test]
 fn a_seed_makes_the_same_history_again() {
     for seed in [3, 14, 15, 92] {
         let (first, second) = (run(seed, THREE), run(seed, THREE));
@@ -70,6 +82,7 @@ fn replay() {
     };
     let setup = Setup {
         members: number("SIM_MEMBERS").unwrap_or(3),
+        changes: number("SIM_CHANGES").is_some(),
         ..THREE
     };
     let Outcomes {

@@ -66,6 +66,9 @@ const TABLE: &[(&str, May)] = &[
     ("/mosec.control.v1.ControlPlane/Join", May::Anyone),
     ("/mosec.control.v1.ControlPlane/UseToken", May::Only(MEMBERS)),
     ("/mosec.control.v1.ControlPlane/Renew", May::Only(ALL)),
+    ("/mosec.control.v1.ControlPlane/ListMembers", May::Only(VIEWERS)),
+    ("/mosec.control.v1.ControlPlane/AddMember", May::Only(ADMINS)),
+    ("/mosec.control.v1.ControlPlane/RemoveMember", May::Only(ADMINS)),
     ("/mosec.raft.v1.Raft/AppendEntries", May::Only(MEMBERS)),
     ("/mosec.raft.v1.Raft/Vote", May::Only(MEMBERS)),
     ("/mosec.raft.v1.Raft/InstallSnapshot", May::Only(MEMBERS)),
@@ -159,7 +162,7 @@ mod tests {
     /// What each role may do, written down a second time: as people think of it.
     #[test]
     fn each_role_may_do_its_own_part() {
-        let views = ["History", "Status", "WatchTopology", "Audit"];
+        let views = ["History", "Status", "WatchTopology", "Audit", "ListMembers"];
         let deploys = [
             "Deploy",
             "Rollback",

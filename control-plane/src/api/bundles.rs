@@ -29,10 +29,10 @@ pub(super) async fn put(
         vec![own]
     } else {
         let holders = api.bundles.spread(id, &bytes).await;
-        let of = api.bundles.members();
-        if !holders.are_majority(of) {
+        let of = api.bundles.membership();
+        if !holders.are_majority(&of) {
             // Not worth another try by itself: each would send the bundle again.
-            return Err(Status::aborted(holders.shortage(&id, of)));
+            return Err(Status::aborted(holders.shortage(&id, &of)));
         }
         holders.members.into_iter().collect()
     };
@@ -65,7 +65,7 @@ pub(super) async fn has(
     } else {
         let holders = api.bundles.holders(id).await;
         proto::HasBundleResponse {
-            majority: holders.are_majority(api.bundles.members()),
+            majority: holders.are_majority(&api.bundles.membership()),
             members: holders.members.into_iter().collect(),
         }
     };
@@ -114,11 +114,11 @@ pub(super) async fn check(api: &Api, command: &Command) -> Result<(), Status> {
     let Some(id) = id else {
         return Ok(());
     };
-    let (holders, of) = (api.bundles.holders(id).await, api.bundles.members());
-    if holders.are_majority(of) {
+    let (holders, of) = (api.bundles.holders(id).await, api.bundles.membership());
+    if holders.are_majority(&of) {
         Ok(())
     } else {
-        Err(Status::failed_precondition(holders.shortage(&id, of)))
+        Err(Status::failed_precondition(holders.shortage(&id, &of)))
     }
 }
 

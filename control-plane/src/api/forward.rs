@@ -94,7 +94,7 @@ pub(super) fn failure(error: ProposeError) -> Status {
     match error {
         ProposeError::TooLarge { .. } => Status::invalid_argument(error.to_string()),
         ProposeError::NotLeader { leader } => not_leader(leader.as_ref()),
-        ProposeError::NoQuorum(_) => Status::unavailable(error.to_string()),
+        ProposeError::NoQuorum(_) | ProposeError::ChangeUnderWay => Status::unavailable(error.to_string()),
         ProposeError::Stopped(source) => Status::unavailable(format!("this node has stopped: {source}")),
     }
 }

@@ -9,6 +9,7 @@ mod changes;
 mod forward;
 mod heartbeat;
 pub(crate) mod join;
+pub(crate) mod members;
 mod plan;
 mod revisions;
 mod status;
@@ -29,12 +30,15 @@ use tokio::sync::{Semaphore, watch as channel};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::members::MissingBundles;
 use crate::access;
 use crate::authority::Authority;
 use crate::bundles::Bundles;
 use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::raft::handle::{Handle, ProposeError};
+use crate::raft::members::Members;
+use crate::raft::network::Network;
 use crate::reconcile::Leadership;
 use crate::state::{Command, Dedup, Model, Origin, Proposal, Refusal, Reply};
 
@@ -59,6 +63,7 @@ pub(crate) struct Api {
     /// Bounds the strangers that are joining.
     pub(crate) joins: Arc<Semaphore>,
     pub(crate) bundles: Bundles,
+    pub(crate) members: Members<Network, MissingBundles>,
     pub(crate) metrics: Metrics,
     /// Ends the streams.
     pub(crate) closing: CancellationToken,
@@ -300,6 +305,27 @@ impl control_plane_server::ControlPlane for Api {
         request: Request<proto::RenewRequest>,
     ) -> Result<Response<proto::Certified>, Status> {
         join::renew(self, request).await
+    }
+
+    async fn list_members(
+        &self,
+        _: Request<proto::ListMembersRequest>,
+    ) -> Result<Response<proto::ListMembersResponse>, Status> {
+        Ok(Response::new(members::list(self).await))
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<proto::AddMemberRequest>,
+    ) -> Result<Response<proto::MemberChange>, Status> {
+        members::add(self, request).await
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<proto::RemoveMemberRequest>,
+    ) -> Result<Response<proto::MemberChange>, Status> {
+        members::remove(self, request).await
     }
 }
 

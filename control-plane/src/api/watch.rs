@@ -36,6 +36,7 @@ pub(super) fn follow(
         model,
         have,
         due: VecDeque::new(),
+        told: Vec::new(),
         poor_since: None,
         _counted: counted,
     };
@@ -55,6 +56,8 @@ struct Watcher {
     have: Option<Have>,
     /// What is to be sent before anything newer: no more than the feed keeps.
     due: VecDeque<proto::TopologyUpdate>,
+    /// The members that the caller knows from here.
+    told: Vec<String>,
     /// Since when this member is out of touch or behind the caller.
     poor_since: Option<Instant>,
     _counted: Counted,
@@ -72,6 +75,15 @@ impl Watcher {
             if let Some(last) = self.due.back() {
                 self.have = Some(Have::Sent(last.version));
                 continue;
+            }
+            let members = self.api.handle.peers.addresses();
+            if members != self.told {
+                self.told.clone_from(&members);
+                return Ok(proto::TopologyUpdate {
+                    version: self.have.map_or(0, Have::version),
+                    change: None,
+                    members,
+                });
             }
             let (closing, stopped) = (self.api.closing.clone(), || Status::unavailable("shutting down"));
             tokio::select! {

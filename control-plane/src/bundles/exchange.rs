@@ -8,11 +8,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use mosec_types::BundleId;
 use mosec_wire::control::proto::control_plane_client::ControlPlaneClient;
 use mosec_wire::control::{BUNDLE_TIMEOUT, FORWARDED_KEY, bundle_chunks, collect_bundle, proto};
+use openraft::{BasicNode, Membership};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::Bundles;
+use crate::peers::are_majority;
 use crate::raft::MemberId;
 
 /// How long another member may take to say what it has: less than a client gives one try.
@@ -28,13 +30,14 @@ pub(crate) struct Holders {
 }
 
 impl Holders {
-    /// `of`: members of the control plane.
-    pub(crate) fn are_majority(&self, of: usize) -> bool {
-        self.members.len() > of / 2
+    /// `of`: the control plane's membership.
+    pub(crate) fn are_majority(&self, of: &Membership<MemberId, BasicNode>) -> bool {
+        are_majority(of, &self.members)
     }
 
     /// Says who has no copy, and why.
-    pub(crate) fn shortage(&self, id: &BundleId, of: usize) -> String {
+    pub(crate) fn shortage(&self, id: &BundleId, of: &Membership<MemberId, BasicNode>) -> String {
+        let of = of.voter_ids().count();
         let missing: Vec<_> = self
             .missing
             .iter()
@@ -58,14 +61,14 @@ impl Holders {
 }
 
 impl Bundles {
-    /// Number of members of the control plane.
-    pub(crate) fn members(&self) -> usize {
-        self.0.peers.members().count()
+    /// Who belongs to the control plane.
+    pub(crate) fn membership(&self) -> Membership<MemberId, BasicNode> {
+        self.0.peers.membership()
     }
 
-    fn others(&self) -> impl Iterator<Item = MemberId> + '_ {
-        let own = self.0.member;
-        self.0.peers.members().filter(move |&member| member != own)
+    /// The other members and their addresses.
+    fn others(&self) -> Vec<(MemberId, String)> {
+        self.0.peers.others(self.0.member)
     }
 
     /// Asks every member whether it has a bundle.
@@ -74,7 +77,8 @@ impl Bundles {
         holders.note(self.0.member, self.renew(id).await);
         let mut asked: FuturesUnordered<_> = self
             .others()
-            .map(|member| async move { (member, self.ask(member, id).await) })
+            .into_iter()
+            .map(|(member, address)| async move { (member, self.ask(member, &address, id).await) })
             .collect();
         while let Some((member, answer)) = asked.next().await {
             holders.note(member, answer);
@@ -82,24 +86,44 @@ impl Bundles {
         holders
     }
 
+    /// How many of the `wanted` another member lacks; or this one.
+    pub(crate) async fn missing(
+        &self,
+        member: MemberId,
+        address: &str,
+        wanted: &BTreeSet<BundleId>,
+    ) -> Result<usize, Status> {
+        let mut client = self.client(address)?;
+        let mut missing = 0;
+        for &id in wanted {
+            let has = match member == self.0.member {
+                true => self.renew(id).await?,
+                false => self.has(&mut client, member, id).await?,
+            };
+            missing += usize::from(!has);
+        }
+        Ok(missing)
+    }
+
     /// Gives a bundle that is here to the other members. Ends when all have it, or a majority and the others are slow.
     pub(crate) async fn spread(&self, id: BundleId, bytes: &Bytes) -> Holders {
-        let of = self.members();
+        let of = self.membership();
         let mut holders = Holders::default();
         holders.note(self.0.member, Ok(true));
-        for member in self.others() {
+        for (member, _) in self.others() {
             holders
                 .missing
                 .insert(member, format!("did not take it within {BUNDLE_TIMEOUT:?}"));
         }
         let mut given: FuturesUnordered<_> = self
             .others()
-            .map(|member| async move { (member, self.give(member, id, bytes).await) })
+            .into_iter()
+            .map(|(member, address)| async move { (member, self.give(member, &address, id, bytes).await) })
             .collect();
         let mut deadline = Instant::now() + BUNDLE_TIMEOUT;
         let mut lingers = false;
         loop {
-            if holders.are_majority(of) && !lingers {
+            if holders.are_majority(&of) && !lingers {
                 lingers = true;
                 deadline = deadline.min(Instant::now() + LINGER);
             }
@@ -116,8 +140,8 @@ impl Bundles {
     /// Fetches a bundle from whichever other member has it, and keeps it.
     pub(crate) async fn fetch(&self, id: BundleId) -> Result<Bytes, Status> {
         let mut failures = Vec::new();
-        for member in self.others() {
-            match timeout(BUNDLE_TIMEOUT, self.take(member, id)).await {
+        for (member, address) in self.others() {
+            match timeout(BUNDLE_TIMEOUT, self.take(&address, id)).await {
                 Ok(Ok(bytes)) => {
                     tracing::info!(bundle = %id.short(), member, "bundle fetched from another member");
                     return Ok(bytes);
@@ -134,25 +158,33 @@ impl Bundles {
         Err(Status::not_found(message))
     }
 
-    async fn ask(&self, member: MemberId, id: BundleId) -> Result<bool, Status> {
-        let mut client = self.client(member)?;
+    async fn ask(&self, member: MemberId, address: &str, id: BundleId) -> Result<bool, Status> {
+        self.has(&mut self.client(address)?, member, id).await
+    }
+
+    async fn has(
+        &self,
+        client: &mut ControlPlaneClient<Channel>,
+        member: MemberId,
+        id: BundleId,
+    ) -> Result<bool, Status> {
         let request = self.onward(proto::HasBundleRequest { id: id.to_string() });
         let answer = timeout(ASK_TIMEOUT, client.has_bundle(request)).await;
         let answer = answer.map_err(|_| Status::unavailable(format!("no answer within {ASK_TIMEOUT:?}")))?;
         Ok(answer?.into_inner().members.contains(&member))
     }
 
-    async fn give(&self, member: MemberId, id: BundleId, bytes: &Bytes) -> Result<(), Status> {
-        if self.ask(member, id).await? {
+    async fn give(&self, member: MemberId, address: &str, id: BundleId, bytes: &Bytes) -> Result<(), Status> {
+        if self.ask(member, address, id).await? {
             return Ok(());
         }
-        let mut client = self.client(member)?;
+        let mut client = self.client(address)?;
         let chunks = futures_util::stream::iter(bundle_chunks(&id, bytes));
         client.put_bundle(self.onward(chunks)).await.map(drop)
     }
 
-    async fn take(&self, member: MemberId, id: BundleId) -> Result<Bytes, Status> {
-        let mut client = self.client(member)?;
+    async fn take(&self, address: &str, id: BundleId) -> Result<Bytes, Status> {
+        let mut client = self.client(address)?;
         let request = self.onward(proto::GetBundleRequest { id: id.to_string() });
         let chunks = client.get_bundle(request).await?.into_inner();
         let bytes = collect_bundle(chunks, BytesMut::new(), mosec_bundle::MAX_BYTES).await?;
@@ -160,8 +192,8 @@ impl Bundles {
         Ok(bytes)
     }
 
-    fn client(&self, member: MemberId) -> Result<ControlPlaneClient<Channel>, Status> {
-        let channel = self.0.peers.own_channel(member);
+    fn client(&self, address: &str) -> Result<ControlPlaneClient<Channel>, Status> {
+        let channel = self.0.peers.own_channel(address);
         let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(ControlPlaneClient::new(channel))
     }

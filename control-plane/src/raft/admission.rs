@@ -6,26 +6,26 @@
 //! of the others: what those have voted and logged is what it must reach. Until then it refuses votes and leaders of
 //! earlier terms, and does not stand.
 //!
+//! Who the others are, the answers tell, too: members may have come and gone since this one's disk was lost. A member that
+//! has been added by nobody yet is like one without its disk, until the leader has sent it everything.
+//!
 //! The same answers tell a new cluster, where nobody has anything: it is founded when so many of the others are there.
 //!
 //! Source: the recovery protocol of Liskov and Cowling, "Viewstamped Replication Revisited", 2012, section 4.3.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::BasicNode;
-use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
-use openraft::raft::VoteRequest;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::describe::{Ask, Position};
 use super::log_store::LogStore;
-use super::{LogId, MemberId, Raft, TypeConfig, Vote};
+use super::{LogId, MemberId, Raft, Vote};
 
 /// Pause between two rounds of questions; members that found a cluster start about together.
 const ASK_EVERY: Duration = Duration::from_millis(100);
-/// How long one question may take.
-const ASK_FOR: Duration = Duration::from_secs(1);
 /// A leader's message waits so long for the others' answers: less than a heartbeat, so that none piles up.
 const HOLD: Duration = Duration::from_millis(100);
 
@@ -38,13 +38,6 @@ pub enum Standing {
     Asking,
     /// It follows leaders of at least this vote, until its state goes as far as this entry.
     Behind { vote: Vote, log: Option<LogId> },
-}
-
-/// What another member has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    pub vote: Vote,
-    pub last_log_id: Option<LogId>,
 }
 
 /// Where this member stands with the others.
@@ -102,11 +95,35 @@ fn admit(standing: Standing, leader: &Vote) -> Admit {
     }
 }
 
-/// What the others' answers mean, if there are enough of them among `members` in all.
-fn judge(members: usize, answers: &BTreeMap<MemberId, Position>) -> Option<Standing> {
-    // One of these is in every majority that this member was part of.
-    let enough = (members / 2 + 1).min(members - 1);
-    if answers.len() < enough {
+/// What the others' answers mean to member `own`, if there are enough of them. `founders` found a new cluster.
+///
+/// Enough are so many that one of them is in each majority that this member was part of, in each membership that any of
+/// them knows. A later membership than those would have been agreed on by a majority of one of them, so one of these
+/// would know it.
+fn judge(
+    own: MemberId,
+    founders: &BTreeSet<MemberId>,
+    answers: &BTreeMap<MemberId, Position>,
+) -> Option<Standing> {
+    let logged: Vec<_> = answers
+        .values()
+        .flat_map(|answer| answer.membership.membership().get_joint_config())
+        .collect();
+    let sets = match logged.is_empty() {
+        false => logged,
+        // This member founds nothing, so there must be a cluster.
+        true if founders.is_empty() => return None,
+        true => vec![founders],
+    };
+    let enough = |voters: &BTreeSet<MemberId>| {
+        let others = voters.iter().filter(|voter| **voter != own);
+        let needed = match voters.contains(&own) {
+            true => voters.len().div_ceil(2).min(voters.len() - 1),
+            false => voters.len() / 2 + 1,
+        };
+        others.filter(|voter| answers.contains_key(voter)).count() >= needed
+    };
+    if !sets.into_iter().all(enough) {
         return None;
     }
     let vote = answers
@@ -129,11 +146,11 @@ fn later(one: Vote, other: Vote) -> Vote {
 }
 
 /// Brings a newcomer to where it takes part in everything, unless `stop` comes first.
-pub async fn run<N: RaftNetworkFactory<TypeConfig>>(
+pub async fn run<A: Ask>(
     admission: &Admission,
     raft: &Raft,
     log: &LogStore,
-    mut others: Others<N>,
+    others: Others<A>,
     stop: &CancellationToken,
 ) {
     if admission.is_level() {
@@ -170,39 +187,57 @@ pub async fn run<N: RaftNetworkFactory<TypeConfig>>(
 }
 
 /// The other members, to be asked where they are.
-pub struct Others<N> {
-    pub network: N,
-    pub members: BTreeMap<MemberId, BasicNode>,
+pub struct Others<A> {
+    pub asker: A,
+    pub cluster_id: String,
     pub own: MemberId,
+    /// Those that found the cluster, this one included. Empty where this one is to be added to it.
+    pub founders: BTreeMap<MemberId, BasicNode>,
+    /// Addresses of members where there are no founders.
+    pub seeds: Vec<String>,
 }
 
-impl<N: RaftNetworkFactory<TypeConfig>> Others<N> {
+impl<A: Ask> Others<A> {
     /// Asks until enough have answered. Answers stay true when others come later: nobody goes back.
-    async fn ask(&mut self) -> Standing {
-        let mut answers = BTreeMap::new();
+    async fn ask(&self) -> Standing {
+        let founders: BTreeSet<_> = self.founders.keys().copied().collect();
+        let mut answers = BTreeMap::<MemberId, Position>::new();
+        let mut told = false;
         loop {
-            if let Some(standing) = judge(self.members.len(), &answers) {
+            if let Some(standing) = judge(self.own, &founders, &answers) {
                 return standing;
             }
-            for (&member, node) in self.members.iter().filter(|(member, _)| **member != self.own) {
-                // No vote at all: it is never granted to anybody, and the answer tells what is asked for.
-                let question = VoteRequest {
-                    vote: Vote::default(),
-                    last_log_id: None,
-                };
-                let mut connection = self.network.new_client(member, node).await;
-                if let Ok(answer) = connection.vote(question, RPCOption::new(ASK_FOR)).await {
-                    let position = Position {
-                        vote: answer.vote,
-                        last_log_id: answer.last_log_id,
-                    };
-                    answers.insert(member, position);
+            for address in self.addresses(&answers) {
+                match self.asker.describe(&address).await {
+                    Ok(other) if other.cluster_id == self.cluster_id && other.member != self.own => {
+                        answers.insert(other.member, other.position);
+                    }
+                    _ => {}
                 }
             }
-            if judge(self.members.len(), &answers).is_none() {
+            let is_member =
+                |position: &Position| position.membership.membership().get_node(&self.own).is_some();
+            if !told && !answers.is_empty() && !answers.values().any(is_member) && founders.is_empty() {
+                told = true;
+                tracing::info!(
+                    member = self.own,
+                    "nobody has added this member yet: `mosectl cluster add` does"
+                );
+            }
+            if judge(self.own, &founders, &answers).is_none() {
                 tokio::time::sleep(ASK_EVERY).await;
             }
         }
+    }
+
+    /// Everywhere that a member is known to be.
+    fn addresses(&self, answers: &BTreeMap<MemberId, Position>) -> BTreeSet<String> {
+        let logged = answers.values().flat_map(|answer| answer.membership.nodes());
+        let mut nodes: BTreeMap<_, _> = logged.map(|(member, node)| (*member, &node.addr)).collect();
+        // The configuration wins over the log.
+        nodes.extend(self.founders.iter().map(|(member, node)| (*member, &node.addr)));
+        nodes.remove(&self.own);
+        nodes.into_values().chain(&self.seeds).cloned().collect()
     }
 }
 

@@ -1,10 +1,90 @@
-//! What a member says of itself, as messages.
+//! What a member says of itself to those that ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::time::Duration;
 
 use mosec_wire::control::raft as proto;
+use openraft::{BasicNode, CommittedLeaderId, Membership};
 
-use super::{LogId, StoredMembership, Vote};
+use super::format::Formats;
+use super::{LogId, MemberId, StoredMembership, Vote};
 
-pub(super) fn log_id(id: &LogId) -> proto::LogId {
+/// How long one question may take.
+pub const ASK_FOR: Duration = Duration::from_secs(1);
+
+/// Asks members who they are and where they stand. A cheap handle.
+pub trait Ask: Clone + Send + Sync {
+    /// What the member at `address` says; or why it says nothing, for people.
+    fn describe(&self, address: &str) -> impl Future<Output = Result<Description, String>> + Send;
+}
+
+/// What a member says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    pub cluster_id: String,
+    pub member: MemberId,
+    /// Version of the build.
+    pub build: String,
+    pub formats: Formats,
+    /// Whether it takes part in votes.
+    pub is_level: bool,
+    /// The leader as it knows it.
+    pub leader: Option<MemberId>,
+    pub last_applied: Option<LogId>,
+    pub position: Position,
+}
+
+/// What a member has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Position {
+    pub vote: Vote,
+    pub last_log_id: Option<LogId>,
+    /// The newest in its log, be it committed or not.
+    pub membership: StoredMembership,
+}
+
+impl From<proto::DescribeReply> for Description {
+    fn from(reply: proto::DescribeReply) -> Self {
+        Self {
+            cluster_id: reply.cluster_id,
+            member: reply.member,
+            build: reply.build,
+            formats: reply.formats.map_or(Formats { min: 0, max: 0 }, |range| Formats {
+                min: range.min,
+                max: range.max,
+            }),
+            is_level: reply.level,
+            leader: reply.leader,
+            last_applied: reply.last_applied.as_ref().map(to_log_id),
+            position: Position {
+                vote: reply.vote.as_ref().map(to_vote).unwrap_or_default(),
+                last_log_id: reply.last_log.as_ref().map(to_log_id),
+                membership: reply.membership.map(to_membership).unwrap_or_default(),
+            },
+        }
+    }
+}
+
+impl From<Description> for proto::DescribeReply {
+    fn from(described: Description) -> Self {
+        let position = described.position;
+        Self {
+            cluster_id: described.cluster_id,
+            member: described.member,
+            build: described.build,
+            formats: Some(described.formats.into()),
+            vote: Some(from_vote(&position.vote)),
+            last_log: position.last_log_id.as_ref().map(from_log_id),
+            last_applied: described.last_applied.as_ref().map(from_log_id),
+            level: described.is_level,
+            leader: described.leader,
+            membership: Some(from_membership(&position.membership)),
+        }
+    }
+}
+
+fn from_log_id(id: &LogId) -> proto::LogId {
     proto::LogId {
         term: id.leader_id.term,
         leader: id.leader_id.node_id,
@@ -12,7 +92,11 @@ pub(super) fn log_id(id: &LogId) -> proto::LogId {
     }
 }
 
-pub(super) fn vote(vote: &Vote) -> proto::Vote {
+fn to_log_id(id: &proto::LogId) -> LogId {
+    LogId::new(CommittedLeaderId::new(id.term, id.leader), id.index)
+}
+
+fn from_vote(vote: &Vote) -> proto::Vote {
     proto::Vote {
         term: vote.leader_id.term,
         leader: vote.leader_id.node_id,
@@ -20,11 +104,17 @@ pub(super) fn vote(vote: &Vote) -> proto::Vote {
     }
 }
 
-pub(super) fn membership(stored: &StoredMembership) -> proto::Membership {
+fn to_vote(vote: &proto::Vote) -> Vote {
+    let mut known = Vote::new(vote.term, vote.leader);
+    known.committed = vote.committed;
+    known
+}
+
+fn from_membership(stored: &StoredMembership) -> proto::Membership {
     let membership = stored.membership();
     let voters = membership.get_joint_config().iter();
     proto::Membership {
-        log_id: stored.log_id().as_ref().map(log_id),
+        log_id: stored.log_id().as_ref().map(from_log_id),
         members: membership
             .nodes()
             .map(|(&id, node)| proto::Member {
@@ -38,5 +128,56 @@ pub(super) fn membership(stored: &StoredMembership) -> proto::Membership {
             })
             .collect(),
         learners: membership.learner_ids().collect(),
+    }
+}
+
+fn to_membership(membership: proto::Membership) -> StoredMembership {
+    let nodes = membership.members.into_iter();
+    let nodes: BTreeMap<_, _> = nodes
+        .map(|member| (member.id, BasicNode::new(member.address)))
+        .collect();
+    let sets = membership.voters.into_iter();
+    let sets: Vec<BTreeSet<_>> = sets.map(|set| set.members.into_iter().collect()).collect();
+    StoredMembership::new(
+        membership.log_id.as_ref().map(to_log_id),
+        Membership::new(sets, nodes),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_arrives() {
+        let id = |index| LogId::new(CommittedLeaderId::new(3, 2), index);
+        let nodes = BTreeMap::from([1, 2, 3, 4].map(|id| (id, BasicNode::new(format!("host-{id}:1")))));
+        let sets = vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])];
+        let described = Description {
+            cluster_id: "c".into(),
+            member: 4,
+            build: "0.1.0".into(),
+            formats: Formats::BUILD,
+            is_level: true,
+            leader: Some(2),
+            last_applied: Some(id(7)),
+            position: Position {
+                vote: Vote::new_committed(3, 2),
+                last_log_id: Some(id(9)),
+                membership: StoredMembership::new(Some(id(8)), Membership::new(sets, nodes)),
+            },
+        };
+        let sent = proto::DescribeReply::from(described.clone());
+        assert_eq!(Description::from(sent), described);
+        let empty = Description {
+            leader: None,
+            last_applied: None,
+            position: Position::default(),
+            ..described
+        };
+        assert_eq!(
+            Description::from(proto::DescribeReply::from(empty.clone())),
+            empty
+        );
     }
 }

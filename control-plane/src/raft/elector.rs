@@ -10,10 +10,11 @@
 //! the number to beat. Otherwise a member with a short log could raise its term before each attempt of the one member
 //! that can win, for ever: those who refuse a vote for its log do not learn its term.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::raft::{VoteRequest, VoteResponse};
+use openraft::{BasicNode, Membership, ServerState};
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,19 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// `rank`: this member's place among all, by number.
-    pub fn new(heartbeat: Duration, rank: usize, members: usize) -> Self {
+    /// The turns of `member`, if it has any: only voters do. While a change of voters is under way, both sets take turns.
+    fn of(
+        member: MemberId,
+        membership: &Membership<MemberId, BasicNode>,
+        heartbeat: Duration,
+    ) -> Option<Self> {
+        let voters: BTreeSet<_> = membership.voter_ids().collect();
+        let rank = voters.iter().position(|&voter| voter == member)?;
+        Some(Self::new(heartbeat, rank, voters.len()))
+    }
+
+    /// `rank`: this member's place among all voters, by number.
+    fn new(heartbeat: Duration, rank: usize, members: usize) -> Self {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Self {
             heartbeat,
@@ -67,8 +79,8 @@ impl Turns {
     }
 
     /// How often to look.
-    fn look(&self) -> Duration {
-        self.heartbeat / 3
+    fn look(heartbeat: Duration) -> Duration {
+        heartbeat / 3
     }
 
     /// A look that comes so late was not listening: a third of the time that a leader has to be silent.
@@ -80,6 +92,7 @@ impl Turns {
 /// What a member knows when it looks.
 #[derive(Debug, Clone, Copy)]
 struct View {
+    turns: Turns,
     leads: bool,
     /// Last word of a leader or for a candidate.
     heard: Instant,
@@ -100,7 +113,6 @@ enum Refused {
 /// Decides when to stand. Pure.
 #[derive(Debug)]
 struct Elector {
-    turns: Turns,
     looked: Instant,
     stalled: Option<Instant>,
     stood: Option<Instant>,
@@ -109,9 +121,8 @@ struct Elector {
 }
 
 impl Elector {
-    fn new(turns: Turns, now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self {
-            turns,
             looked: now,
             stalled: None,
             stood: None,
@@ -122,12 +133,13 @@ impl Elector {
     /// Whether to stand for election now.
     fn look(&mut self, view: View) -> bool {
         let View {
+            turns,
             leads,
             heard,
             refused,
             now,
         } = view;
-        let late = now.saturating_duration_since(self.looked) > self.turns.stall();
+        let late = now.saturating_duration_since(self.looked) > turns.stall();
         self.looked = now;
         if leads {
             return false;
@@ -135,17 +147,17 @@ impl Elector {
         let waited = |since: Instant, time: Duration| now.saturating_duration_since(since) >= time;
         let hurry = refused == Some(Refused::Low) && !self.hurried;
         let rest = match refused {
-            Some(Refused::Behind) => self.turns.long_rest(),
-            Some(Refused::Low) if hurry => self.turns.short_rest(),
-            _ => self.turns.round(),
+            Some(Refused::Behind) => turns.long_rest(),
+            Some(Refused::Low) if hurry => turns.short_rest(),
+            _ => turns.round(),
         };
         let rested = self.stood.is_none_or(|stood| waited(stood, rest));
-        if self.turns.members > 1 {
+        if turns.members > 1 {
             if late {
                 self.stalled = Some(now);
             }
             let quiet_since = self.stalled.map_or(heard, |stalled| stalled.max(heard));
-            if !waited(quiet_since, self.turns.patience()) {
+            if !waited(quiet_since, turns.patience()) {
                 return false;
             }
         }
@@ -205,6 +217,11 @@ impl Heard {
         *refused = (*refused).max(news);
     }
 
+    /// How long there has been no word.
+    pub(super) fn silence(&self) -> Duration {
+        self.at().elapsed()
+    }
+
     fn at(&self) -> Instant {
         *self.at.lock()
     }
@@ -220,15 +237,15 @@ impl Heard {
 }
 
 /// Stands for election whenever it is time, until `stop`.
-pub async fn run(inbox: Inbox, member: MemberId, turns: Turns, stop: CancellationToken) {
+pub async fn run(inbox: Inbox, member: MemberId, heartbeat: Duration, stop: CancellationToken) {
     let Inbox {
         raft,
         heard,
         admission,
     } = inbox;
-    let mut elector = Elector::new(turns, Instant::now());
+    let mut elector = Elector::new(Instant::now());
     let metrics = raft.metrics();
-    let mut looks = tokio::time::interval(turns.look());
+    let mut looks = tokio::time::interval(Turns::look(heartbeat));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -238,8 +255,16 @@ pub async fn run(inbox: Inbox, member: MemberId, turns: Turns, stop: Cancellatio
         if !admission.is_level() {
             continue;
         }
-        let leads = metrics.borrow().state == ServerState::Leader;
+        let (leads, turns) = {
+            let metrics = metrics.borrow();
+            let turns = Turns::of(member, metrics.membership_config.membership(), heartbeat);
+            (metrics.state == ServerState::Leader, turns)
+        };
+        let Some(turns) = turns else {
+            continue;
+        };
         let view = View {
+            turns,
             leads,
             heard: heard.at(),
             refused: heard.refused(),
@@ -248,7 +273,6 @@ pub async fn run(inbox: Inbox, member: MemberId, turns: Turns, stop: Cancellatio
         if elector.look(view) {
             tracing::debug!(member, "stands for election");
             heard.begin_attempt();
-            // Raft leaves a member alone that is no voter yet.
             if raft.trigger().elect().await.is_err() {
                 // Raft has stopped. The monitor ends the node, and says why.
                 return stop.cancelled().await;
@@ -267,10 +291,12 @@ mod tests {
     fn stands(rank: usize, members: usize, looks: impl Iterator<Item = u64>, heard: u64) -> Vec<u64> {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut elector = Elector::new(Turns::new(HEARTBEAT, rank, members), start);
+        let turns = Turns::new(HEARTBEAT, rank, members);
+        let mut elector = Elector::new(start);
         looks
             .filter(|&now| {
                 elector.look(View {
+                    turns,
                     leads: false,
                     heard: at(heard),
                     refused: None,
@@ -294,6 +320,22 @@ mod tests {
     }
 
     #[test]
+    fn voters_of_both_sets_take_turns_and_others_none() {
+        let nodes = (1..=5).map(|id| (id, BasicNode::new(id)));
+        let sets = vec![BTreeSet::from([1, 3]), BTreeSet::from([3, 4])];
+        let joint = Membership::new(sets, nodes.collect::<std::collections::BTreeMap<_, _>>());
+        let turns = |member| Turns::of(member, &joint, HEARTBEAT);
+        assert_eq!(turns(3), Some(Turns::new(HEARTBEAT, 1, 3)));
+        assert_eq!(turns(4), Some(Turns::new(HEARTBEAT, 2, 3)));
+        assert_eq!(turns(5), None, "a learner");
+        assert_eq!(
+            Turns::of(1, &Membership::default(), HEARTBEAT),
+            None,
+            "no log yet"
+        );
+    }
+
+    #[test]
     fn nobody_has_turns_to_wait_for_alone() {
         assert_eq!(stands(0, 1, each(200), 0), [0, 120]);
     }
@@ -301,8 +343,10 @@ mod tests {
     #[test]
     fn a_leader_stands_no_more() {
         let start = Instant::now();
-        let mut elector = Elector::new(Turns::new(HEARTBEAT, 0, 3), start);
+        let turns = Turns::new(HEARTBEAT, 0, 3);
+        let mut elector = Elector::new(start);
         let leads = View {
+            turns,
             leads: true,
             heard: start,
             refused: None,
@@ -315,12 +359,14 @@ mod tests {
     fn stands_when(refused: Refused) -> Vec<u64> {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut elector = Elector::new(Turns::new(HEARTBEAT, 0, 3), start);
+        let turns = Turns::new(HEARTBEAT, 0, 3);
+        let mut elector = Elector::new(start);
         let mut answer = None;
         each(2200)
             .filter(|&now| {
                 let (heard, now) = (start, at(now));
                 let stands = elector.look(View {
+                    turns,
                     leads: false,
                     heard,
                     refused: answer,

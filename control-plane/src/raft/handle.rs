@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mosec_wire::control::proto::LeaderInfo;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, RaftError};
-use openraft::{BasicNode, ServerState};
+use openraft::{BasicNode, ChangeMembers, ServerState};
 
 use super::{MAX_ENTRY_BYTES, MemberId, Raft, codec};
 use crate::peers::Peers;
@@ -23,6 +23,8 @@ pub enum ProposeError {
     NotLeader { leader: Option<LeaderInfo> },
     #[error("no majority of control-plane nodes answered within {0:?}; a change may still be made")]
     NoQuorum(Duration),
+    #[error("another change of members is under way")]
+    ChangeUnderWay,
     #[error("this node has stopped")]
     Stopped(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -50,6 +52,27 @@ impl Handle {
             Ok(Ok(written)) => Ok(written.data),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
                 Err(self.not_leader(forward))
+            }
+            Ok(Err(error)) => Err(ProposeError::Stopped(error.into())),
+            Err(_) => Err(ProposeError::NoQuorum(self.quorum_timeout)),
+        }
+    }
+
+    /// Has a change of members committed, with the change back to one set of voters where there are two in between.
+    ///
+    /// Where it is another's turn, or the time is over, the change may still be made, or half of it.
+    pub async fn change_members(
+        &self,
+        change: ChangeMembers<MemberId, BasicNode>,
+    ) -> Result<(), ProposeError> {
+        let changing = self.raft.change_membership(change, false);
+        match tokio::time::timeout(self.quorum_timeout, changing).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                Err(self.not_leader(forward))
+            }
+            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_)))) => {
+                Err(ProposeError::ChangeUnderWay)
             }
             Ok(Err(error)) => Err(ProposeError::Stopped(error.into())),
             Err(_) => Err(ProposeError::NoQuorum(self.quorum_timeout)),

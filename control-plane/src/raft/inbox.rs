@@ -8,9 +8,10 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
-use super::admission::{Admission, Admit, Position};
+use super::admission::{Admission, Admit};
+use super::describe::Position;
 use super::elector::Heard;
-use super::{MemberId, Raft, TypeConfig, Vote};
+use super::{MemberId, Raft, StoredMembership, TypeConfig, Vote};
 
 /// Hands messages to this member's Raft, unless it is not level yet, and tells the elector of them. A cheap handle.
 ///
@@ -40,29 +41,33 @@ impl Inbox {
         &self,
         message: VoteRequest<MemberId>,
     ) -> Result<VoteResponse<MemberId>, RaftError<MemberId>> {
-        // No vote at all is the question of a newcomer for this member's vote and log.
-        let question = message.vote == Vote::default();
-        if !question && !self.admission.is_level() {
+        if !self.admission.is_level() {
             return Ok(VoteResponse::new(Vote::default(), None, false));
         }
         let answer = self.raft.vote(message).await;
-        if !question && answer.as_ref().is_ok_and(|answer| answer.vote_granted) {
+        if answer.as_ref().is_ok_and(|answer| answer.vote_granted) {
             self.heard.note();
         }
         answer
     }
 
-    /// This member's vote and the end of its log.
+    /// Where this member is.
     pub async fn position(&self) -> Result<Position, RaftError<MemberId>> {
-        // No vote at all is never granted, and the answer tells both.
+        // No vote at all is never granted, and the answer tells this member's vote and the end of its log.
         let question = VoteRequest {
             vote: Vote::default(),
             last_log_id: None,
         };
         let answer = self.raft.vote(question).await?;
+        // Asked later, so that it is no older than the log.
+        let membership = self.raft.with_raft_state(|state| {
+            let newest = state.membership_state.effective();
+            StoredMembership::new(*newest.log_id(), newest.membership().clone())
+        });
         Ok(Position {
             vote: answer.vote,
             last_log_id: answer.last_log_id,
+            membership: membership.await?,
         })
     }
 

@@ -17,6 +17,7 @@ pub mod inbox;
 pub mod kv;
 pub mod log_store;
 mod log_writer;
+pub mod members;
 pub mod memory_kv;
 pub mod network;
 pub mod service;

@@ -4,9 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_wire::control::MAX_MESSAGE_BYTES;
 use mosec_wire::control::raft::raft_client::RaftClient;
-use mosec_wire::control::raft::{Addressing, RaftReply, RaftRequest, SnapshotChunk};
+use mosec_wire::control::raft::{Addressing, DescribeRequest, RaftReply, RaftRequest, SnapshotChunk};
+use mosec_wire::control::{MAX_MESSAGE_BYTES, explained};
 use openraft::BasicNode;
 use openraft::error::{
     InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use super::describe::{ASK_FOR, Ask, Description};
 use super::elector::Heard;
 use super::{MemberId, TypeConfig, codec};
 use crate::peers::Peers;
@@ -54,6 +55,18 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             addressing,
             peers,
             heard: self.heard.clone(),
+        }
+    }
+}
+
+impl Ask for Network {
+    async fn describe(&self, address: &str) -> Result<Description, String> {
+        let channel = self.peers.channel_at(address);
+        let mut client = RaftClient::new(channel.map_err(|error| error.to_string())?);
+        match tokio::time::timeout(ASK_FOR, client.describe(DescribeRequest {})).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner().into()),
+            Ok(Err(status)) => Err(explained(status).message().to_owned()),
+            Err(_) => Err(format!("no answer within {ASK_FOR:?}")),
         }
     }
 }

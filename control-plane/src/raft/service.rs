@@ -8,11 +8,11 @@ use openraft::raft::InstallSnapshotRequest;
 use serde::Serialize;
 use tonic::{Request, Response, Status};
 
-use super::admission::Position;
 use super::codec::CodecError;
+use super::describe::Description;
 use super::format::{BUILD, Formats};
 use super::inbox::Inbox;
-use super::{MemberId, TypeConfig, codec, describe};
+use super::{MemberId, TypeConfig, codec};
 
 /// Hands messages that are meant for this member to its Raft.
 pub struct RaftService {
@@ -81,20 +81,19 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
-        let Position { vote, last_log_id } = self.inbox.position().await.map_err(stopped)?;
+        let position = self.inbox.position().await.map_err(stopped)?;
         let metrics = self.inbox.raft.metrics();
         let metrics = metrics.borrow();
-        Ok(Response::new(DescribeReply {
+        let described = Description {
             cluster_id: self.cluster_id.clone(),
             member: self.member,
             build: BUILD.to_owned(),
-            formats: Some(self.formats.into()),
-            vote: Some(describe::vote(&vote)),
-            last_log: last_log_id.as_ref().map(describe::log_id),
-            last_applied: metrics.last_applied.as_ref().map(describe::log_id),
-            level: self.inbox.admission.is_level(),
+            formats: self.formats,
+            is_level: self.inbox.admission.is_level(),
             leader: metrics.current_leader,
-            membership: Some(describe::membership(&metrics.membership_config)),
-        }))
+            last_applied: metrics.last_applied,
+            position,
+        };
+        Ok(Response::new(described.into()))
     }
 }

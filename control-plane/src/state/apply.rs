@@ -146,6 +146,7 @@ fn carry_out(model: &mut Model, index: u64, command: Command) -> Reply {
             .revoke(&id, origin)
             .map(|()| Effect::Aside)
             .map_err(Refusal::from),
+        Command::AddMember { .. } | Command::RemoveMember { .. } => Ok(Effect::Aside),
     };
     match outcome {
         Ok(Effect::Changed) => {

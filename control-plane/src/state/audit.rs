@@ -113,6 +113,12 @@ impl Command {
             Self::CreateToken { token, origin } => Some((origin, format!("create {token}"))),
             Self::UseToken { usage, origin } => Some((origin, format!("join with token {}", usage.id))),
             Self::RevokeToken { id, origin } => Some((origin, format!("revoke token {id}"))),
+            Self::AddMember {
+                member,
+                address,
+                origin,
+            } => Some((origin, format!("add member {member} at {address}"))),
+            Self::RemoveMember { member, origin } => Some((origin, format!("remove member {member}"))),
         }
     }
 }

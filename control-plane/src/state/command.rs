@@ -89,11 +89,20 @@ pub enum Command {
         based_on: u64,
     },
     /// Ends a rollout: the revision serves and replaces its predecessor, or it has failed.
-    SetPhase { revision: Revision, phase: Phase },
+    SetPhase {
+        revision: Revision,
+        phase: Phase,
+    },
     /// Lets the canary of a pipeline take over.
-    Promote { pipeline: PipelineName, origin: Origin },
+    Promote {
+        pipeline: PipelineName,
+        origin: Origin,
+    },
     /// Ends the rollout of a pipeline: the revision that serves takes all requests again.
-    Abort { pipeline: PipelineName, origin: Origin },
+    Abort {
+        pipeline: PipelineName,
+        origin: Origin,
+    },
     /// How many replicas stages of a pipeline are to have, by their names.
     Scale {
         pipeline: PipelineName,
@@ -113,7 +122,10 @@ pub enum Command {
         origin: Origin,
     },
     /// Forgets a node that is gone.
-    RemoveNode { node: NodeId, origin: Origin },
+    RemoveNode {
+        node: NodeId,
+        origin: Origin,
+    },
     /// Removes every revision of a pipeline.
     Delete {
         pipeline: PipelineName,
@@ -121,11 +133,30 @@ pub enum Command {
         origin: Origin,
     },
     /// Lets others join. Its secret is known by a hash alone.
-    CreateToken { token: Box<NewToken>, origin: Origin },
+    CreateToken {
+        token: Box<NewToken>,
+        origin: Origin,
+    },
     /// Takes one use of a token for a key. The same key again changes nothing and is answered alike.
-    UseToken { usage: Box<Usage>, origin: Origin },
+    UseToken {
+        usage: Box<Usage>,
+        origin: Origin,
+    },
     /// Ends a token.
-    RevokeToken { id: String, origin: Origin },
+    RevokeToken {
+        id: String,
+        origin: Origin,
+    },
+    /// For the trail alone, as is the next: the members change by entries of Raft's own.
+    AddMember {
+        member: u64,
+        address: String,
+        origin: Origin,
+    },
+    RemoveMember {
+        member: u64,
+        origin: Origin,
+    },
 }
 
 /// What one step of a rollout changes.

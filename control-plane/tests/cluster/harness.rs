@@ -12,7 +12,7 @@ use mosec_types::spec::PythonSource;
 use mosec_types::topology::{Deployment, Node};
 use mosec_types::{NodeId, PipelineName, PipelineSpec, Revision, RouteSpec, StageIndex, StageSpec, Topology};
 use mosec_wire::control::proto::control_plane_client::ControlPlaneClient;
-use mosec_wire::control::{ClientConfig, ControlClient, endpoint, proto};
+use mosec_wire::control::{ClientConfig, ControlClient, ControlError, endpoint, proto};
 use mosec_wire::tls::{ClusterCa, Identity, Role};
 use prometheus::Registry;
 use tempfile::TempDir;
@@ -95,6 +95,50 @@ impl Cluster {
             cluster.run(member, listener).await;
         }
         cluster
+    }
+
+    /// Starts a member that is to be added; `seeds` are where it asks.
+    pub async fn start_another(&mut self, member: u64, seeds: &[u64]) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = self.configs.values().next().unwrap().clone();
+        let mut config = Config {
+            member,
+            listen: listener.local_addr().unwrap(),
+            peers: BTreeMap::new(),
+            seeds: seeds.iter().map(|&seed| self.address(seed).to_string()).collect(),
+            data_dir: Some(self._dir.path().join(member.to_string())),
+            ..there
+        };
+        if let Some(ca) = &self.ca {
+            let identity = ca.issue(Role::ControlPlane, &format!("member-{member}")).unwrap();
+            config.security = Security::Tls(Box::new(identity));
+        }
+        self.configs.insert(member, config);
+        self.run(member, listener).await;
+    }
+
+    /// Why a member has ended by itself, once it has.
+    pub async fn ended(&mut self, member: u64) -> RunError {
+        let running = self.running.remove(&member).unwrap();
+        let ended = tokio::time::timeout(PATIENCE, running.task).await;
+        ended.expect("the member ends").unwrap().unwrap_err()
+    }
+
+    /// Adds or removes a member, step by step.
+    pub async fn change(&self, client: &ControlClient, member: u64, adds: bool) -> Result<(), ControlError> {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        let address = self.address(member).to_string();
+        loop {
+            let change = match adds {
+                true => client.add_member(member, &address).await?,
+                false => client.remove_member(member).await?,
+            };
+            if change.done {
+                return Ok(());
+            }
+            assert!(tokio::time::Instant::now() < end, "{}", change.waits_for);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn run(&mut self, member: u64, listener: TcpListener) {

@@ -11,5 +11,6 @@ mod bundles;
 mod describe;
 mod harness;
 mod joining;
+mod members;
 mod processes;
 mod security;

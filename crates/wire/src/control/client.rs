@@ -78,6 +78,8 @@ struct Shared {
     channels: Mutex<Channels>,
     /// Address that answered last or was named as the leader's.
     preferred: Mutex<Option<String>>,
+    /// Where the members are by their own word: they come and go while this runs.
+    learned: Mutex<Vec<String>>,
     /// Names this client to the control plane's table of repeated writes.
     name: String,
     seq: AtomicU64,
@@ -96,6 +98,7 @@ impl ControlClient {
         let shared = Shared {
             channels: Mutex::new(channels),
             preferred: Mutex::new(None),
+            learned: Mutex::default(),
             name: format!("{:032x}", rand::rng().random::<u128>()),
             seq: AtomicU64::new(1),
             config,
@@ -262,7 +265,27 @@ impl ControlClient {
     /// The order in which nodes are tried, the one that answered last first.
     pub(super) fn route(&self) -> Route {
         let preferred = self.shared.preferred.lock().clone();
-        Route::new(self.shared.config.endpoints.clone(), preferred)
+        Route::new(self.endpoints(), preferred)
+    }
+
+    /// Notes where the members are.
+    pub(super) fn learn(&self, mut members: Vec<String>) {
+        members.retain(|address| self.admit(address));
+        if *self.shared.learned.lock() != members {
+            tracing::debug!(?members, "the control plane's members");
+            *self.shared.learned.lock() = members;
+        }
+    }
+
+    /// Where members are: as they say, and behind that as configured.
+    pub(super) fn endpoints(&self) -> Endpoints {
+        let learned = self.shared.learned.lock().clone();
+        let configured = self.shared.config.endpoints.iter();
+        let others = configured.filter(|address| !learned.contains(address)).cloned();
+        Endpoints {
+            others: others.collect(),
+            learned,
+        }
     }
 
     pub(super) fn prefer(&self, address: Option<String>) {
@@ -294,8 +317,35 @@ impl ControlClient {
     }
 }
 
+/// Addresses of members.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Endpoints {
+    /// By the members' own word.
+    learned: Vec<String>,
+    /// Of the configuration alone. Tried after the others, as nobody may be there any more.
+    others: Vec<String>,
+}
+
+impl Endpoints {
+    /// In an order in which clients spread over the nodes.
+    fn shuffled(self) -> VecDeque<String> {
+        let drawn = |mut some: Vec<String>| {
+            if !some.is_empty() {
+                let start = rand::rng().random_range(0..some.len());
+                some.rotate_left(start);
+            }
+            some
+        };
+        drawn(self.learned)
+            .into_iter()
+            .chain(drawn(self.others))
+            .collect()
+    }
+}
+
 /// Which node to try next, and after which pause.
 pub(super) struct Route {
+    known: Endpoints,
     endpoints: VecDeque<String>,
     hint: Option<String>,
     pub(super) attempts: u32,
@@ -304,12 +354,10 @@ pub(super) struct Route {
 
 impl Route {
     /// Starts at a node drawn at random, so that clients spread over the nodes, unless one is `preferred`.
-    fn new(endpoints: Vec<String>, preferred: Option<String>) -> Self {
-        let start = rand::rng().random_range(0..endpoints.len());
-        let mut endpoints = VecDeque::from(endpoints);
-        endpoints.rotate_left(start);
+    fn new(known: Endpoints, preferred: Option<String>) -> Self {
         Self {
-            endpoints,
+            endpoints: known.clone().shuffled(),
+            known,
             hint: preferred,
             attempts: 0,
             failures: 0,
@@ -321,8 +369,17 @@ impl Route {
         if let Some(hint) = self.hint.take() {
             return hint;
         }
+        let next = self.endpoints[0].clone();
         self.endpoints.rotate_left(1);
-        self.endpoints[0].clone()
+        next
+    }
+
+    /// Takes what is known now, where that is news.
+    pub(super) fn learn(&mut self, known: Endpoints) {
+        if self.known != known {
+            self.endpoints = known.clone().shuffled();
+            self.known = known;
+        }
     }
 
     /// Notes a failure; the pause grows from 20 ms to 320 ms, and a half of it is drawn at random.
@@ -350,7 +407,7 @@ pub(super) fn leader_hint(status: &Status) -> Option<String> {
 }
 
 /// A failure of the connection with its cause, which tonic leaves to the error's sources: an expired certificate, say.
-pub(super) fn explained(status: Status) -> Status {
+pub fn explained(status: Status) -> Status {
     let mut cause = std::error::Error::source(&status);
     let mut innermost = None;
     while let Some(error) = cause {
@@ -384,7 +441,11 @@ mod tests {
     #[test]
     fn a_route_tries_the_hint_first_and_then_every_endpoint() {
         let endpoints: Vec<_> = ["a:1", "b:1", "c:1"].map(String::from).to_vec();
-        let mut route = Route::new(endpoints.clone(), Some("x:1".into()));
+        let known = Endpoints {
+            others: endpoints.clone(),
+            learned: vec![],
+        };
+        let mut route = Route::new(known, Some("x:1".into()));
         assert_eq!(route.next(), "x:1");
         let mut seen: Vec<_> = (0..3).map(|_| route.next()).collect();
         seen.sort();
@@ -395,6 +456,20 @@ mod tests {
         let _ = route.failed(Some("y:1".into()));
         assert_eq!(route.next(), "y:1");
         assert_eq!(route.attempts, 5);
+    }
+
+    #[tokio::test]
+    async fn what_the_members_say_comes_before_the_configuration() {
+        let strings = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let configured = vec!["a:1".to_owned(), "b:1".into()];
+        let client = ControlClient::new(ClientConfig::new(configured, None)).unwrap();
+        let mut route = client.route();
+        client.learn(strings(&["b:1", "c:1", "d:1", "no address"]));
+        route.learn(client.endpoints());
+        let mut seen: Vec<_> = (0..3).map(|_| route.next()).collect();
+        seen.sort();
+        assert_eq!(seen, ["b:1", "c:1", "d:1"]);
+        assert_eq!(route.next(), "a:1");
     }
 
     #[tokio::test]

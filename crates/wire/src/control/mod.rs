@@ -10,13 +10,14 @@ mod convert;
 pub mod endpoint;
 mod heartbeat;
 mod join;
+mod members;
 mod people;
 mod renew;
 mod saved;
 mod watch;
 
 pub use bundles::{BUNDLE_CALL_TIMEOUT, BUNDLE_TIMEOUT, bundle_chunks, collect_bundle};
-pub use client::{ClientConfig, ControlClient, ControlError};
+pub use client::{ClientConfig, ControlClient, ControlError, explained};
 pub use convert::ConvertError;
 pub use endpoint::EndpointError;
 pub use heartbeat::{HeartbeatError, Registration};

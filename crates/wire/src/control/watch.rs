@@ -55,6 +55,7 @@ impl ControlClient {
             if sender.borrow().version != before {
                 route.succeeded();
             }
+            route.learn(self.endpoints());
             // What could not be applied is asked for whole.
             leads_on = status.code() != Code::DataLoss;
             tracing::debug!(%target, %status, "topology watch lost");
@@ -95,6 +96,10 @@ impl ControlClient {
                         .apply(delta)
                         .map_err(|gap| Status::data_loss(gap.to_string()))?;
                     topology
+                }
+                None if !update.members.is_empty() => {
+                    self.learn(update.members);
+                    continue;
                 }
                 None => {
                     let version = update.version;

@@ -1,0 +1,220 @@
+//! Who belongs to the control plane, and changes of it.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use mosec_wire::control::proto;
+use openraft::{BasicNode, Membership};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use super::{Api, answer, forward, invalid, origin};
+use crate::access;
+use crate::bundles::Bundles;
+use crate::raft::MemberId;
+use crate::raft::describe::{Ask as _, Description};
+use crate::raft::handle::ProposeError;
+use crate::raft::members::{ChangeError, Code, Progress};
+use crate::state::{Command, Model};
+
+/// Longest address of a member.
+const MAX_ADDRESS_BYTES: usize = 256;
+
+/// Tells which of the bundles that revisions name a member lacks.
+#[derive(Clone)]
+pub(crate) struct MissingBundles {
+    pub(crate) bundles: Bundles,
+    pub(crate) model: watch::Receiver<Arc<Model>>,
+}
+
+impl Code for MissingBundles {
+    async fn lacking(&self, member: MemberId, address: &str) -> Result<usize, String> {
+        let wanted = self.model.borrow().bundles();
+        let missing = self.bundles.missing(member, address, &wanted).await;
+        missing.map_err(|status| status.message().to_owned())
+    }
+}
+
+/// Asks every member where it stands.
+pub(super) async fn list(api: &Api) -> proto::ListMembersResponse {
+    let peers = &api.handle.peers;
+    let membership = peers.membership();
+    let asked = membership.nodes().map(|(&member, node)| {
+        let address = peers.address(member, &node.addr).to_owned();
+        async move {
+            let told = api.members.asker.describe(&address).await;
+            (member, address, told)
+        }
+    });
+    let told = join_all(asked).await;
+    let metrics = api.handle.raft.metrics();
+    let metrics = metrics.borrow();
+    proto::ListMembersResponse {
+        cluster_id: api.cluster_id.clone(),
+        answered_by: api.handle.member,
+        leader: metrics.current_leader,
+        term: metrics.current_term,
+        changing: membership.get_joint_config().len() > 1,
+        members: told
+            .into_iter()
+            .map(|(member, address, told)| record(&membership, &api.cluster_id, member, address, told))
+            .collect(),
+    }
+}
+
+fn record(
+    membership: &Membership<MemberId, BasicNode>,
+    cluster_id: &str,
+    member: MemberId,
+    address: String,
+    told: Result<Description, String>,
+) -> proto::MemberRecord {
+    let told = told.and_then(
+        |told| match told.member == member && told.cluster_id == cluster_id {
+            true => Ok(told),
+            false => Err(format!(
+                "there is member {} of cluster {:?}",
+                told.member, told.cluster_id
+            )),
+        },
+    );
+    let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
+    let (report, problem) = match told {
+        Ok(told) => {
+            let report = proto::MemberReport {
+                last_log: index(told.position.last_log_id),
+                last_applied: index(told.last_applied),
+                build: told.build,
+                level: told.is_level,
+            };
+            (Some(report), String::new())
+        }
+        Err(problem) => (None, problem),
+    };
+    proto::MemberRecord {
+        id: member,
+        address,
+        voter: membership.voter_ids().any(|voter| voter == member),
+        report,
+        problem,
+    }
+}
+
+pub(super) async fn add(
+    api: &Api,
+    mut request: Request<proto::AddMemberRequest>,
+) -> Result<Response<proto::MemberChange>, Status> {
+    let by = access::asked_by(&request, &request.get_ref().by);
+    let (member, address) = (request.get_ref().member, request.get_ref().address.clone());
+    number(member)?;
+    check_address(&address)?;
+    let configured = api.handle.peers.configured(member);
+    if let Some(configured) = configured.filter(|configured| *configured != address) {
+        return Err(Status::failed_precondition(format!(
+            "member {member} is at {configured} by --peers of member {}: take another number",
+            api.handle.member
+        )));
+    }
+    let command = Command::AddMember {
+        member,
+        address: address.clone(),
+        origin: origin(&by),
+    };
+    request.get_mut().by = by;
+    match api
+        .members
+        .add(member, &address, async || note(api, command).await)
+        .await
+    {
+        Err(Failure::NotLeader(leader)) => {
+            let send = |mut client: forward::Client, request| async move { client.add_member(request).await };
+            api.forward(leader, request, send).await
+        }
+        Err(Failure::Status(status)) => Err(status),
+        Ok(progress) => Ok(Response::new(progress.into())),
+    }
+}
+
+pub(super) async fn remove(
+    api: &Api,
+    mut request: Request<proto::RemoveMemberRequest>,
+) -> Result<Response<proto::MemberChange>, Status> {
+    let by = access::asked_by(&request, &request.get_ref().by);
+    let member = request.get_ref().member;
+    number(member)?;
+    let command = Command::RemoveMember {
+        member,
+        origin: origin(&by),
+    };
+    request.get_mut().by = by;
+    match api
+        .members
+        .remove(member, async || note(api, command).await)
+        .await
+    {
+        Err(Failure::NotLeader(leader)) => {
+            let send =
+                |mut client: forward::Client, request| async move { client.remove_member(request).await };
+            api.forward(leader, request, send).await
+        }
+        Err(Failure::Status(status)) => Err(status),
+        Ok(progress) => Ok(Response::new(progress.into())),
+    }
+}
+
+/// Puts it into the audit trail who changes the members. The change itself is an entry of Raft's own.
+async fn note(api: &Api, command: Command) -> Result<(), Failure> {
+    answer(api.handle.propose(command.into()).await)
+        .map(drop)
+        .map_err(Failure::Status)
+}
+
+/// Why there is no progress, or who can make some.
+enum Failure {
+    NotLeader(Option<proto::LeaderInfo>),
+    Status(Status),
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Propose(ProposeError::NotLeader { leader }) => Self::NotLeader(leader),
+            ChangeError::Propose(error) => Self::Status(forward::failure(error)),
+            ChangeError::Refused(refusal) => Self::Status(Status::failed_precondition(refusal.to_string())),
+        }
+    }
+}
+
+impl From<Progress> for proto::MemberChange {
+    fn from(progress: Progress) -> Self {
+        match progress {
+            Progress::Done => Self {
+                done: true,
+                waits_for: String::new(),
+            },
+            Progress::Waits(waits_for) => Self {
+                done: false,
+                waits_for,
+            },
+        }
+    }
+}
+
+fn number(member: MemberId) -> Result<(), Status> {
+    match member {
+        0 => Err(invalid("member", "expected a number from 1, found 0")),
+        _ => Ok(()),
+    }
+}
+
+fn check_address(address: &str) -> Result<(), Status> {
+    let parts = address.rsplit_once(':');
+    let port = parts.map(|(host, port)| (host.is_empty(), port.parse::<u16>()));
+    match port {
+        Some((false, Ok(1..))) if address.len() <= MAX_ADDRESS_BYTES => Ok(()),
+        _ => Err(invalid(
+            "address",
+            format!("expected host:port of at most {MAX_ADDRESS_BYTES} bytes, found {address:?}"),
+        )),
+    }
+}
