@@ -22,6 +22,7 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 use tonic::transport::{self, Server};
@@ -69,6 +70,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls and streams of one connection; a client needs a handful.
 const MAX_STREAMS: u32 = 256;
+/// How often the client that renews this node's certificate is told of the members. Renewals are weeks apart.
+const LEARN_EVERY: Duration = Duration::from_secs(60);
 /// How long open calls may take to end when the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -243,6 +246,7 @@ impl ControlPlane {
             cluster_id: config.cluster_id.clone(),
             member: config.member,
             formats: config.formats,
+            signs: config.authority.is_some(),
         };
         Ok(Self {
             address,
@@ -290,6 +294,7 @@ impl ControlPlane {
     /// Runs until `stop`, or until Raft or the server fail.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
         let raft = self.monitor.handle.raft.clone();
+        let peers = self.monitor.handle.peers.clone();
         let (member, log) = (self.monitor.handle.member, self.monitor.log.clone());
         let closing = self.closing;
         let incoming = connections(self.listener, self.identity.clone())?;
@@ -331,9 +336,14 @@ impl ControlPlane {
             Ok(())
         });
         if let (Some(identity), Some((client, dir))) = (self.identity, self.renewal) {
+            let learner = client.clone();
             let ended = closing.clone();
             tasks.spawn(async move {
-                keep_fresh(client, identity, dir, ended).await;
+                tokio::select! {
+                    () = keep_fresh(client, identity, dir, ended) => {}
+                    // Who signs may be none of those in the flags any more.
+                    () = async { loop { learner.learn(peers.addresses()); sleep(LEARN_EVERY).await } } => {}
+                }
                 Ok(())
             });
         }

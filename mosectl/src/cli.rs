@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    audit, ca, completions, delete, deploy, explain, history, login, node, plan, rollback, rollout, scale,
-    schema, status, token, traffic, up,
+    audit, ca, cluster, completions, delete, deploy, explain, history, login, node, plan, rollback, rollout,
+    scale, schema, status, token, traffic, up,
 };
 use crate::failure::Result;
 
@@ -49,6 +49,8 @@ enum Command {
     Token(token::Args),
     /// Gets this user's identity for a token.
     Login(login::Args),
+    /// Founds a cluster, and shows, adds and removes members of its control plane.
+    Cluster(cluster::Args),
     /// Makes the cluster's authority and issues its certificates.
     Ca(ca::Args),
     /// Says what an error of a request means, and what helps.
@@ -87,6 +89,7 @@ fn run(command: Command) -> Result {
         Command::Audit(args) => block_on(audit::run(args)),
         Command::Token(args) => block_on(token::run(args)),
         Command::Login(args) => block_on(login::run(args)),
+        Command::Cluster(args) => block_on(cluster::run(args)),
         Command::Ca(args) => ca::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Schema => schema::run(),

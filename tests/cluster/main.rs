@@ -7,6 +7,7 @@ mod custody;
 mod embedded;
 mod identity;
 mod leave;
+mod members;
 mod rollout;
 mod spread;
 mod stability;

@@ -39,7 +39,10 @@ pub struct Cluster {
     pub control: BTreeMap<u64, Daemon>,
     pub gateways: Vec<Daemon>,
     pub agents: BTreeMap<&'static str, Daemon>,
+    /// Where the control-plane nodes are now.
     peers: BTreeMap<u64, String>,
+    /// Where those were that the cluster began with, for their flags.
+    founders: BTreeMap<u64, String>,
     /// Where the agents' links are, the same at each start.
     links: BTreeMap<&'static str, String>,
     addresses: Vec<String>,
@@ -52,13 +55,14 @@ impl Cluster {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let mut dir = tempfile::Builder::new().prefix("mosec-cluster-").tempdir()?;
         dir.disable_cleanup(true);
-        let peers = (1..=options.control as u64)
+        let peers: BTreeMap<_, _> = (1..=options.control as u64)
             .zip(free_ports(options.control)?)
             .collect();
         let mut cluster = Self {
             control: BTreeMap::new(),
             gateways: Vec::new(),
             agents: BTreeMap::new(),
+            founders: peers.clone(),
             peers,
             links: BTreeMap::new(),
             addresses: Vec::new(),
@@ -97,7 +101,7 @@ impl Cluster {
     pub fn start_control(&mut self, id: u64) -> anyhow::Result<()> {
         let name = format!("control-{id}");
         let peers: Vec<_> = self
-            .peers
+            .founders
             .iter()
             .map(|(id, address)| format!("{id}={address}"))
             .collect();
@@ -105,7 +109,7 @@ impl Cluster {
             "--cluster-id=test".into(),
             format!("--node-id={id}"),
             format!("--peers={}", peers.join(",")),
-            format!("--listen={}", self.peers[&id]),
+            format!("--listen={}", self.founders[&id]),
             format!("--data-dir={}", self.file(&format!("data-{id}"))),
             format!("--identity={}", self.file(&name)),
         ];
@@ -120,6 +124,56 @@ impl Cluster {
         self.control
             .insert(id, self.daemon(&name, "mosec-control-plane", &args)?);
         Ok(())
+    }
+
+    /// Has another control-plane node join, and starts it with the settings that are written for it. It is no member yet.
+    /// Gives its number and address, as `mosectl cluster add` takes them.
+    pub fn join_control(&mut self, id: u64) -> anyhow::Result<String> {
+        let name = format!("control-{id}");
+        self.admit("control-plane", &name)?;
+        let address = free_ports(1)?.remove(0);
+        let dir = self.file(&format!("joined-{id}"));
+        let args = [
+            "cluster",
+            "join",
+            "--token",
+            &format!("@{}", self.file(&format!("{name}.token"))),
+            "--address",
+            &address,
+            "--dir",
+            &dir,
+            "--data-dir",
+            &self.file(&format!("data-{id}")),
+            "--listen=127.0.0.1",
+        ];
+        let joined = self.mosectl(&args)?;
+        anyhow::ensure!(joined.status.success(), "no member:\n{}", text(&joined));
+        self.start_joined(id)?;
+        self.peers.insert(id, address.clone());
+        Ok(format!("{id}={address}"))
+    }
+
+    /// Starts a control-plane node that has joined. Here it gets the authority's key, too, as a person would see to it.
+    pub fn start_joined(&mut self, id: u64) -> anyhow::Result<()> {
+        let settings = std::fs::read_to_string(self.file(&format!("joined-{id}/control-plane.env")))?;
+        let flags = settings.lines().filter_map(|line| {
+            let (name, value) = line.strip_prefix("MOSEC_")?.split_once('=')?;
+            let name = name.to_lowercase().replace('_', "-");
+            Some(format!("--{name}={value}"))
+        });
+        let args: Vec<_> = flags.chain([format!("--ca={}", self.file("ca"))]).collect();
+        let daemon = self.daemon(&format!("control-{id}"), "mosec-control-plane", &args)?;
+        self.control.insert(id, daemon);
+        Ok(())
+    }
+
+    /// Waits for a control-plane node that was removed to end by itself; its log.
+    pub async fn removed_control(&mut self, id: u64) -> anyhow::Result<String> {
+        let mut daemon = self.control.remove(&id).context("it runs")?;
+        self.peers.remove(&id);
+        let code = daemon.ended(Duration::from_secs(20)).await?;
+        anyhow::ensure!(code == Some(1), "it ended with {code:?}");
+        Ok(daemon.log())
     }
 
     /// Has a control-plane node join anew, with a token, on a host that has nothing of it.

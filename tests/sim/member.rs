@@ -271,6 +271,7 @@ impl Live {
             build: String::new(),
             formats: Formats::BUILD,
             is_level: self.inbox.admission.is_level(),
+            signs: false,
             leader: metrics.current_leader,
             last_applied: metrics.last_applied,
             position,

@@ -86,6 +86,7 @@ fn record(
                 last_applied: index(told.last_applied),
                 build: told.build,
                 level: told.is_level,
+                signs: told.signs,
             };
             (Some(report), String::new())
         }

@@ -29,6 +29,8 @@ pub struct Description {
     pub formats: Formats,
     /// Whether it takes part in votes.
     pub is_level: bool,
+    /// Whether it holds the authority's key.
+    pub signs: bool,
     /// The leader as it knows it.
     pub leader: Option<MemberId>,
     pub last_applied: Option<LogId>,
@@ -55,6 +57,7 @@ impl From<proto::DescribeReply> for Description {
                 max: range.max,
             }),
             is_level: reply.level,
+            signs: reply.signs,
             leader: reply.leader,
             last_applied: reply.last_applied.as_ref().map(to_log_id),
             position: Position {
@@ -78,6 +81,7 @@ impl From<Description> for proto::DescribeReply {
             last_log: position.last_log_id.as_ref().map(from_log_id),
             last_applied: described.last_applied.as_ref().map(from_log_id),
             level: described.is_level,
+            signs: described.signs,
             leader: described.leader,
             membership: Some(from_membership(&position.membership)),
         }
@@ -159,6 +163,7 @@ mod tests {
             build: "0.1.0".into(),
             formats: Formats::BUILD,
             is_level: true,
+            signs: true,
             leader: Some(2),
             last_applied: Some(id(7)),
             position: Position {

@@ -52,6 +52,11 @@ pub enum Refusal {
     #[error("member {0} is the only one: without it there is no control plane")]
     Last(MemberId),
     #[error(
+        "member {0} is the last that holds the authority's key: nobody could join any more, and no certificate be renewed; \
+         start another member with --ca first"
+    )]
+    LastSigner(MemberId),
+    #[error(
         "without member {member}, {needed} of {of} members must have everything, and {} do{}",
         whole.len(), in_words(missing)
     )]
@@ -232,6 +237,13 @@ fn next_to_remove(
             missing,
         });
     }
+    let signs = |answer: &Answer| answer.0.as_ref().is_ok_and(|described| described.signs);
+    let other_signs = answers
+        .iter()
+        .any(|(other, answer)| *other != member && signs(answer));
+    if answers.get(&member).is_some_and(signs) && !other_signs {
+        return Err(Refusal::LastSigner(member));
+    }
     Ok(Step::RemoveVoter)
 }
 
@@ -291,8 +303,7 @@ impl<A: Ask, C: Code> Members<A, C> {
     ) -> Result<Progress, E> {
         self.barrier().await?;
         let membership = self.handle.peers.membership();
-        let staying = membership.nodes().filter(|(other, _)| **other != member);
-        let answers = join_all(staying.map(|(&other, node)| async move {
+        let answers = join_all(membership.nodes().map(|(&other, node)| async move {
             let address = self.handle.peers.address(other, &node.addr);
             (other, self.answer(other, address, true).await)
         }));

@@ -24,6 +24,7 @@ fn fresh(member: MemberId) -> Description {
         build: "1".into(),
         formats: Formats::BUILD,
         is_level: false,
+        signs: false,
         leader: None,
         last_applied: None,
         position: Position::default(),
@@ -162,6 +163,21 @@ fn a_member_goes_only_where_a_majority_of_the_others_has_everything() {
     assert!(
         text.contains("; member 1 lacks 3 bundles of code; member 2 "),
         "{text}"
+    );
+    let signer = |member| {
+        let described = Description {
+            signs: true,
+            ..level(member)
+        };
+        (member, (Ok(described), 0))
+    };
+    assert_eq!(
+        next_to_remove(&three, 3, &answers(&[whole(1), whole(2), signer(3)])),
+        Err(Refusal::LastSigner(3))
+    );
+    assert_eq!(
+        next_to_remove(&three, 3, &answers(&[whole(1), signer(2), signer(3)])),
+        Ok(Step::RemoveVoter)
     );
     let alone = view(membership(&[&[1]], &[]), None);
     assert_eq!(next_to_remove(&alone, 1, &answers(&[])), Err(Refusal::Last(1)));

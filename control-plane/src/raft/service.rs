@@ -20,6 +20,8 @@ pub struct RaftService {
     pub cluster_id: String,
     pub member: MemberId,
     pub formats: Formats,
+    /// Whether this member holds the authority's key.
+    pub signs: bool,
 }
 
 impl RaftService {
@@ -90,6 +92,7 @@ impl raft_server::Raft for RaftService {
             build: BUILD.to_owned(),
             formats: self.formats,
             is_level: self.inbox.admission.is_level(),
+            signs: self.signs,
             leader: metrics.current_leader,
             last_applied: metrics.last_applied,
             position,

@@ -268,8 +268,8 @@ impl ControlClient {
         Route::new(self.endpoints(), preferred)
     }
 
-    /// Notes where the members are.
-    pub(super) fn learn(&self, mut members: Vec<String>) {
+    /// Notes where the members are. Addresses that are none are left out.
+    pub fn learn(&self, mut members: Vec<String>) {
         members.retain(|address| self.admit(address));
         if *self.shared.learned.lock() != members {
             tracing::debug!(?members, "the control plane's members");

@@ -92,6 +92,7 @@ impl ControlClient {
                 route = self.route();
                 registered = true;
             }
+            route.learn(self.endpoints());
             let target = route.next();
             let started = Instant::now();
             let status = match self.beat(&target, node, &mut workers, every).await {

@@ -46,6 +46,7 @@ impl ControlClient {
         let mut route = self.route();
         let mut leads_on = true;
         loop {
+            route.learn(self.endpoints());
             let target = route.next();
             let before = sender.borrow().version;
             let status = match self.follow_one(&target, sender, leads_on).await {
@@ -55,7 +56,6 @@ impl ControlClient {
             if sender.borrow().version != before {
                 route.succeeded();
             }
-            route.learn(self.endpoints());
             // What could not be applied is asked for whole.
             leads_on = status.code() != Code::DataLoss;
             tracing::debug!(%target, %status, "topology watch lost");
