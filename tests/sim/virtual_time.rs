@@ -29,6 +29,8 @@ const THREE: Setup = Setup {
     changes: false,
 };
 
+const FIVE: Setup = Setup { members: 5, ..THREE };
+
 /// Three to begin with.
 const CHANGING: Setup = Setup {
     changes: true,
@@ -53,12 +55,12 @@ fn three_members_are_as_one_again() {
 
 #[test]
 fn five_members_are_as_one() {
-    all_pass(1000..1040, Setup { members: 5, ..THREE });
+    all_pass(1000..1040, FIVE);
 }
 
 #[test]
 fn five_members_are_as_one_again() {
-    all_pass(1040..1080, Setup { members: 5, ..THREE });
+    all_pass(1040..1080, FIVE);
 }
 
 #[test]
@@ -98,7 +100,14 @@ fn replay() {
     verdict.unwrap();
 }
 
-/// `make sim`: as many histories as `SIM_HISTORIES` says, one in three among five members, from seed `SIM_SEED` on.
+/// What `make sim` runs in turn.
+const KINDS: [(&str, Setup); 3] = [
+    ("Three members", THREE),
+    ("Five members", FIVE),
+    ("Members that come and go, three to begin with", CHANGING),
+];
+
+/// `make sim`: as many histories as `SIM_HISTORIES` says, a third of each kind, from seed `SIM_SEED` on.
 #[test]
 #[ignore = "takes minutes; writes REPORT.md"]
 fn many_histories() {
@@ -108,20 +117,21 @@ fn many_histories() {
     );
     let started = std::time::Instant::now();
     let next = std::sync::atomic::AtomicU64::new(first);
-    let tally = parking_lot::Mutex::new([Tally::default(), Tally::default()]);
+    let tallies = KINDS.map(|_| parking_lot::Mutex::new(Tally::default()));
     let work = || {
         loop {
             let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if seed >= first + histories {
                 return;
             }
-            let members = if seed % 3 == 2 { 5 } else { 3 };
-            let outcomes = run(seed, Setup { members, ..THREE });
-            let name = format!("seed {seed} of {members} members");
+            let kind = (seed % KINDS.len() as u64) as usize;
+            let (name, setup) = KINDS[kind];
+            let outcomes = run(seed, setup);
+            let name = format!("seed {seed} ({})", name.to_lowercase());
             if let Err(problem) = &outcomes.verdict {
                 println!("{name}: {problem}");
             }
-            let tally = &mut tally.lock()[usize::from(members == 5)];
+            let mut tally = tallies[kind].lock();
             tally.add(&name, &outcomes.history, &outcomes.faults, &outcomes.verdict);
         }
     };
@@ -129,20 +139,19 @@ fn many_histories() {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         (0..threads).for_each(|_| drop(scope.spawn(work)));
     });
-    let [three, five] = tally.into_inner();
-    let text = format!(
+    let mut text = format!(
         "# Histories in virtual time\n\nWritten by `make sim` on {}: seeds {first} to {}, {} s on this machine. FINDINGS.md \
-         says what earlier runs have found.\n\n## Three members: {} histories\n\n{}\n## Five members: {} histories\n\n{}",
+         says what earlier runs have found.\n",
         report::today(),
         first + histories - 1,
         started.elapsed().as_secs(),
-        three.histories,
-        three.tables(),
-        five.histories,
-        five.tables(),
     );
+    let tallies = tallies.map(parking_lot::Mutex::into_inner);
+    for ((name, _), tally) in KINDS.iter().zip(&tallies) {
+        text += &format!("\n## {name}: {} histories\n\n{}", tally.histories, tally.tables());
+    }
     report::write("REPORT.md", &text);
-    assert!(three.failures.is_empty() && five.failures.is_empty());
+    assert!(tallies.iter().all(|tally| tally.failures.is_empty()));
 }
 
 /// The first seed whose history is found to be wrong.
