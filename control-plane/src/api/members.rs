@@ -1,11 +1,13 @@
 //! Who belongs to the control plane, and changes of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use mosec_wire::control::proto;
+use mosec_wire::control::{FORWARDED_KEY, proto};
 use openraft::{BasicNode, Membership};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::{Api, answer, forward, invalid, origin};
@@ -19,6 +21,10 @@ use crate::state::{Command, Model};
 
 /// Longest address of a member.
 const MAX_ADDRESS_BYTES: usize = 256;
+
+/// How long the leader may take to ask all members, which takes it a second where one is silent. A client that asked has
+/// as much again.
+const LEADER_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Tells which of the bundles that revisions name a member lacks.
 #[derive(Clone)]
@@ -35,8 +41,27 @@ impl Code for MissingBundles {
     }
 }
 
-/// Asks every member where it stands.
-pub(super) async fn list(api: &Api) -> proto::ListMembersResponse {
+/// Asks every member where it stands: the leader does, who knows best who they are, and where there is none that answers,
+/// whoever was called.
+pub(super) async fn list(
+    api: &Api,
+    request: Request<proto::ListMembersRequest>,
+) -> proto::ListMembersResponse {
+    let is_forwarded = request.metadata().contains_key(FORWARDED_KEY);
+    let leader = api
+        .handle
+        .leader()
+        .filter(|leader| leader.id != api.handle.member && !is_forwarded);
+    if leader.is_some() {
+        let send = |mut client: forward::Client, request| async move { client.list_members(request).await };
+        if let Ok(Ok(told)) = timeout(LEADER_PATIENCE, api.forward(leader, request, send)).await {
+            return told.into_inner();
+        }
+    }
+    ask_all(api).await
+}
+
+async fn ask_all(api: &Api) -> proto::ListMembersResponse {
     let peers = &api.handle.peers;
     let membership = peers.membership();
     let asked = membership.nodes().map(|(&member, node)| {

@@ -309,9 +309,9 @@ impl control_plane_server::ControlPlane for Api {
 
     async fn list_members(
         &self,
-        _: Request<proto::ListMembersRequest>,
+        request: Request<proto::ListMembersRequest>,
     ) -> Result<Response<proto::ListMembersResponse>, Status> {
-        Ok(Response::new(members::list(self).await))
+        Ok(Response::new(members::list(self, request).await))
     }
 
     async fn add_member(
