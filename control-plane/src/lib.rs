@@ -1,7 +1,8 @@
 //! The replicated desired state of a cluster: which pipelines run in which revision, on which nodes.
 //!
 //! [`state`] is what the members agree on, [`raft`] how; [`planner`] and [`reconcile`] derive on the leader what must
-//! change; `bundles` keeps the code that is deployed, beside the log; [`api`](mod@api) is the gRPC service that gateways, agents and `mosectl` use. [`server`] puts it together.
+//! change; `bundles` keeps the code that is deployed, beside the log; `relay` passes on
+//! what workers write; [`api`](mod@api) is the gRPC service that gateways, agents and `mosectl` use. [`server`] puts it together.
 
 mod access;
 mod api;
@@ -19,6 +20,7 @@ pub mod peers;
 pub mod planner;
 pub mod raft;
 pub mod reconcile;
+mod relay;
 pub mod server;
 pub mod state;
 

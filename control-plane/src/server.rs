@@ -59,6 +59,7 @@ use crate::raft::snapshot::{SnapshotDir, SnapshotError};
 use crate::raft::state_machine::{RestoreError, Snapshots, StateMachine};
 use crate::raft::{MemberId, Raft};
 use crate::reconcile::{Leadership, Reconciler};
+use crate::relay::Relay;
 use crate::state::Model;
 
 /// How long a restarted node waits for its predecessor to release the store.
@@ -233,6 +234,7 @@ impl ControlPlane {
                 },
             },
             bundles: bundles.clone(),
+            relay: Relay::default(),
             metrics: metrics.clone(),
             closing: closing.clone(),
         };

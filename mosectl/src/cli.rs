@@ -2,19 +2,22 @@
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{ColorChoice, Parser, Subcommand};
 
 use crate::commands::{
-    audit, ca, cluster, completions, delete, deploy, explain, history, login, node, plan, rollback, rollout,
-    scale, schema, status, token, traffic, up,
+    audit, ca, cluster, completions, delete, deploy, explain, history, login, logs, node, plan, rollback, rollout, scale, schema, status, token, traffic, up,
 };
 use crate::failure::Result;
+use crate::terminal;
 
 /// Runs, fills and looks into a model-serving cluster.
 #[derive(Debug, Parser)]
 #[command(name = "mosectl", version)]
 #[command(after_help = "Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no control plane is known or answers.")]
 struct Args {
+    /// When to use colours. `auto`: on a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    color: ColorChoice,
     #[command(subcommand)]
     command: Command,
 }
@@ -41,6 +44,8 @@ enum Command {
     History(history::Args),
     /// Shows pipelines, replicas, nodes and the control plane.
     Status(status::Args),
+    /// Shows what the workers of a pipeline write, and how they ended.
+    Logs(logs::Args),
     /// Removes a pipeline.
     Delete(delete::Args),
     /// Lists who changed what, and when.
@@ -67,6 +72,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(args) => args,
         Err(code) => return code,
     };
+    terminal::set_colours(args.color);
     match run(args.command) {
         Ok(()) => 0,
         Err(failure) => failure.report(),
@@ -85,6 +91,7 @@ fn run(command: Command) -> Result {
         Command::Rollback(args) => block_on(rollback::run(args)),
         Command::History(args) => block_on(history::run(args)),
         Command::Status(args) => block_on(status::run(args)),
+        Command::Logs(args) => block_on(logs::run(args)),
         Command::Delete(args) => block_on(delete::run(args)),
         Command::Audit(args) => block_on(audit::run(args)),
         Command::Token(args) => block_on(token::run(args)),

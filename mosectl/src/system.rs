@@ -96,6 +96,7 @@ impl System {
             let devices = devices.iter().enumerate().filter(|(index, _)| own(*index));
             config.devices = devices.map(|(_, device)| device.clone()).collect();
             config.python.clone_from(&options.python);
+            config.output = Some(mosec_node_agent::OutputLimits::default());
             let agent = mosec_node_agent::Options {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 advertise: None,

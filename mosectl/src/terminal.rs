@@ -1,15 +1,42 @@
 //! Standard output and error as the user has them: a terminal or not, and what may be written there.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::OnceLock;
+
+use clap::ColorChoice;
 
 /// Columns of a terminal that does not tell.
 const DEFAULT_WIDTH: usize = 80;
 
-/// Whether colours are wanted: on a terminal that has some, unless <https://no-color.org> is followed.
+/// What `--color` says, once it has been read.
+static COLOURS: OnceLock<ColorChoice> = OnceLock::new();
+
+/// Follows `--color` from now on. A second call changes nothing.
+pub(crate) fn set_colours(choice: ColorChoice) {
+    let _ = COLOURS.set(choice);
+}
+
+/// Whether standard error takes colours.
 pub(crate) fn stderr_has_colours() -> bool {
-    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stderr().is_terminal() && !dumb && !refused
+    has_colours(std::io::stderr().is_terminal())
+}
+
+/// Whether standard output takes colours.
+pub(crate) fn stdout_has_colours() -> bool {
+    has_colours(std::io::stdout().is_terminal())
+}
+
+/// Colours are for terminals that have some, unless <https://no-color.org> is followed, or `--color` says otherwise.
+fn has_colours(is_terminal: bool) -> bool {
+    match COLOURS.get() {
+        Some(ColorChoice::Always) => true,
+        Some(ColorChoice::Never) => false,
+        Some(ColorChoice::Auto) | None => {
+            let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+            let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            is_terminal && !dumb && !refused
+        }
+    }
 }
 
 /// Writes to standard error. Nobody can be told when that fails.
@@ -19,10 +46,15 @@ pub(crate) fn print_error(text: &str) {
 
 /// Writes to standard output; a reader that has left, as `head` does, is no error.
 pub(crate) fn print(text: &str) -> std::io::Result<()> {
+    print_while_read(text).map(drop)
+}
+
+/// As [`print()`]; false where the reader has left.
+pub(crate) fn print_while_read(text: &str) -> std::io::Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
     }
 }
 
@@ -37,6 +69,45 @@ pub(crate) fn printable(text: &str) -> String {
             }
         })
         .collect()
+}
+
+/// One line of a program's output for a terminal: without what could move its cursor or change its state. Colours stay
+/// where they are wanted, and end with the line.
+pub(crate) fn printable_output(text: &str, colours: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    let mut coloured = false;
+    while let Some(c) = rest.next() {
+        if c != '\x1b' {
+            out.push(if c.is_control() && c != '\t' { ' ' } else { c });
+            continue;
+        }
+        match rest.next() {
+            // A control sequence: parameters, then a final character, which is 'm' for colours.
+            Some('[') => {
+                let mut sequence = String::new();
+                let end = rest.find(|&c| {
+                    sequence.push(c);
+                    matches!(c, '\x40'..='\x7e')
+                });
+                if colours
+                    && end == Some('m')
+                    && sequence.chars().all(|c| matches!(c, '0'..='9' | ';' | ':' | 'm'))
+                {
+                    out.push_str("\x1b[");
+                    out.push_str(&sequence);
+                    coloured = true;
+                }
+            }
+            // A title or a link, up to its end.
+            Some(']') => while !matches!(rest.next(), None | Some('\x07' | '\x1b' | '\u{9c}')) {},
+            _ => {}
+        }
+    }
+    if coloured {
+        out.push_str("\x1b[0m");
+    }
+    out
 }
 
 /// Progress on standard error: one line that is rewritten on a terminal, else a line for each change.
@@ -103,5 +174,24 @@ mod tests {
     #[test]
     fn escape_sequences_are_disarmed() {
         assert_eq!(printable("a\x1b[31mb\r\nc\td\u{9b}"), "a [31mb \nc\td ");
+    }
+
+    #[test]
+    fn colours_of_programs_stay_where_they_are_wanted_and_nothing_else_does() {
+        let red = "\x1b[1;31mred\x1b[0m";
+        assert_eq!(printable_output(red, false), "red");
+        assert_eq!(printable_output(red, true), format!("{red}\x1b[0m"));
+        for (text, shown) in [
+            ("a\x1b[2J\x1b[Hb\tc", "ab\tc"),
+            ("\x1b]0;title\x07x", "x"),
+            ("\x1b]8;;http://a\x1b\\x", "\\x"),
+            ("end\x1b[3", "end"),
+            ("end\x1b", "end"),
+            ("bell\x07 \u{9b}31m", "bell   31m"),
+            ("\x1b[?25hx", "x"),
+            ("\x1b[>4;1mx", "x"),
+        ] {
+            assert_eq!(printable_output(text, true), shown, "{text:?}");
+        }
     }
 }

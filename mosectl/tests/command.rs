@@ -197,6 +197,16 @@ fn a_failed_deployment_tells_why_and_survives_a_restart() {
         "{}",
         deployed.err
     );
+    let logs = user.run(&["logs", "demo", "--tail", "all"]);
+    assert_eq!((logs.code, logs.err.as_str()), (Some(0), ""), "{}", logs.out);
+    for line in ["| no such model\n", "the process exited with code 7\n"] {
+        let said = logs.out.matches(line).count();
+        assert!(
+            said >= 3 && logs.out.starts_with("only/1@node-1 r"),
+            "{line}{}",
+            logs.out
+        );
+    }
     let second = user.run(&["up", "--port", "0", "--data", "data"]);
     assert!(
         second.code == Some(1) && second.err.contains("is in use by another"),

@@ -16,6 +16,7 @@ use crate::code::{self, Code};
 use crate::config::Config;
 use crate::deliver::Deliver;
 use crate::metrics::AgentMetrics;
+use crate::output::Output;
 use crate::pool::{Pool, PoolTarget};
 use crate::reconcile;
 use crate::status::StatusBoard;
@@ -34,6 +35,7 @@ struct Inner {
     board: StatusBoard,
     metrics: AgentMetrics,
     code: Option<Code>,
+    output: Option<Output>,
     pools: RwLock<HashMap<StageKey, Arc<Pool>>>,
 }
 
@@ -68,6 +70,7 @@ impl Agent {
     ) -> Result<Self, BuildError> {
         let arena = Arena::new(config.arena.clone())?;
         let metrics = AgentMetrics::new(series, &config.series)?;
+        let output = config.output.map(Output::new);
         Ok(Self(Arc::new(Inner {
             config,
             arena,
@@ -76,6 +79,7 @@ impl Agent {
             board: StatusBoard::new(),
             metrics,
             code,
+            output,
             pools: RwLock::default(),
         })))
     }
@@ -115,6 +119,11 @@ impl Agent {
     /// The states of the workers, as they change.
     pub fn workers(&self) -> watch::Receiver<Vec<WorkerStatus>> {
         self.0.board.subscribe()
+    }
+
+    /// What the workers wrote; absent where nothing is kept.
+    pub(crate) fn output(&self) -> Option<&Output> {
+        self.0.output.as_ref()
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -195,6 +204,7 @@ impl Agent {
             python: self.config().python.clone(),
             gpus: self.visible_gpus(deployment, key, id),
             code: self.0.code.clone(),
+            output: self.0.output.clone(),
             arena: self.0.arena.clone(),
             board: self.0.board.clone(),
             drain_timeout: self.config().drain_timeout.max(deployment.spec.longest_request()),
@@ -220,8 +230,11 @@ impl Agent {
         self.0.windows.remove(key);
     }
 
-    /// Brings the gauges that are read, not counted, up to date.
+    /// Brings the gauges that are read, not counted, up to date, and forgets old output.
     pub fn observe(&self) {
+        if let Some(output) = &self.0.output {
+            output.expire();
+        }
         let stats = self.0.arena.stats();
         self.0
             .metrics

@@ -12,7 +12,7 @@ use mosec_wire::control::{JoinTarget, host_name, identity_in};
 use mosec_wire::tls::Role;
 
 use crate::host::{self, parse_device};
-use crate::{Config, service};
+use crate::{Config, OutputLimits, service};
 
 /// Runs the Python workers placed on this host, and passes batches to them.
 #[derive(Debug, Parser)]
@@ -54,6 +54,10 @@ struct Args {
     /// while the control plane is down. Where absent, code is in a temporary folder.
     #[arg(long, env = "MOSEC_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// Most output of workers that is kept for `mosectl logs`, in MiB. With 0 none is kept: it goes straight to the output of
+    /// this process.
+    #[arg(long, env = "MOSEC_OUTPUT_MIB", default_value_t = 16)]
+    output_mib: usize,
     /// Address of the admin endpoint (/metrics, /healthz). None where absent.
     #[arg(long, env = "MOSEC_ADMIN")]
     admin: Option<SocketAddr>,
@@ -70,6 +74,14 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
         return Err(format!("expected a key before '=', found {text:?}"));
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// What is kept of the output of workers, in so many MiB.
+fn kept_output(mib: usize) -> Option<OutputLimits> {
+    (mib > 0).then(|| OutputLimits {
+        total_bytes: mib.saturating_mul(1 << 20),
+        ..Default::default()
+    })
 }
 
 /// Runs the command with these arguments, the program's name first; its exit code.
@@ -91,6 +103,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let mut config = Config::new(NodeId::new(identity.name())?);
     config.python = args.python;
     config.arena.max_bytes = args.arena_mib << 20;
+    config.output = kept_output(args.output_mib);
     config.devices = if args.gpus.is_empty() {
         host::devices()
     } else {

@@ -6,6 +6,7 @@ use mosec_shm_ring::ArenaConfig;
 use mosec_telemetry::ServiceSeries;
 use mosec_types::NodeId;
 
+use crate::OutputLimits;
 use crate::host::Device;
 
 /// Settings of a node agent.
@@ -27,6 +28,9 @@ pub struct Config {
     /// How long a stage must have had no batch before its replicas stop: longer than the news of a changed topology
     /// takes to reach every upstream. Zero where the upstreams are known to be gone.
     pub quiet: Duration,
+    /// What is kept of the output of workers, for those who ask the control plane. Where absent, workers write straight to
+    /// where this process does.
+    pub output: Option<OutputLimits>,
 }
 
 impl Config {
@@ -40,6 +44,7 @@ impl Config {
             replica_grace: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
             quiet: Duration::from_millis(500),
+            output: None,
         }
     }
 }

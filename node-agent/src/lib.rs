@@ -4,6 +4,7 @@
 //! - [`Agent`] owns the arena, one [`pool`] for each stage placed here, and one supervisor task for each replica.
 //! - A supervisor owns one worker process at a time, and the task that reads the worker's answers.
 //! - [`server`] has one task for each upstream's link and one for each batch that came over it.
+//! - `output` keeps the last lines of what workers write, and answers members of the control plane that ask for it.
 //! - `code` keeps the bundles and environments that workers run in, which supervisors ask for.
 //! - [`reconcile`] makes the pools and supervisors agree with the topology.
 
@@ -14,6 +15,7 @@ mod config;
 mod deliver;
 pub mod host;
 mod metrics;
+mod output;
 mod pool;
 mod reconcile;
 mod reply;
@@ -28,5 +30,6 @@ mod workers;
 
 pub use agent::Agent;
 pub use config::Config;
+pub use output::OutputLimits;
 pub use server::{Upstream, serve_link};
 pub use service::{Options, Service};

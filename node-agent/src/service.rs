@@ -11,18 +11,22 @@ use futures_util::FutureExt as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
 use mosec_telemetry::{Admin, register_identity};
 use mosec_types::{Capacity, Incarnation};
-use mosec_wire::control::{ClientConfig, ControlClient, Registration, SavedTopology, keep_fresh};
+use mosec_wire::control::{ClientConfig, ControlClient, Heartbeats, Registration, SavedTopology, keep_fresh};
 use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, ResetSecret, Settings};
 use mosec_wire::tls::{LiveIdentity, Role};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::code::{Code, Fetch};
+use crate::output::answer;
 use crate::{Agent, Config, Upstream, serve_link};
 
 /// Time between heartbeats; three missed make a node suspect.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Questions of members that may wait to be looked at. Those beyond it come again with the next reply.
+const MAX_QUESTIONS: usize = 64;
 /// How often gauges that are read and not counted are brought up to date.
 const OBSERVE: Duration = Duration::from_secs(1);
 
@@ -157,10 +161,20 @@ impl Service {
             tasks.spawn(keep_fresh(control.clone(), identity, dir, done.clone()));
         }
         tasks.spawn(observe(agent.clone(), done.clone()));
+        let (asked, questions) = mpsc::channel(MAX_QUESTIONS);
+        let own = (node.id.clone(), node.incarnation);
+        let output = agent.output().cloned();
+        tasks.spawn(answer(output, control.clone(), own, questions, done.clone()));
         let lease = {
-            let (workers, stop, done) = (agent.workers(), stop.clone(), done.clone());
+            let beats = Heartbeats {
+                node,
+                workers: agent.workers(),
+                every: HEARTBEAT,
+                asked,
+            };
+            let (stop, done) = (stop.clone(), done.clone());
             tasks.spawn(async move {
-                let result = control.run_heartbeats(node, workers, HEARTBEAT, done).await;
+                let result = control.run_heartbeats(beats, done).await;
                 // Without a lease nothing may run here.
                 if result.is_err() {
                     stop.cancel();

@@ -7,6 +7,7 @@ mod custody;
 mod embedded;
 mod identity;
 mod leave;
+mod logs;
 mod members;
 mod rollout;
 mod spread;

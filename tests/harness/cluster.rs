@@ -317,6 +317,14 @@ impl Cluster {
         Ok(pid)
     }
 
+    /// The flags by which a command reaches one control-plane node alone, as the tests' operator.
+    pub fn flags_for(&self, id: u64) -> [String; 2] {
+        [
+            format!("--control-plane={}", self.peers[&id]),
+            format!("--identity={}", self.file("operator-tests")),
+        ]
+    }
+
     /// The control-plane node that leads.
     pub fn leader(&self) -> anyhow::Result<u64> {
         self.status()?.leader().context("nobody leads")

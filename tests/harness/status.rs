@@ -36,6 +36,12 @@ impl Status {
             .collect()
     }
 
+    /// Whether no node has a replica of anything, or a worker that is leaving.
+    pub fn is_idle(&self) -> bool {
+        let busy = |node: &Value| node["replicas"] != 0 || node["leaving"] != 0;
+        !rows(&self.0["nodes"]).any(busy)
+    }
+
     /// The replicas of one stage of the revision that serves.
     pub fn workers(&self, pipeline: &str, stage: &str) -> Vec<Worker> {
         let serving =

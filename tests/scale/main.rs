@@ -26,9 +26,11 @@ use mosec_types::{
 };
 use mosec_wire::control::proto::control_plane_client::ControlPlaneClient;
 use mosec_wire::control::proto::topology_update::Change as Update;
-use mosec_wire::control::{ClientConfig, ControlClient, MAX_MESSAGE_BYTES, Registration, endpoint, proto};
+use mosec_wire::control::{
+    ClientConfig, ControlClient, Heartbeats, MAX_MESSAGE_BYTES, Registration, endpoint, proto,
+};
 use prost::Message as _;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -146,11 +148,13 @@ fn start_agent(number: usize, address: &str, received: Arc<Received>, tasks: &Ta
     };
     let gone = leave.clone();
     tasks.spawn(async move {
-        let second = Duration::from_secs(1);
-        client
-            .run_heartbeats(registration, reported, second, gone)
-            .await
-            .unwrap();
+        let beats = Heartbeats {
+            node: registration,
+            workers: reported,
+            every: Duration::from_secs(1),
+            asked: mpsc::channel(1).0,
+        };
+        client.run_heartbeats(beats, gone).await.unwrap();
     });
     let (address, gone) = (address.to_owned(), leave.clone());
     tasks.spawn(async move {

@@ -60,6 +60,8 @@ const TABLE: &[(&str, May)] = &[
         May::Only(FOLLOWERS),
     ),
     ("/mosec.control.v1.ControlPlane/Audit", May::Only(VIEWERS)),
+    ("/mosec.control.v1.ControlPlane/Logs", May::Only(VIEWERS)),
+    ("/mosec.control.v1.ControlPlane/SendLogs", May::Only(NODES)),
     ("/mosec.control.v1.ControlPlane/CreateToken", May::Only(ADMINS)),
     ("/mosec.control.v1.ControlPlane/ListTokens", May::Only(ADMINS)),
     ("/mosec.control.v1.ControlPlane/RevokeToken", May::Only(ADMINS)),
@@ -162,7 +164,7 @@ mod tests {
     /// What each role may do, written down a second time: as people think of it.
     #[test]
     fn each_role_may_do_its_own_part() {
-        let views = ["History", "Status", "WatchTopology", "Audit", "ListMembers"];
+        let views = ["History", "Status", "WatchTopology", "Audit", "Logs", "ListMembers"];
         let deploys = [
             "Deploy",
             "Rollback",
@@ -175,7 +177,7 @@ mod tests {
             "PutBundle",
             "HasBundle",
         ];
-        let nodes = ["RegisterNode", "Heartbeat", "GetBundle"];
+        let nodes = ["RegisterNode", "Heartbeat", "GetBundle", "SendLogs"];
         let members = ["AppendEntries", "Vote", "InstallSnapshot", "UseToken"];
         for path in CALLS {
             let call = path.rsplit('/').next().unwrap();

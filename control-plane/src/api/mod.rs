@@ -9,6 +9,7 @@ mod changes;
 mod forward;
 mod heartbeat;
 pub(crate) mod join;
+mod logs;
 pub(crate) mod members;
 mod plan;
 mod revisions;
@@ -40,6 +41,7 @@ use crate::raft::handle::{Handle, ProposeError};
 use crate::raft::members::Members;
 use crate::raft::network::Network;
 use crate::reconcile::Leadership;
+use crate::relay::Relay;
 use crate::state::{Command, Dedup, Model, Origin, Proposal, Refusal, Reply};
 
 /// Longest client name in a dedup number: longer ones would fill the state.
@@ -64,6 +66,8 @@ pub(crate) struct Api {
     pub(crate) joins: Arc<Semaphore>,
     pub(crate) bundles: Bundles,
     pub(crate) members: Members<Network, MissingBundles>,
+    /// Who waits for the output of workers.
+    pub(crate) relay: Relay,
     pub(crate) metrics: Metrics,
     /// Ends the streams.
     pub(crate) closing: CancellationToken,
@@ -266,6 +270,19 @@ impl control_plane_server::ControlPlane for Api {
         request: Request<proto::AuditRequest>,
     ) -> Result<Response<proto::AuditResponse>, Status> {
         audit::audit(self, request).await
+    }
+
+    type LogsStream = ReplyStream<proto::LogsReply>;
+
+    async fn logs(&self, request: Request<proto::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        logs::ask(self, request).await
+    }
+
+    async fn send_logs(
+        &self,
+        request: Request<Streaming<proto::LogsChunk>>,
+    ) -> Result<Response<proto::SendLogsResponse>, Status> {
+        logs::answer(self, request).await
     }
 
     async fn create_token(

@@ -8,22 +8,24 @@ use mosec_types::topology::Phase;
 use mosec_types::{
     Incarnation, NodeId, ReplicaId, Revision, StageIndex, StageKey, Topology, WorkerState, WorkerStatus,
 };
-use mosec_wire::control::{ControlClient, HeartbeatError, Registration};
-use tokio::sync::watch;
+use mosec_wire::control::{Asked, ControlClient, HeartbeatError, Heartbeats, Registration};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{BEAT, Cluster, PATIENCE, Watch, pipeline};
 
 /// A node's half of the protocol, without workers of its own.
-struct Agent {
+pub(crate) struct Agent {
     workers: watch::Sender<Vec<WorkerStatus>>,
+    /// What members ask it for.
+    pub(crate) questions: mpsc::Receiver<Asked>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), HeartbeatError>>,
 }
 
 impl Agent {
-    fn start(client: &ControlClient, name: &str, incarnation: u64) -> Self {
+    pub(crate) fn start(client: &ControlClient, name: &str, incarnation: u64) -> Self {
         let (workers, reported) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
         let node = Registration {
@@ -34,8 +36,20 @@ impl Agent {
             capacity: Default::default(),
         };
         let (client, cancel) = (client.clone(), stop.clone());
-        let task = tokio::spawn(async move { client.run_heartbeats(node, reported, BEAT, cancel).await });
-        Self { workers, stop, task }
+        let (asked, questions) = mpsc::channel(4);
+        let beats = Heartbeats {
+            node,
+            workers: reported,
+            every: BEAT,
+            asked,
+        };
+        let task = tokio::spawn(async move { client.run_heartbeats(beats, cancel).await });
+        Self {
+            workers,
+            questions,
+            stop,
+            task,
+        }
     }
 
     fn report(&self, revision: Revision, replica: u32, state: WorkerState, failure: Option<(u32, &str)>) {
@@ -54,7 +68,7 @@ impl Agent {
         self.workers.send_modify(|workers| workers.push(status));
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }

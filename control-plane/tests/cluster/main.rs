@@ -11,6 +11,7 @@ mod bundles;
 mod describe;
 mod harness;
 mod joining;
+mod logs;
 mod members;
 mod processes;
 mod security;

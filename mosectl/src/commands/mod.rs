@@ -9,6 +9,7 @@ pub(crate) mod deploy;
 pub(crate) mod explain;
 pub(crate) mod history;
 pub(crate) mod login;
+pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod plan;
 pub(crate) mod rollback;

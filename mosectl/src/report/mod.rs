@@ -4,6 +4,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod history;
+pub(crate) mod logs;
 pub(crate) mod members;
 pub(crate) mod nodes;
 pub(crate) mod rollout;

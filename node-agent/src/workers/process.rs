@@ -9,7 +9,7 @@ use mosec_types::spec::PythonSource;
 use mosec_types::{ReplicaId, StageSpec};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 use crate::code::Prepared;
 
@@ -37,6 +37,16 @@ pub(crate) fn worker_spec(
     })
 }
 
+/// What a worker process finds around it, beside its code.
+pub(crate) struct Surroundings<'a> {
+    /// The GPUs it may use, in CUDA's words; all of the host's where absent.
+    pub(crate) gpus: Option<&'a str>,
+    /// Its standard input.
+    pub(crate) control: OwnedFd,
+    /// Whether its output goes into pipes, and not where the agent's goes.
+    pub(crate) captured: bool,
+}
+
 /// A worker process, with whatever it starts in turn. Dropping it kills them all.
 pub(crate) struct Process {
     child: Child,
@@ -44,7 +54,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a worker with `control` as its standard input.
+    /// Starts a worker.
     ///
     /// It leads a process group of its own: a Ctrl-C at the agent's terminal does not reach it, and its children end
     /// with it. Should this agent die, the worker reads the end of `control` and ends its group itself.
@@ -52,9 +62,13 @@ impl Process {
         prepared: &Prepared,
         stage: &StageSpec,
         replica: ReplicaId,
-        gpus: Option<&str>,
-        control: OwnedFd,
+        surroundings: Surroundings<'_>,
     ) -> std::io::Result<Self> {
+        let Surroundings {
+            gpus,
+            control,
+            captured,
+        } = surroundings;
         let source = &prepared.source;
         let python = source.python.as_deref().ok_or(std::io::ErrorKind::NotFound)?;
         let mut command = Command::new(python);
@@ -64,6 +78,9 @@ impl Process {
             .stdin(Stdio::from(control))
             .process_group(0)
             .kill_on_drop(true);
+        if captured {
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
         if let Some(bin) = &prepared.bin {
             command.env("PATH", path_with(bin));
         }
@@ -76,6 +93,11 @@ impl Process {
         let child = command.spawn()?;
         let pid = child.id();
         Ok(Self { child, pid })
+    }
+
+    /// Its standard output and error, where they were captured and not taken yet.
+    pub(crate) fn pipes(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
+        (self.child.stdout.take(), self.child.stderr.take())
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {

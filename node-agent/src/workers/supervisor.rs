@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::backoff::BackOff;
-use super::process::{Process, worker_spec};
+use super::process::{Process, Surroundings, worker_spec};
 use super::worker::Worker;
 use crate::code::{self, Code, Prepared};
+use crate::output::{Capture, Output, WorkerOutput};
 use crate::pool::{Pool, Supervised};
 use crate::status::StatusBoard;
 
@@ -29,6 +30,8 @@ pub(crate) struct Replica {
     /// Its GPUs, as `CUDA_VISIBLE_DEVICES` names them; all of the host's where absent.
     pub(crate) gpus: Option<String>,
     pub(crate) code: Option<Code>,
+    /// Keeps what it writes; absent where that goes straight to the agent's own output.
+    pub(crate) output: Option<Output>,
     pub(crate) arena: Arena,
     pub(crate) board: StatusBoard,
     pub(crate) drain_timeout: Duration,
@@ -40,6 +43,7 @@ struct Started {
     process: Process,
     worker: Arc<Worker>,
     control: Readable,
+    capture: Option<Capture>,
 }
 
 /// How a run of a worker ended.
@@ -74,12 +78,18 @@ pub(crate) async fn supervise(replica: Replica, ending: Ending) {
     let Ending { stop, evict, .. } = &ending;
     let mut backoff = BackOff::default();
     let mut generation = Generation::default();
+    let output = replica.output();
+    let remark = |text: &str| {
+        if let Some(output) = &output {
+            output.remark(text);
+        }
+    };
     while !stop.is_cancelled() && !evict.is_cancelled() {
         generation.0 = generation.0.wrapping_add(1);
         if generation.0 > 1 {
             replica.pool.metrics.restarts.inc();
         }
-        let end = replica.run(generation, &ending).await;
+        let end = replica.run(generation, &ending, output.as_ref()).await;
         if stop.is_cancelled() || evict.is_cancelled() {
             break;
         }
@@ -88,6 +98,11 @@ pub(crate) async fn supervise(replica: Replica, ending: Ending) {
             stage = %replica.pool.stage, replica = %replica.id, error = end.error, pause_ms = pause.as_millis() as u64,
             "worker ended"
         );
+        remark(&format!(
+            "ended, and starts again in {:.1}s: {}",
+            pause.as_secs_f64(),
+            end.error
+        ));
         replica.update(|status| {
             status.state = WorkerState::BackOff;
             status.pid = None;
@@ -105,6 +120,7 @@ pub(crate) async fn supervise(replica: Replica, ending: Ending) {
             () = evict.cancelled() => {}
         }
     }
+    remark("ended, as it was told to");
     replica.board.remove(replica.pool.stage, replica.id);
 }
 
@@ -113,8 +129,15 @@ impl Replica {
         self.board.update(self.pool.stage, self.id, change);
     }
 
+    /// Where its output is kept, if it is.
+    fn output(&self) -> Option<WorkerOutput> {
+        let (slot, pipeline) = ((self.pool.stage, self.id), &self.pool.spec.name);
+        let output = self.output.as_ref()?;
+        Some(output.of_worker(slot, pipeline, &self.stage.name))
+    }
+
     /// One process from its start to its confirmed end.
-    async fn run(&self, generation: Generation, ending: &Ending) -> RunEnd {
+    async fn run(&self, generation: Generation, ending: &Ending, output: Option<&WorkerOutput>) -> RunEnd {
         // Should the deployment's time pass meanwhile, this is what it was waiting for. An error of an earlier start says more.
         let pending = code::pending(&self.pool.spec.source);
         self.update(|status| {
@@ -137,22 +160,40 @@ impl Replica {
                 status.last_error = None;
             }
         });
-        match self.start(generation, &prepared) {
-            Ok(started) => self.attend(started, ending).await,
+        match self.start(generation, &prepared, output) {
+            Ok(started) => self.attend(started, ending, output).await,
             Err(error) => RunEnd::unready(format!("{error:#}")),
         }
     }
 
-    fn start(&self, generation: Generation, prepared: &Prepared) -> anyhow::Result<Started> {
+    fn start(
+        &self,
+        generation: Generation,
+        prepared: &Prepared,
+        output: Option<&WorkerOutput>,
+    ) -> anyhow::Result<Started> {
         use anyhow::Context as _;
         let (channel, control) = AgentChannel::create(&self.arena, generation, &ChannelConfig::default())
             .context("cannot make the worker's shared memory")?;
         let source = &prepared.source;
-        let process = Process::start(prepared, &self.stage, self.id, self.gpus.as_deref(), control);
-        let process = process.with_context(|| {
+        let surroundings = Surroundings {
+            gpus: self.gpus.as_deref(),
+            control,
+            captured: output.is_some(),
+        };
+        let process = Process::start(prepared, &self.stage, self.id, surroundings);
+        let mut process = process.with_context(|| {
             let python = source.python.as_deref().unwrap_or(&self.python);
             format!("cannot start {python} in {}", source.dir)
         })?;
+        let (stdout, stderr) = process.pipes();
+        let capture = output.map(|output| {
+            output.remark(&format!(
+                "started as process {}",
+                process.pid().unwrap_or_default()
+            ));
+            output.capture(stdout, stderr)
+        });
         let watch = Readable::new(channel.control_fd()).context("cannot watch the worker's socket")?;
         channel
             .hello(&worker_spec(source, &self.stage, self.id)?)
@@ -165,16 +206,19 @@ impl Replica {
             process,
             worker: Arc::new(Worker::new(self.id, channel, self.pool.metrics.worker(self.id))),
             control: watch,
+            capture,
         })
     }
 
     /// Follows a process until it has ended, and sees to what it leaves.
-    async fn attend(&self, started: Started, ending: &Ending) -> RunEnd {
+    async fn attend(&self, started: Started, ending: &Ending, output: Option<&WorkerOutput>) -> RunEnd {
+        let began = Instant::now();
         let Ending { stop, evict, .. } = ending;
         let Started {
             mut process,
             worker,
             control,
+            capture,
         } = started;
         // Should this task fail, the process is killed, its ring is no longer read, and what it had goes to others.
         let supervised = Supervised::new(self.pool.clone(), worker.clone());
@@ -191,6 +235,9 @@ impl Replica {
                 event = next_event(&worker.channel, &control) => match event {
                     Ok(WorkerEvent::Ready) => {
                         ready = Some(Instant::now());
+                        if let Some(output) = output {
+                            output.remark(&format!("ready after {:.1}s", began.elapsed().as_secs_f64()));
+                        }
                         self.pool.add(worker.clone());
                         self.update(|status| {
                             status.state = WorkerState::Ready;
@@ -232,6 +279,9 @@ impl Replica {
         drain_ring(&worker, &self.pool);
         supervised.bury();
         worker.channel.reclaim();
+        if let Some(capture) = capture {
+            capture.finish().await;
+        }
         RunEnd {
             ready_for: ready.map(|at| at.elapsed()),
             error: said.unwrap_or(how),

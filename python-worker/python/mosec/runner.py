@@ -6,7 +6,9 @@ Requests that nobody waits for any more are answered by the channel and never se
 """
 
 import asyncio
+import faulthandler
 import inspect
+import io
 import json
 import multiprocessing
 import os
@@ -36,6 +38,7 @@ def main() -> int:
     """Loads, warms up, says that it is ready, and serves. The exit status of the process."""
     from mosec import _native
 
+    _speak_at_once()
     channel, spec_text = _native.Channel.attach()
     try:
         worker, forward, timeout = start(json.loads(spec_text))
@@ -51,6 +54,19 @@ def main() -> int:
     loop.run()
     close(worker, forward)
     return 0
+
+
+def _speak_at_once() -> None:
+    """Sends each line on as it is written, and has a crash in native code say where it was.
+
+    Into a pipe Python writes some thousand bytes at a time, and a process that is killed takes along what it has not
+    written.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    if sys.stderr is not None:
+        faulthandler.enable()
 
 
 def start(spec: dict[str, Any]) -> tuple[Worker, Forward, float]:

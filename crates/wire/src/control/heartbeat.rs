@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::client::{ControlClient, ControlError, leader_hint};
+use super::logs::Asked;
 use super::proto;
 use super::proto::heartbeat_reply::Reply;
 
@@ -45,6 +46,17 @@ impl From<&Registration> for proto::RegisterNodeRequest {
     }
 }
 
+/// What a node's heartbeats say, and where what comes back goes.
+pub struct Heartbeats {
+    pub node: Registration,
+    /// The node's workers; a change is reported at once.
+    pub workers: watch::Receiver<Vec<WorkerStatus>>,
+    /// Time between heartbeats.
+    pub every: Duration,
+    /// Takes what members ask the node for. Questions for which there is no room are dropped: they come again.
+    pub asked: mpsc::Sender<Asked>,
+}
+
 /// Why a node stopped its heartbeats. Both are for good.
 #[derive(Debug, thiserror::Error)]
 pub enum HeartbeatError {
@@ -62,42 +74,34 @@ enum End {
 }
 
 impl ControlClient {
-    /// Registers `node` and keeps its lease until `cancel`, through losses of control-plane nodes.
-    ///
-    /// `workers`: the node's workers; a change is reported at once. `every`: time between heartbeats.
+    /// Registers the node and keeps its lease until `cancel`, through losses of control-plane nodes.
     pub async fn run_heartbeats(
         &self,
-        node: Registration,
-        workers: watch::Receiver<Vec<WorkerStatus>>,
-        every: Duration,
+        beats: Heartbeats,
         cancel: CancellationToken,
     ) -> Result<(), HeartbeatError> {
         tokio::select! {
-            result = self.keep_lease(&node, workers, every) => result,
+            result = self.keep_lease(beats) => result,
             () = cancel.cancelled() => Ok(()),
         }
     }
 
-    async fn keep_lease(
-        &self,
-        node: &Registration,
-        mut workers: watch::Receiver<Vec<WorkerStatus>>,
-        every: Duration,
-    ) -> Result<(), HeartbeatError> {
+    async fn keep_lease(&self, mut beats: Heartbeats) -> Result<(), HeartbeatError> {
+        let every = beats.every;
         let mut route = self.route();
         let mut registered = false;
         loop {
             if !registered {
-                self.register(node).await?;
+                self.register(&beats.node).await?;
                 route = self.route();
                 registered = true;
             }
             route.learn(self.endpoints());
             let target = route.next();
             let started = Instant::now();
-            let status = match self.beat(&target, node, &mut workers, every).await {
+            let status = match self.beat(&target, &mut beats).await {
                 Ok(never) => match never {},
-                Err(End::Replaced) => return Err(HeartbeatError::Replaced(node.id.clone())),
+                Err(End::Replaced) => return Err(HeartbeatError::Replaced(beats.node.id.clone())),
                 Err(End::NotRegistered) => {
                     registered = false;
                     continue;
@@ -138,13 +142,14 @@ impl ControlClient {
     }
 
     /// Sends heartbeats to `target` until the stream ends.
-    async fn beat(
-        &self,
-        target: &str,
-        node: &Registration,
-        workers: &mut watch::Receiver<Vec<WorkerStatus>>,
-        every: Duration,
-    ) -> Result<std::convert::Infallible, End> {
+    async fn beat(&self, target: &str, beats: &mut Heartbeats) -> Result<std::convert::Infallible, End> {
+        let Heartbeats {
+            node,
+            workers,
+            every,
+            asked,
+        } = beats;
+        let every = *every;
         // Two: one on the way while the next is due. A peer that reads neither is stuck.
         let (sender, receiver) = mpsc::channel(2);
         let mut service = self.service(target);
@@ -173,9 +178,13 @@ impl ControlClient {
         loop {
             tokio::select! {
                 reply = next_reply(&mut replies) => {
-                    let acknowledged = reply?;
+                    let ack = reply?;
                     answered = Instant::now();
-                    tracing::trace!(acknowledged, "heartbeat acknowledged");
+                    tracing::trace!(acknowledged = ack.seq, "heartbeat acknowledged");
+                    for wanted in ack.logs {
+                        let member = target.to_owned();
+                        let _ = asked.try_send(Asked { member, wanted });
+                    }
                 }
                 () = sleep_until(next) => {
                     if answered.elapsed() > every * PATIENCE {
@@ -194,12 +203,12 @@ impl ControlClient {
     }
 }
 
-/// The next acknowledged sequence number, or how the stream ended.
-async fn next_reply(replies: &mut Streaming<proto::HeartbeatReply>) -> Result<u64, End> {
+/// The next acknowledgement, or how the stream ended.
+async fn next_reply(replies: &mut Streaming<proto::HeartbeatReply>) -> Result<proto::HeartbeatAck, End> {
     let message = replies.message().await.map_err(End::Lost)?;
     let message = message.ok_or_else(|| End::Lost(Status::unavailable("the stream ended")))?;
     match message.reply {
-        Some(Reply::Ack(ack)) => Ok(ack.seq),
+        Some(Reply::Ack(ack)) => Ok(ack),
         Some(Reply::Redirect(redirect)) => Err(End::Lost(redirected(redirect))),
         Some(Reply::Refused(refusal)) => match proto::HeartbeatRefusal::try_from(refusal) {
             Ok(proto::HeartbeatRefusal::NotRegistered) => Err(End::NotRegistered),

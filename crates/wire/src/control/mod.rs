@@ -10,6 +10,7 @@ mod convert;
 pub mod endpoint;
 mod heartbeat;
 mod join;
+mod logs;
 mod members;
 mod people;
 mod renew;
@@ -20,8 +21,9 @@ pub use bundles::{BUNDLE_CALL_TIMEOUT, BUNDLE_TIMEOUT, bundle_chunks, collect_bu
 pub use client::{ClientConfig, ControlClient, ControlError, explained};
 pub use convert::ConvertError;
 pub use endpoint::EndpointError;
-pub use heartbeat::{HeartbeatError, Registration};
+pub use heartbeat::{HeartbeatError, Heartbeats, Registration};
 pub use join::{JoinError, JoinTarget, host_name, identity_in};
+pub use logs::{Asked, MAX_CHUNK_BYTES, MAX_POSITIONS};
 pub use people::TokenSpec;
 pub use renew::keep_fresh;
 pub use saved::{SavedError, SavedTopology};
