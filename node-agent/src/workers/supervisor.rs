@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_shm_ring::{AgentChannel, Arena, ChannelConfig, ChannelError, Readable, WorkerEvent};
+use mosec_shm_ring::{AgentChannel, Arena, ChannelConfig, ChannelError, ControlError, Readable, WorkerEvent};
 use mosec_types::{Generation, ReplicaId, StageSpec, WorkerState, worker};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -195,9 +195,11 @@ impl Replica {
             output.capture(stdout, stderr)
         });
         let watch = Readable::new(channel.control_fd()).context("cannot watch the worker's socket")?;
-        channel
-            .hello(&worker_spec(source, &self.stage, self.id)?)
-            .context("cannot greet the worker")?;
+        match channel.hello(&worker_spec(source, &self.stage, self.id)?) {
+            // It has ended already; its end says more than that it does not listen.
+            Err(ControlError::Closed) => {}
+            greeted => greeted.context("cannot greet the worker")?,
+        }
         self.update(|status| {
             status.state = WorkerState::Starting;
             status.pid = process.pid();
