@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{ColorChoice, Parser, Subcommand};
 
 use crate::commands::{
-    audit, ca, cluster, completions, delete, deploy, explain, history, login, logs, node, plan, rollback, rollout, scale, schema, status, token, traffic, up,
+    audit, ca, cluster, completions, delete, deploy, describe, explain, history, login, logs, node, plan, rollback, rollout, scale, schema, status, token, traffic, up,
 };
 use crate::failure::Result;
 use crate::terminal;
@@ -13,7 +13,9 @@ use crate::terminal;
 /// Runs, fills and looks into a model-serving cluster.
 #[derive(Debug, Parser)]
 #[command(name = "mosectl", version)]
-#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no control plane is known or answers.")]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no control plane is known or answers, 130 interrupted."
+)]
 struct Args {
     /// When to use colours. `auto`: on a terminal, unless NO_COLOR is set.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
@@ -44,6 +46,8 @@ enum Command {
     History(history::Args),
     /// Shows pipelines, replicas, nodes and the control plane.
     Status(status::Args),
+    /// Shows everything about one pipeline or node.
+    Describe(describe::Args),
     /// Shows what the workers of a pipeline write, and how they ended.
     Logs(logs::Args),
     /// Removes a pipeline.
@@ -91,6 +95,7 @@ fn run(command: Command) -> Result {
         Command::Rollback(args) => block_on(rollback::run(args)),
         Command::History(args) => block_on(history::run(args)),
         Command::Status(args) => block_on(status::run(args)),
+        Command::Describe(args) => block_on(describe::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Delete(args) => block_on(delete::run(args)),
         Command::Audit(args) => block_on(audit::run(args)),

@@ -21,6 +21,8 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     error: anyhow::Error,
     hint: Option<String>,
+    /// The user has ended it, with this code. There is nothing to tell.
+    interrupted: Option<u8>,
 }
 
 const UNREACHABLE_HINT: &str = "is it running, and does the identity belong to its cluster?";
@@ -33,7 +35,22 @@ impl Failure {
             exit,
             error: error.into(),
             hint: None,
+            interrupted: None,
         }
+    }
+
+    /// The end that a signal of the user asks for, by its exit code. Nothing is printed.
+    pub(crate) fn interrupted(code: u8) -> Self {
+        let failure = Self::new(Exit::Failed, anyhow::anyhow!("interrupted"));
+        Self {
+            interrupted: Some(code),
+            ..failure
+        }
+    }
+
+    /// Whether no control plane answers.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.exit == Exit::Unreachable
     }
 
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
@@ -48,6 +65,9 @@ impl Failure {
 
     /// Prints the error; its exit code.
     pub(crate) fn report(&self) -> u8 {
+        if let Some(code) = self.interrupted {
+            return code;
+        }
         let (start, end) = if terminal::stderr_has_colours() {
             ("\x1b[1;31m", "\x1b[0m")
         } else {
@@ -93,6 +113,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
             exit,
             error,
             hint: None,
+            interrupted: None,
         }
     }
 }
@@ -120,6 +141,7 @@ mod tests {
         assert_eq!(failure.to_string(), text);
         assert_eq!(failure.exit, Exit::Failed);
         assert_eq!(Failure::usage("what?").exit, Exit::Usage);
+        assert_eq!(Failure::interrupted(130).report(), 130);
     }
 
     #[test]

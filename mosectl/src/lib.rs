@@ -20,3 +20,4 @@ mod requirements;
 mod script;
 pub mod system;
 mod terminal;
+mod watch;

@@ -1,12 +1,19 @@
 //! Standard output and error as the user has them: a terminal or not, and what may be written there.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use clap::ColorChoice;
 
+mod screen;
+
+pub(crate) use self::screen::{Event, Screen};
+
 /// Columns of a terminal that does not tell.
 const DEFAULT_WIDTH: usize = 80;
+/// Lines of such a terminal.
+const DEFAULT_HEIGHT: usize = 24;
 
 /// What `--color` says, once it has been read.
 static COLOURS: OnceLock<ColorChoice> = OnceLock::new();
@@ -161,9 +168,18 @@ impl Drop for Progress {
 }
 
 fn width() -> usize {
-    match rustix::termios::tcgetwinsize(std::io::stderr()) {
-        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
-        _ => DEFAULT_WIDTH,
+    dimensions(std::io::stderr()).0
+}
+
+/// Columns and lines of standard output.
+fn size() -> (usize, usize) {
+    dimensions(std::io::stdout())
+}
+
+fn dimensions(of: impl AsFd) -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(of) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+        _ => (DEFAULT_WIDTH, DEFAULT_HEIGHT),
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod deploy;
+pub(crate) mod describe;
 pub(crate) mod explain;
 pub(crate) mod history;
 pub(crate) mod login;

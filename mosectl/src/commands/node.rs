@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use mosec_types::NodeId;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
@@ -14,6 +14,7 @@ use crate::failure::{Failure, Result, refused};
 use crate::report::table::indent;
 use crate::report::{Report, nodes};
 use crate::terminal::{self, Progress};
+use crate::watch::{self, Watch};
 
 /// How often a drain is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -40,6 +41,8 @@ enum Command {
 struct List {
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     connection: Connection,
 }
@@ -76,12 +79,9 @@ pub(crate) async fn run(args: Args) -> Result {
 }
 
 async fn list(args: List) -> Result {
-    let report = report(&connect(&args.connection)?).await?;
-    let text = match args.output {
-        Output::Table => nodes::render(&report.nodes),
-        Output::Json => serde_json::to_string_pretty(&report.nodes).context("cannot write JSON")? + "\n",
-    };
-    Ok(terminal::print(&text)?)
+    let cluster = connect(&args.connection)?;
+    let look = || async { Ok(report(&cluster).await?.nodes) };
+    watch::show(args.watch, args.output, look, |nodes| nodes::render(nodes)).await
 }
 
 fn explain(error: mosec_wire::control::ControlError) -> Failure {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use mosec_types::{PipelineName, Revision};
 use tonic::Code;
 
@@ -14,6 +13,7 @@ use crate::failure::{Failure, Result, refused};
 use crate::follow;
 use crate::report::{Report, RevisionReport, rollout};
 use crate::terminal;
+use crate::watch::{self, Watch};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -39,6 +39,8 @@ struct Status {
     pipeline: PipelineName,
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     connection: Connection,
 }
@@ -73,17 +75,17 @@ pub(crate) async fn run(args: Args) -> Result {
 
 async fn status(args: Status) -> Result {
     let cluster = connect(&args.connection)?;
-    let report = report(&cluster).await?;
-    let revisions = report.revisions_of(&args.pipeline);
-    if revisions.is_empty() {
-        let error = anyhow::anyhow!("there is no pipeline {}", args.pipeline);
-        return Err(Failure::from(error).hint("`mosectl status` lists the pipelines"));
-    }
-    let text = match args.output {
-        Output::Table => rollout::render(&revisions),
-        Output::Json => serde_json::to_string_pretty(&revisions).context("cannot write JSON")? + "\n",
+    let look = || async {
+        let report = report(&cluster).await?;
+        let revisions: Vec<_> = report.revisions_of(&args.pipeline).into_iter().cloned().collect();
+        if revisions.is_empty() {
+            let error = anyhow::anyhow!("there is no pipeline {}", args.pipeline);
+            return Err(Failure::from(error).hint("`mosectl status` lists the pipelines"));
+        }
+        Ok(revisions)
     };
-    Ok(terminal::print(&text)?)
+    let render = |revisions: &Vec<RevisionReport>| rollout::render(revisions);
+    watch::show(args.watch, args.output, look, render).await
 }
 
 async fn promote(args: Promote) -> Result {

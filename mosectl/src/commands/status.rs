@@ -6,12 +6,14 @@ use clap::ValueEnum;
 use crate::connect::{Cluster, Connection, connect};
 use crate::failure::Result;
 use crate::report::{Report, table};
-use crate::terminal;
+use crate::watch::{self, Watch};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     connection: Connection,
 }
@@ -34,10 +36,5 @@ pub(crate) async fn report(cluster: &Cluster) -> Result<Report> {
 
 pub(crate) async fn run(args: Args) -> Result {
     let cluster = connect(&args.connection)?;
-    let report = report(&cluster).await?;
-    let text = match args.output {
-        Output::Table => table::render(&report),
-        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
-    };
-    Ok(terminal::print(&text)?)
+    watch::show(args.watch, args.output, || report(&cluster), table::render).await
 }

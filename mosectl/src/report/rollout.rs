@@ -5,7 +5,7 @@ use super::{RevisionReport, StageReport};
 use crate::terminal::printable;
 
 /// As a table, and below it what the newest one waits for.
-pub(crate) fn render(revisions: &[&RevisionReport]) -> String {
+pub(crate) fn render(revisions: &[RevisionReport]) -> String {
     let mut table = table(&[
         "REVISION", "PHASE", "WEIGHT", "READY", "REQUESTS", "ERRORS", "SLOW", "REASON",
     ]);

@@ -28,7 +28,7 @@ pub(crate) fn render(report: &Report) -> String {
         "cluster {cluster}  version {version}  leader {leader}  term {term}"
     );
     section(&mut text, pipelines(report), "no pipelines");
-    section(&mut text, replicas(report), "");
+    section(&mut text, replicas(&report.pipelines), "");
     section(&mut text, nodes(report), "no nodes");
     section(&mut text, members(report), "");
     for revision in &report.pipelines {
@@ -75,7 +75,8 @@ fn pipelines(report: &Report) -> Table {
     table
 }
 
-fn replicas(report: &Report) -> Table {
+/// The replicas of these revisions.
+pub(super) fn replicas(revisions: &[RevisionReport]) -> Table {
     let header = [
         "PIPELINE",
         "REVISION",
@@ -88,7 +89,7 @@ fn replicas(report: &Report) -> Table {
         "LAST ERROR",
     ];
     let mut table = table(&header);
-    for revision in &report.pipelines {
+    for revision in revisions {
         for replica in &revision.replicas {
             table.add_row([
                 revision.name.clone(),
@@ -154,7 +155,6 @@ fn details(text: &mut String, revision: &RevisionReport) {
         name,
         revision: number,
         reason,
-        replicas,
         unplaced,
         ..
     } = revision;
@@ -164,6 +164,17 @@ fn details(text: &mut String, revision: &RevisionReport) {
     for line in unplaced {
         let _ = writeln!(text, "\n{name} revision {number}: {}", printable(line));
     }
+    failed_starts(text, revision);
+}
+
+/// The whole errors of the replicas that cannot start.
+pub(super) fn failed_starts(text: &mut String, revision: &RevisionReport) {
+    let RevisionReport {
+        name,
+        revision: number,
+        replicas,
+        ..
+    } = revision;
     for ReplicaReport {
         stage,
         replica,
