@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{ColorChoice, Parser, Subcommand};
 
 use crate::commands::{
-    audit, ca, cluster, completions, delete, deploy, describe, explain, history, login, logs, node, plan, rollback, rollout, scale, schema, status, token, traffic, up,
+    audit, ca, cluster, completions, delete, deploy, describe, explain, history, login, logs, man, node, plan, rollback, rollout, scale, schema, status, token, traffic, up,
 };
 use crate::failure::Result;
 use crate::terminal;
@@ -43,6 +43,9 @@ enum Command {
     /// Goes back to an earlier revision and waits until it serves.
     Rollback(rollback::Args),
     /// Lists what was deployed of a pipeline, by whom, and what became of it.
+    #[command(after_long_help = "\
+Examples:
+  mosectl history ocr")]
     History(history::Args),
     /// Shows pipelines, replicas, nodes and the control plane.
     Status(status::Args),
@@ -66,6 +69,8 @@ enum Command {
     Explain(explain::Args),
     /// Prints the JSON Schema of manifests, for editors.
     Schema,
+    /// Writes man pages.
+    Man(man::Args),
     /// Prints a completion script for a shell.
     Completions(completions::Args),
 }
@@ -105,6 +110,7 @@ fn run(command: Command) -> Result {
         Command::Ca(args) => ca::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Schema => schema::run(),
+        Command::Man(args) => man::run::<Args>(&args),
         Command::Completions(args) => completions::run::<Args>(&args),
     }
 }
@@ -126,6 +132,92 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    /// Each command with the words that lead to it.
+    fn commands(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        for command in command.get_subcommands() {
+            let path = format!("{path} {}", command.get_name());
+            commands(command, &path, found);
+            found.push((path, command.clone()));
+        }
+    }
+
+    fn all() -> Vec<(String, clap::Command)> {
+        let mut found = Vec::new();
+        commands(&Args::command(), "mosectl", &mut found);
+        found
+    }
+
+    /// What an example's line runs: up to a pipe, a redirection, or the words that explain it.
+    fn typed(line: &str) -> Vec<OsString> {
+        let end = ["  ", " | ", " > "].iter().filter_map(|end| line.find(end)).min();
+        let line = &line[..end.unwrap_or(line.len())];
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn each_command_says_what_it_is_for_and_shows_how_it_is_typed() {
+        // What they take says it all, and each of a group's commands has examples of its own.
+        let plain = ["mosectl schema", "mosectl token list", "mosectl token revoke"];
+        for (path, command) in all() {
+            assert!(command.get_about().is_some(), "{path}");
+            // The possible values of `--output` say what it does.
+            for argument in command
+                .get_arguments()
+                .filter(|argument| argument.get_id() != "output")
+            {
+                assert!(argument.get_help().is_some(), "{path}: {}", argument.get_id());
+            }
+            let is_group = command.has_subcommands() && command.is_subcommand_required_set();
+            let help = command
+                .get_after_long_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let examples: Vec<_> = help
+                .lines()
+                .filter_map(|line| line.strip_prefix("  mosectl "))
+                .collect();
+            assert_eq!(
+                examples.is_empty(),
+                is_group || plain.contains(&path.as_str()),
+                "{path}: {help}"
+            );
+            for example in examples {
+                let line = format!("mosectl {example}");
+                assert!(line.starts_with(path.as_str()), "{path}: {line}");
+                let parsed = Args::try_parse_from(typed(&line));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    #[test]
+    fn each_command_has_a_man_page_without_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let man = Args::try_parse_from(["mosectl", "man", "--dir", &dir.path().to_string_lossy()]).unwrap();
+        run(man.command).unwrap();
+        let groff = || std::process::Command::new("groff");
+        let has_groff = groff()
+            .arg("--version")
+            .output()
+            .is_ok_and(|output| output.status.success());
+        for path in all().into_iter().map(|(path, _)| path).chain(["mosectl".into()]) {
+            let page = dir.path().join(format!("{}.1", path.replace(' ', "-")));
+            let text =
+                std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+            for section in [".TH ", ".SH NAME", ".SH SYNOPSIS"] {
+                assert!(text.contains(section), "{path} has no {section}");
+            }
+            if has_groff {
+                let checked = groff()
+                    .args(["-man", "-ww", "-z", "-Tutf8"])
+                    .arg(&page)
+                    .output()
+                    .unwrap();
+                assert_eq!(String::from_utf8_lossy(&checked.stderr), "", "{path}");
+            }
+        }
     }
 
     #[test]

@@ -9,6 +9,10 @@ use crate::report::audit::{self, AuditReport};
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl audit --limit 20                 what people did lately
+  mosectl audit --output json | jq -r 'select(.refusal != null)'")]
 pub(crate) struct Args {
     /// Show the newest so many. All that are kept where absent.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]

@@ -17,12 +17,18 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Makes a new authority: ca.pem, which every process trusts, and ca-key.pem, which signs. Keep the key safe.
+    #[command(after_long_help = "\
+Examples:
+  mosectl ca init --dir ca")]
     Init {
         /// Folder of the authority.
         #[arg(long)]
         dir: PathBuf,
     },
     /// Issues a certificate: ca.pem, cert.pem and key.pem for one process.
+    #[command(after_long_help = "\
+Examples:
+  mosectl ca issue --dir ca --role agent --name gpu-3 --out identities/gpu-3")]
     Issue {
         /// Folder of the authority.
         #[arg(long)]

@@ -7,7 +7,13 @@ use crate::failure::Result;
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl completions bash > ~/.local/share/bash-completion/completions/mosectl
+  mosectl completions zsh > ~/.zfunc/_mosectl
+  mosectl completions fish > ~/.config/fish/completions/mosectl.fish")]
 pub(crate) struct Args {
+    /// Whose script it is to be.
     shell: Shell,
 }
 

@@ -9,6 +9,9 @@ use crate::failure::{Failure, Result};
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl delete ocr")]
 pub(crate) struct Args {
     /// Name of the pipeline.
     pipeline: PipelineName,

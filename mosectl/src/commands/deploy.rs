@@ -17,6 +17,11 @@ use crate::script;
 use crate::terminal::print_error;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl deploy server.py                 a MOSEC script, as it is
+  mosectl deploy server.py --name ocr -- --timeout 5000
+  mosectl deploy pipeline.yaml --timeout 10m")]
 pub(crate) struct Args {
     /// A MOSEC script (server.py) or a manifest (pipeline.yaml).
     file: PathBuf,

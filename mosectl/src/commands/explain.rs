@@ -8,6 +8,10 @@ use crate::report::table::table;
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl explain no_replica               by its name, as in metrics and logs
+  mosectl explain 503                      by its status")]
 pub(crate) struct Args {
     /// Name of the error, as in metrics and logs (no_replica), or an HTTP status (503). All of them where absent.
     code: Option<String>,

@@ -14,6 +14,10 @@ use crate::terminal;
 const PEOPLE: &[Role] = &[Role::Admin, Role::Deployer, Role::Viewer];
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl login --token mosec1_... --control-plane 10.0.0.1:7400,10.0.0.2:7400
+  mosectl login --renew                    before the certificate expires")]
 pub(crate) struct Args {
     /// The token, or @ and a file with it, from `mosectl token create` of an admin.
     #[arg(

@@ -11,6 +11,7 @@ pub(crate) mod explain;
 pub(crate) mod history;
 pub(crate) mod login;
 pub(crate) mod logs;
+pub(crate) mod man;
 pub(crate) mod node;
 pub(crate) mod plan;
 pub(crate) mod rollback;

@@ -32,12 +32,22 @@ enum Command {
     /// Moves all replicas elsewhere, finishes their work, and waits until the node is empty.
     Drain(Drain),
     /// Lets a drained node have replicas again.
+    #[command(after_long_help = "\
+Examples:
+  mosectl node uncordon gpu-3")]
     Uncordon(One),
     /// Forgets a node whose agent was stopped.
+    #[command(after_long_help = "\
+Examples:
+  mosectl node remove gpu-3                once its agent was stopped")]
     Remove(One),
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl node list
+  mosectl node list --watch                as it changes")]
 struct List {
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -48,6 +58,10 @@ struct List {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl node drain gpu-3                 and wait until it is empty
+  mosectl node drain gpu-3 --no-wait")]
 struct Drain {
     /// Name of the node.
     node: NodeId,

@@ -15,6 +15,9 @@ use crate::report::table::table;
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl plan -f pipeline.yaml            what would change, and where replicas would go")]
 pub(crate) struct Args {
     /// A MOSEC script (server.py) or a manifest (pipeline.yaml).
     #[arg(short, long)]

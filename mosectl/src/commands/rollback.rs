@@ -12,6 +12,10 @@ use crate::failure::{Failure, Result};
 use crate::follow;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl rollback ocr                     to the revision that served before
+  mosectl rollback ocr 12                  to one that `mosectl history ocr` lists")]
 pub(crate) struct Args {
     /// Name of the pipeline.
     pipeline: PipelineName,

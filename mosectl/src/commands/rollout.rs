@@ -30,10 +30,17 @@ enum Command {
     /// Ends the update: the revision that serves takes all requests again.
     Abort(Abort),
     /// Lists what was deployed, by whom, and what became of it.
+    #[command(after_long_help = "\
+Examples:
+  mosectl rollout history ocr")]
     History(history::Args),
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl rollout status ocr
+  mosectl rollout status ocr --watch       as it goes on")]
 struct Status {
     /// Name of the pipeline.
     pipeline: PipelineName,
@@ -46,6 +53,9 @@ struct Status {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl rollout promote ocr")]
 struct Promote {
     /// Name of the pipeline.
     pipeline: PipelineName,
@@ -57,6 +67,9 @@ struct Promote {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl rollout abort ocr")]
 struct Abort {
     /// Name of the pipeline.
     pipeline: PipelineName,

@@ -12,6 +12,10 @@ use crate::failure::{Result, refused};
 use crate::follow;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl scale ocr recognise=6
+  mosectl scale ocr decode=2 recognise=6 --no-wait")]
 pub(crate) struct Args {
     /// Name of the pipeline.
     pipeline: PipelineName,

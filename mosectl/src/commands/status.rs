@@ -9,6 +9,11 @@ use crate::report::{Report, table};
 use crate::watch::{self, Watch};
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl status                           everything, once
+  mosectl status --watch                   as it changes
+  mosectl status --output json | jq -r '.nodes[] | select(.health != \"up\").name'")]
 pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     output: Output,

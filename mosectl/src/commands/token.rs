@@ -25,6 +25,10 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Makes a token and prints it, this once. Who has it may join.
+    #[command(after_long_help = "\
+Examples:
+  mosectl token create --role agent --uses 8 --ttl 2h
+  mosectl token create --role viewer --name ann")]
     Create {
         /// What it lets its user be: gateway, agent or control-plane; admin, deployer or viewer.
         #[arg(long, value_parser = |text: &str| text.parse::<Role>())]

@@ -8,6 +8,9 @@ use crate::failure::{Result, refused};
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl traffic ocr 25%")]
 pub(crate) struct Args {
     /// Name of the pipeline.
     pipeline: PipelineName,

@@ -23,6 +23,11 @@ const LOOK: Duration = Duration::from_millis(50);
 const LEAVE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl up                               a cluster until ctrl-C, with nothing left behind
+  mosectl up --data state --port 9000      the same pipelines after the next start
+  mosectl up --agents 2                    two nodes, to try placement and drains")]
 pub(crate) struct Args {
     /// Address or host name of the gateway.
     #[arg(long, default_value = "127.0.0.1")]

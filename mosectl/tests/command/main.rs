@@ -174,6 +174,7 @@ fn each_way_to_fail_has_its_exit_code() {
             2,
             "expected a number of lines or \"all\"",
         ),
+        (user.run(&["man", "--dir", "man"]), 0, ""),
         (user.run(&["status"]), 3, "no `mosectl up` is running"),
         (user.run(&["status", "--control-plane", "a:1"]), 2, "--identity"),
         (
