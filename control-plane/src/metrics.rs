@@ -10,6 +10,7 @@ pub(crate) struct Metrics {
     pub(crate) last_applied: IntGauge,
     pub(crate) last_log: IntGauge,
     pub(crate) watch_clients: IntGauge,
+    pub(crate) log_readers: IntGauge,
     pub(crate) leases: IntGauge,
     pub(crate) store_bytes: IntGauge,
 }
@@ -31,6 +32,7 @@ impl Metrics {
             )?,
             last_log: gauge("last_log_index", "Index of the last log entry on this node")?,
             watch_clients: gauge("watch_clients", "Open topology watches")?,
+            log_readers: gauge("log_readers", "People who read the output of workers")?,
             leases: gauge("leases", "Node leases that the leader keeps, 0 elsewhere")?,
             store_bytes: gauge("store_bytes", "Size of the log store on disk")?,
         })

@@ -12,7 +12,7 @@ use crate::commands::status::Output;
 use crate::failure::{Failure, Result};
 use crate::terminal::{self, Event, Screen};
 
-/// How often it is looked at: soon enough for people, and one call a second for the leader.
+/// How often it is looked at: soon enough for people, and a few calls a second for the leader.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the control plane may be away meanwhile: many elections long.
 const SILENCE: Duration = Duration::from_secs(20);

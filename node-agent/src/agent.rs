@@ -234,6 +234,8 @@ impl Agent {
     pub fn observe(&self) {
         if let Some(output) = &self.0.output {
             output.expire();
+            let kept = i64::try_from(output.bytes()).unwrap_or(i64::MAX);
+            self.0.metrics.output_bytes.set(kept);
         }
         let stats = self.0.arena.stats();
         self.0

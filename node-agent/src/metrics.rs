@@ -18,6 +18,7 @@ pub(crate) struct AgentMetrics {
     backlog: IntGaugeVec,
     pub(crate) arena_used_bytes: IntGauge,
     pub(crate) arena_bytes: IntGauge,
+    pub(crate) output_bytes: IntGauge,
 }
 
 /// MOSEC's series of stages and their workers.
@@ -88,6 +89,10 @@ impl AgentMetrics {
             )?,
             arena_used_bytes: IntGauge::new("mosec_agent_arena_used_bytes", "Shared memory in use.")?,
             arena_bytes: IntGauge::new("mosec_agent_arena_bytes", "Shared memory allocated.")?,
+            output_bytes: IntGauge::new(
+                "mosec_agent_output_bytes",
+                "Output of workers that is kept for those who ask.",
+            )?,
         };
         registry.register(Box::new(metrics.worker_time.clone()))?;
         registry.register(Box::new(metrics.ready.clone()))?;
@@ -95,6 +100,7 @@ impl AgentMetrics {
         registry.register(Box::new(metrics.backlog.clone()))?;
         registry.register(Box::new(metrics.arena_used_bytes.clone()))?;
         registry.register(Box::new(metrics.arena_bytes.clone()))?;
+        registry.register(Box::new(metrics.output_bytes.clone()))?;
         Ok(metrics)
     }
 

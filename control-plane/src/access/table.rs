@@ -164,7 +164,14 @@ mod tests {
     /// What each role may do, written down a second time: as people think of it.
     #[test]
     fn each_role_may_do_its_own_part() {
-        let views = ["History", "Status", "WatchTopology", "Audit", "Logs", "ListMembers"];
+        let views = [
+            "History",
+            "Status",
+            "WatchTopology",
+            "Audit",
+            "Logs",
+            "ListMembers",
+        ];
         let deploys = [
             "Deploy",
             "Rollback",

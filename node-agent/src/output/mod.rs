@@ -68,6 +68,11 @@ impl Output {
         self.0.store.lock().expire(Instant::now());
     }
 
+    /// Bytes that are kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.store.lock().bytes()
+    }
+
     fn push(&self, slot: Slot, stream: OutputStream, text: Box<str>, cut_bytes: u32) {
         let line = Line {
             at_unix_ms: unix_ms(),

@@ -93,6 +93,10 @@ impl Store {
         &self.limits
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// A worker is there, or there again; what it said before stays.
     pub(crate) fn open(&mut self, slot: Slot, pipeline: &PipelineName, stage: &str) {
         let kept = self.workers.entry(slot).or_insert_with(|| Kept {
