@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use clap::{ColorChoice, Parser, Subcommand};
 
 use crate::commands::{
-    audit, ca, cluster, completions, delete, deploy, describe, explain, history, login, logs, man, node, plan, rollback, rollout, scale, schema, status, token, traffic, up,
+    audit, ca, cluster, completions, delete, deploy, describe, explain, history, login, logs, man, node,
+    plan, rollback, rollout, scale, schema, status, token, traffic, up,
 };
 use crate::failure::Result;
 use crate::terminal;

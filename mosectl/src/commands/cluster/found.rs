@@ -18,9 +18,9 @@ const SETTINGS: &str = "control-plane.env";
 const SIGNERS: usize = 2;
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example: mosectl cluster init --name prod --members 10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400 --dir prod"
-)]
+#[command(after_long_help = "\
+Examples:
+  mosectl cluster init --name prod --members 10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400 --dir prod")]
 pub(super) struct Init {
     /// Name of the cluster.
     #[arg(long)]
@@ -42,9 +42,9 @@ pub(super) struct Init {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example: mosectl cluster join --control-plane 10.0.0.1:7400,10.0.0.2:7400 --token @control.token \\\n             --address 10.0.0.4:7400"
-)]
+#[command(after_long_help = "\
+Examples:
+  mosectl cluster join --control-plane 10.0.0.1:7400 --token @control.token --address 10.0.0.4:7400")]
 pub(super) struct Join {
     /// Some members, as host:port, separated by commas.
     #[arg(

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use mosec_wire::control::{ControlError, proto};
 use tokio::time::{Instant, sleep};
 
@@ -17,6 +17,7 @@ use crate::connect::{Connection, connect};
 use crate::failure::{Failure, Result};
 use crate::report::members::{self, MembersReport};
 use crate::terminal::{self, Progress};
+use crate::watch::{self, Watch};
 
 /// How often the next step of a change is asked for.
 const LOOK: Duration = Duration::from_millis(500);
@@ -42,17 +43,25 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl cluster status
+  mosectl cluster status --watch           as members come and go")]
 struct Status {
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     connection: Connection,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example: mosectl cluster add 4=10.0.0.4:7400\nIt may be interrupted and run again: it goes on where it was."
-)]
+#[command(after_long_help = "\
+Examples:
+  mosectl cluster add 4=10.0.0.4:7400
+
+It may be interrupted and run again: it goes on where it was.")]
 struct Add {
     /// The member's number and address, as 4=10.0.0.4:7400.
     member: MemberAt,
@@ -64,6 +73,9 @@ struct Add {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  mosectl cluster remove 2                 one that is lost, or that is to be stopped")]
 struct Remove {
     /// The member's number.
     member: u64,
@@ -122,13 +134,9 @@ pub(crate) async fn run(args: Args) -> Result {
 }
 
 async fn status(args: Status) -> Result {
-    let found = connect(&args.connection)?.client.members().await?;
-    let report = MembersReport::from(found);
-    let text = match args.output {
-        Output::Table => members::render(&report),
-        Output::Json => serde_json::to_string_pretty(&report).context("cannot write JSON")? + "\n",
-    };
-    Ok(terminal::print(&text)?)
+    let cluster = connect(&args.connection)?;
+    let look = || async { Ok(MembersReport::from(cluster.client.members().await?)) };
+    watch::show(args.watch, args.output, look, members::render).await
 }
 
 async fn add(args: Add) -> Result {
