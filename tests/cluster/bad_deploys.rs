@@ -62,6 +62,27 @@ async fn a_bad_deployment_ends_in_time_with_its_cause() -> anyhow::Result<()> {
         assert!(error.contains("keeps serving"), "{worker}: {said}");
         assert!(error.lines().count() <= SCREEN, "{worker}: {said}");
     }
+    // A plan says at once what a deployment would.
+    for (more, cause) in [
+        (
+            "    replicas: 2\n    spread: {by: node, max: 1}\n",
+            "a has node=a, where spread allows 1 of the stage and no more",
+        ),
+        (
+            "    spread: {by: rack, max: 1}\n",
+            "a has no label rack to spread by",
+        ),
+        (
+            "  - {name: other, worker: 'bad_starts:Works', anti_affinity: [only]}\n",
+            "stage other replica 1 fits no node: a runs stage only, which anti_affinity keeps apart",
+        ),
+    ] {
+        std::fs::write(&file, manifest("Works", more))?;
+        let output = cluster.mosectl(&["plan", "-f", &file.to_string_lossy()])?;
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(cause), "{said}");
+    }
     load.stop();
     let report = load.finish().await;
     assert_eq!(report.wrong_count, 0, "{:#?}", report.wrong);

@@ -5,7 +5,11 @@
 //! where that leaves a choice, next to the stage's neighbours on a route, then to the node with the fewest replicas. A
 //! replica on a node that is drained gets a second place, and loses the first when it is ready at the other. One whose
 //! node is down and that fits nowhere else keeps its place, as there is nothing to gain from taking it.
+//!
+//! What a stage's `spread` bounds and its `anti_affinity` forbids holds for all places of a revision at any time, those
+//! that are kept and those that are left included; the places of another revision do not count.
 
+mod layout;
 pub mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,10 +18,8 @@ use std::fmt;
 use mosec_types::topology::{Deployment, Node, NodeHealth, Placement};
 use mosec_types::{NodeId, PipelineSpec, ReplicaId, StageIndex, StageSpec};
 
+use self::layout::{Layout, label};
 pub use self::usage::{Shortage, Usage};
-
-/// Label that every node has: its own name.
-pub const NODE_LABEL: &str = "node";
 
 /// What a plan is made from.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +63,20 @@ pub enum Obstacle {
         wanted: String,
         found: Option<String>,
     },
+    /// It lacks a label by which the stage is spread within bounds.
+    Unlabelled {
+        key: String,
+    },
+    /// The nodes with its value of a label have as many replicas of the stage as may be.
+    Spread {
+        key: String,
+        value: String,
+        most: u32,
+    },
+    /// It runs a stage that must not be beside this one.
+    Apart {
+        stage: String,
+    },
 }
 
 impl fmt::Display for Obstacle {
@@ -79,6 +95,14 @@ impl fmt::Display for Obstacle {
                 wanted,
                 found: Some(found),
             } => write!(f, "has label {key}={found}, not {wanted}"),
+            Self::Unlabelled { key } => write!(f, "has no label {key} to spread by"),
+            Self::Spread { key, value, most } => {
+                write!(
+                    f,
+                    "has {key}={value}, where spread allows {most} of the stage and no more"
+                )
+            }
+            Self::Apart { stage } => write!(f, "runs stage {stage}, which anti_affinity keeps apart"),
         }
     }
 }
@@ -114,7 +138,7 @@ pub fn plan(input: Input<'_>) -> Plan {
     let mut planner = Planner {
         input,
         usage: input.usage.clone(),
-        stages: BTreeMap::new(),
+        layout: Layout::new(&input.deployment.spec),
         plan: Plan::default(),
     };
     // All that stays first, so that new replicas find their neighbours, and no room that is taken.
@@ -132,10 +156,7 @@ pub fn plan(input: Input<'_>) -> Plan {
 /// Whether the node has all labels that the stage asks for.
 fn obstacle_of_labels(spec: &StageSpec, node: &Node) -> Option<Obstacle> {
     spec.node_labels.iter().find_map(|(key, wanted)| {
-        let found = match key.as_str() {
-            NODE_LABEL => Some(node.id.as_str()),
-            key => node.labels.get(key).map(String::as_str),
-        };
+        let found = label(node, key);
         let differs = found != Some(wanted.as_str());
         differs.then(|| Obstacle::Label {
             key: key.clone(),
@@ -145,7 +166,7 @@ fn obstacle_of_labels(spec: &StageSpec, node: &Node) -> Option<Obstacle> {
     })
 }
 
-/// Why the node takes no more replicas of a stage, its room aside.
+/// Why the node takes no more replicas of a stage, its room and other replicas aside.
 fn obstacle(spec: &StageSpec, node: &Node) -> Option<Obstacle> {
     let not_up = (node.health != NodeHealth::Up).then_some(Obstacle::NotUp(node.health));
     let draining = || node.draining.then_some(Obstacle::Draining);
@@ -164,8 +185,7 @@ struct Planner<'a> {
     input: Input<'a>,
     /// What replicas take, of all revisions.
     usage: Usage,
-    /// Replicas of each stage on each node.
-    stages: BTreeMap<StageIndex, BTreeMap<NodeId, u32>>,
+    layout: Layout<'a>,
     plan: Plan,
 }
 
@@ -173,7 +193,7 @@ struct Planner<'a> {
 #[derive(Debug)]
 struct Missing<'a> {
     replica: ReplicaId,
-    /// Where it is, on a node that is to be left or is down.
+    /// Where it was, on a node that is down.
     before: Option<&'a Placement>,
 }
 
@@ -193,7 +213,7 @@ impl<'a> Planner<'a> {
         let mut missing = Vec::new();
         for replica in (1..=self.input.deployment.count(stage)).map(ReplicaId) {
             let known = places.remove(&replica).unwrap_or_default();
-            missing.extend(self.keep_one(spec, replica, &known));
+            missing.extend(self.keep_one(stage, spec, replica, &known));
         }
         missing
     }
@@ -201,6 +221,7 @@ impl<'a> Planner<'a> {
     /// Keeps one replica where it is, if it may stay there.
     fn keep_one(
         &mut self,
+        stage: StageIndex,
         spec: &StageSpec,
         replica: ReplicaId,
         known: &[&'a Placement],
@@ -208,7 +229,11 @@ impl<'a> Planner<'a> {
         let (nodes, ready) = (self.input.nodes, self.input.ready);
         let fits = |placement: &&&Placement| {
             let node = nodes.get(&placement.node);
-            node.is_some_and(|node| obstacle_of_labels(spec, node).is_none() && has_gpus(node, placement))
+            node.is_some_and(|node| {
+                obstacle_of_labels(spec, node).is_none()
+                    && has_gpus(node, placement)
+                    && self.layout.obstacle(stage, spec, replica, node).is_none()
+            })
         };
         let fitting: Vec<_> = known.iter().filter(fits).copied().collect();
         let node = |placement: &&Placement| &nodes[&placement.node];
@@ -220,11 +245,12 @@ impl<'a> Planner<'a> {
             .partition(|placement| node(placement).draining);
         let is_ready = |placement: &&&Placement| ready.contains(**placement);
         let Some(&stays) = staying.iter().find(is_ready).or(staying.first()) else {
-            let before = leaving
-                .iter()
-                .find(is_ready)
-                .or(leaving.first())
-                .or(fitting.first());
+            // It serves on where it is left until it is ready elsewhere.
+            let left = leaving.iter().find(is_ready).or(leaving.first());
+            if let Some(&left) = left {
+                self.put(left.clone(), spec);
+            }
+            let before = fitting.first().filter(|_| left.is_none());
             return Some(Missing {
                 replica,
                 before: before.copied(),
@@ -241,11 +267,25 @@ impl<'a> Planner<'a> {
     }
 
     fn place(&mut self, stage: StageIndex, spec: &StageSpec, replicas: Vec<Missing<'a>>) {
-        let neighbours = neighbours(&self.input.deployment.spec, stage);
+        if replicas.is_empty() {
+            return;
+        }
+        let able = |node: &&Node| obstacle(spec, node).is_none();
+        let able = self.input.nodes.values().filter(able).count();
+        let wanted = Wanted {
+            stage,
+            spec,
+            neighbours: neighbours(&self.input.deployment.spec, stage),
+            share: self.layout.share(stage, able),
+        };
         for Missing { replica, before } in replicas {
-            let found = self.pick(stage, spec, &neighbours);
-            let is_there = before.is_some_and(|at| self.input.nodes[&at.node].health != NodeHealth::Down);
-            if let Some(before) = before.filter(|_| is_there || found.is_none()) {
+            let found = self.pick(&wanted, replica);
+            // Others may have taken meanwhile what its spread leaves.
+            let may_stay = |at: &&Placement| {
+                let node = &self.input.nodes[&at.node];
+                self.layout.obstacle(stage, spec, replica, node).is_none()
+            };
+            if let Some(before) = before.filter(|at| found.is_none() && may_stay(at)) {
                 self.put(before.clone(), spec);
             }
             match found {
@@ -267,6 +307,7 @@ impl<'a> Planner<'a> {
         let reason = |node: &Node| {
             let full = || self.usage.fit(node, &spec.needs).err().map(Obstacle::Full);
             obstacle(spec, node)
+                .or_else(|| self.layout.obstacle(stage, spec, replica, node))
                 .or_else(full)
                 .map(|obstacle| (node.id.clone(), obstacle))
         };
@@ -279,50 +320,51 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// The best node for one more replica of `stage`, and its GPUs there.
-    fn pick(
-        &self,
-        stage: StageIndex,
-        spec: &StageSpec,
-        neighbours: &BTreeSet<StageIndex>,
-    ) -> Option<(NodeId, Vec<u32>)> {
+    /// The best node for a replica, and its GPUs there.
+    fn pick(&self, wanted: &Wanted<'_>, replica: ReplicaId) -> Option<(NodeId, Vec<u32>)> {
+        let &Wanted {
+            stage, spec, share, ..
+        } = wanted;
         let fits = |node: &'a Node| {
             let gpus = self.usage.fit(node, &spec.needs).ok()?;
-            obstacle(spec, node).is_none().then_some((node, gpus))
+            let obstacle = obstacle(spec, node).or_else(|| self.layout.obstacle(stage, spec, replica, node));
+            obstacle.is_none().then_some((node, gpus))
         };
         let rank = |(node, _): &(&Node, Vec<u32>)| {
-            let own = self.count(stage, &node.id);
-            let near: u32 = neighbours
-                .iter()
-                .map(|&neighbour| self.count(neighbour, &node.id))
-                .sum();
+            let own = self.layout.count(stage, &node.id);
+            let near = wanted.neighbours.iter();
+            let near: u32 = near.map(|&near| self.layout.count(near, &node.id)).sum();
             // A node with as many of this stage as of its neighbours has no pull of its own.
             let pull = near.saturating_sub(own);
-            (own, std::cmp::Reverse(pull), self.usage.replicas(&node.id))
+            (
+                self.layout.evenness(stage, spec, node, share),
+                own,
+                std::cmp::Reverse(pull),
+                self.usage.replicas(&node.id),
+            )
         };
         // The first of equals: nodes come in the order of their names.
         let best = self.input.nodes.values().filter_map(fits).min_by_key(rank);
         best.map(|(node, gpus)| (node.id.clone(), gpus))
     }
 
-    fn count(&self, stage: StageIndex, node: &NodeId) -> u32 {
-        self.stages
-            .get(&stage)
-            .and_then(|nodes| nodes.get(node))
-            .copied()
-            .unwrap_or(0)
-    }
-
     fn put(&mut self, placement: Placement, spec: &StageSpec) {
         self.usage.add(&placement, &spec.needs);
-        *self
-            .stages
-            .entry(placement.stage)
-            .or_default()
-            .entry(placement.node.clone())
-            .or_default() += 1;
+        // Only nodes that are known are picked or kept.
+        if let Some(node) = self.input.nodes.get(&placement.node) {
+            self.layout.add(&placement, spec, node);
+        }
         self.plan.placements.push(placement);
     }
+}
+
+/// What a stage's replicas look for.
+struct Wanted<'a> {
+    stage: StageIndex,
+    spec: &'a StageSpec,
+    neighbours: BTreeSet<StageIndex>,
+    /// How many nodes the stage had better keep to.
+    share: Option<usize>,
 }
 
 /// The stages just before and after `stage` on any route.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mosec_types::spec::{
     Batching, DEFAULT_ATTEMPTS, DEFAULT_CAPACITY, DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MIME, DEFAULT_ROUTE,
-    DEFAULT_TIMEOUT, DEFAULT_WAIT, Delivery, MAX_REPLICAS, PythonSource, RouteSpec,
+    DEFAULT_TIMEOUT, DEFAULT_WAIT, Delivery, MAX_REPLICAS, PythonSource, RouteSpec, Spread,
 };
 use mosec_types::{Needs, PipelineName, PipelineSpec, RolloutSpec, StageIndex, StageSpec};
 
@@ -43,7 +43,10 @@ pub(super) const STAGE_KEYS: &[&str] = &[
     "gpu_memory",
     "cpus",
     "memory",
+    "spread",
+    "anti_affinity",
 ];
+pub(super) const SPREAD_KEYS: &[&str] = &["by", "max"];
 pub(super) const ROUTE_KEYS: &[&str] = &["path", "stages"];
 
 /// The manifest's keys as written.
@@ -79,7 +82,12 @@ struct Stage {
     delivery: Option<Delivery>,
     attempts: Option<u32>,
     needs: Needs,
+    spread: Option<Spreads>,
+    anti_affinity: Option<Vec<String>>,
 }
+
+/// One label, or several.
+struct Spreads(Vec<Spread>);
 
 struct WorkerClass {
     module: String,
@@ -159,6 +167,8 @@ impl FromNode for Stage {
         let gpu_memory = reader.optional(&fields, "gpu_memory");
         let cpus = reader.optional(&fields, "cpus");
         let memory = reader.optional(&fields, "memory");
+        let spread = reader.optional(&fields, "spread");
+        let anti_affinity = reader.optional(&fields, "anti_affinity");
         let needs = Needs {
             gpus: gpus.map_or(0, |Gpus(parts)| parts),
             gpu_memory: gpu_memory.map_or(0, |Size(bytes)| bytes),
@@ -179,6 +189,8 @@ impl FromNode for Stage {
             delivery,
             attempts,
             needs,
+            spread,
+            anti_affinity,
         })
     }
 }
@@ -218,6 +230,34 @@ impl FromNode for Env {
                 None
             }
         }
+    }
+}
+
+impl FromNode for Spreads {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => Spread::read(reader, path, node).map(|spread| Self(vec![spread])),
+            Value::List(_) => Vec::read(reader, path, node).map(Self),
+            other => {
+                let found = other.describe();
+                let expected = "expected a map as {by: zone}, or a list of them";
+                reader.note(path, node.place, format!("{expected}, found {found}"));
+                None
+            }
+        }
+    }
+}
+
+impl FromNode for Spread {
+    fn read(reader: &mut Reader, path: &str, node: &Node) -> Option<Self> {
+        let fields = reader.fields(path, node, SPREAD_KEYS)?;
+        let by = reader.required(
+            &fields,
+            "by",
+            "a label of nodes, as zone, or node for their names",
+        );
+        let max = reader.optional(&fields, "max");
+        Some(Self { by: by?, max })
     }
 }
 
@@ -268,6 +308,14 @@ impl Draft {
                 })
                 .collect(),
         };
+        let mut anti_affinity = Vec::new();
+        for (index, stage) in self.stages.iter().enumerate() {
+            let at = format!("stages[{index}].anti_affinity");
+            let others = stage.anti_affinity.as_deref().unwrap_or_default();
+            anti_affinity.push(resolve(reader, tree, &at, others, &names));
+        }
+        let stages = self.stages.into_iter().zip(anti_affinity);
+        let stages = stages.map(|(stage, others)| stage.into_spec(others)).collect();
         let dir = self
             .source
             .map_or_else(|| folder.to_owned(), |source| folder.join(source));
@@ -287,7 +335,7 @@ impl Draft {
                 },
                 ..Default::default()
             },
-            stages: self.stages.into_iter().map(Stage::into_spec).collect(),
+            stages,
             routes,
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             capacity: self.capacity.unwrap_or(DEFAULT_CAPACITY),
@@ -301,7 +349,8 @@ impl Draft {
 }
 
 impl Stage {
-    fn into_spec(self) -> StageSpec {
+    /// `anti_affinity`: the positions of the stages that it names.
+    fn into_spec(self, anti_affinity: Vec<StageIndex>) -> StageSpec {
         let replicas = self.replicas.unwrap_or(1);
         StageSpec {
             name: self.name,
@@ -325,6 +374,8 @@ impl Stage {
             streaming: false,
             request_headers: Vec::new(),
             needs: self.needs,
+            spread: self.spread.map(|Spreads(spreads)| spreads).unwrap_or_default(),
+            anti_affinity,
         }
     }
 }

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mosec_types::rollout::{Bounds, CanarySpec, HeaderMatch};
-use mosec_types::spec::{Batching, Delivery, PythonSource, RouteSpec};
+use mosec_types::spec::{Batching, Delivery, PythonSource, RouteSpec, Spread};
 use mosec_types::{PipelineName, RolloutSpec, StageIndex, StageSpec};
 use proptest::prelude::*;
 
@@ -46,6 +46,8 @@ fn defaults_are_mosecs() {
         streaming: false,
         request_headers: Vec::new(),
         needs: Default::default(),
+        spread: Vec::new(),
+        anti_affinity: Vec::new(),
     };
     let expected = PipelineSpec {
         name: PipelineName::new("echo").unwrap(),
@@ -90,9 +92,12 @@ stages:
     labels: {gpu: h200, zone: 1}
     delivery: at_most_once
     attempts: 1
+    spread: {by: zone}
   - name: find
     worker: server:Find
     replicas: 2
+    spread: [{by: node, max: 1}, {by: rack}]
+    anti_affinity: [decode]
     env:
       - {CUDA_VISIBLE_DEVICES: 0}
       - {CUDA_VISIBLE_DEVICES: "1"}
@@ -138,6 +143,16 @@ routes:
     assert_eq!(decode.env, [env.clone(), env]);
     assert_eq!(decode.node_labels, map(&[("gpu", "h200"), ("zone", "1")]));
     assert_eq!(decode.delivery, Delivery::AtMostOnce);
+    let by = |label: &str, max| Spread {
+        by: label.into(),
+        max,
+    };
+    assert_eq!(decode.spread, [by("zone", None)]);
+    assert_eq!(find.spread, [by("node", Some(1)), by("rack", None)]);
+    assert_eq!(
+        (&decode.anti_affinity[..], &find.anti_affinity[..]),
+        (&[][..], &[StageIndex(0)][..])
+    );
     assert_eq!(
         (decode.batching, find.batching),
         (Batching::Adaptive, Batching::Window)
@@ -167,10 +182,11 @@ routes:
 #[test]
 fn the_schema_has_all_keys_and_no_others() {
     let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
-    let objects: [(&str, &[&str]); 7] = [
+    let objects: [(&str, &[&str]); 8] = [
         ("", KEYS),
         ("/properties/stages/items", draft::STAGE_KEYS),
         ("/properties/routes/items", draft::ROUTE_KEYS),
+        ("/$defs/spread", draft::SPREAD_KEYS),
         ("/properties/rollout", rollout::KEYS),
         ("/properties/rollout/properties/canary", rollout::CANARY_KEYS),
         (

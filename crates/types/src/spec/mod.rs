@@ -2,6 +2,7 @@
 
 mod route;
 mod source;
+mod spread;
 mod stage;
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::route::{RESERVED_PATHS, RouteIndex, RouteSpec};
 pub use self::source::{MAX_REQUIREMENT_BYTES, MAX_REQUIREMENTS, PythonSource, check_requirement};
+pub use self::spread::{MAX_SPREADS, Spread};
 pub(crate) use self::stage::is_header_name;
 pub use self::stage::{
     Batching, DEFAULT_ATTEMPTS, DEFAULT_MIME, DEFAULT_TIMEOUT, DEFAULT_WAIT, Delivery, MAX_ATTEMPTS,
@@ -143,6 +145,7 @@ impl PipelineSpec {
                 &format!("stages[{index}].name"),
                 || format!("the name {:?} is taken by an earlier stage", stage.name),
             )?;
+            self.validate_anti_affinity(index, stage)?;
         }
         let mut paths = BTreeSet::new();
         for (index, route) in self.routes.iter().enumerate() {
@@ -152,6 +155,24 @@ impl PipelineSpec {
                 &format!("routes[{index}].path"),
                 || format!("the path {:?} is taken by an earlier route", route.path),
             )?;
+        }
+        Ok(())
+    }
+
+    fn validate_anti_affinity(&self, own: usize, stage: &StageSpec) -> Result<(), InvalidSpec> {
+        let at = format!("stages[{own}].anti_affinity");
+        let mut seen = BTreeSet::new();
+        for other in &stage.anti_affinity {
+            check(usize::from(other.0) < self.stages.len(), &at, || {
+                format!(
+                    "there is no stage {other}; the pipeline has {}",
+                    self.stages.len()
+                )
+            })?;
+            check(usize::from(other.0) != own, &at, || {
+                "expected other stages; `spread: {by: node, max: 1}` keeps its own replicas on different nodes".into()
+            })?;
+            check(seen.insert(other), &at, || format!("stage {other} comes twice"))?;
         }
         Ok(())
     }
@@ -224,6 +245,13 @@ mod tests {
         assert_eq!(serde_json::from_str::<PipelineSpec>(&json).unwrap(), spec);
     }
 
+    fn by(label: &str, max: Option<u32>) -> Spread {
+        Spread {
+            by: label.into(),
+            max,
+        }
+    }
+
     #[test]
     fn each_bad_key_is_named() {
         type Edit = fn(&mut PipelineSpec);
@@ -241,6 +269,27 @@ mod tests {
             ("stages[1].name", |s| s.stages[1].name = "A_1".into()),
             ("stages[0].env", |s| s.stages[0].env = vec![BTreeMap::new()]),
             ("stages[0].attempts", |s| s.stages[0].attempts = 0),
+            ("stages[0].spread[0].by", |s| {
+                s.stages[0].spread = vec![by("", None)]
+            }),
+            ("stages[0].spread[1].by", |s| {
+                s.stages[0].spread = vec![by("zone", None); 2]
+            }),
+            ("stages[0].spread[0].max", |s| {
+                s.stages[0].spread = vec![by("zone", Some(0))]
+            }),
+            ("stages[0].spread", |s| {
+                s.stages[0].spread = vec![by("zone", None); 9]
+            }),
+            ("stages[0].anti_affinity", |s| {
+                s.stages[0].anti_affinity = vec![StageIndex(0)]
+            }),
+            ("stages[1].anti_affinity", |s| {
+                s.stages[1].anti_affinity = vec![StageIndex(2)]
+            }),
+            ("stages[1].anti_affinity", |s| {
+                s.stages[1].anti_affinity = vec![StageIndex(0); 2]
+            }),
             ("routes[0].path", |s| s.routes[0].path = "inference".into()),
             ("routes[0].path", |s| s.routes[0].path = "/metrics".into()),
             ("routes[0].stages", |s| s.routes[0].stages = vec![StageIndex(2)]),

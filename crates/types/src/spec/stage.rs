@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::spread::{self, Spread};
 use super::{InvalidSpec, check, millis};
-use crate::Needs;
+use crate::{Needs, StageIndex};
 
 /// Most replicas of one stage.
 pub const MAX_REPLICAS: u32 = 4096;
@@ -67,6 +68,12 @@ pub struct StageSpec {
     /// What each replica needs of its node.
     #[serde(default)]
     pub needs: Needs,
+    /// What its replicas are spread over, the most important first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spread: Vec<Spread>,
+    /// Stages whose replicas, of the same revision, are never on a node with one of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anti_affinity: Vec<StageIndex>,
 }
 
 /// When a batch that is not full leaves.
@@ -112,6 +119,8 @@ impl StageSpec {
             streaming: false,
             request_headers: Vec::new(),
             needs: Needs::default(),
+            spread: Vec::new(),
+            anti_affinity: Vec::new(),
         }
     }
 
@@ -170,6 +179,7 @@ impl StageSpec {
             },
         )?;
         self.needs.validate(at)?;
+        spread::validate(&self.spread, &format!("{at}.spread"))?;
         self.validate_headers(&format!("{at}.request_headers"))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mosec_types::spec::{Batching, Delivery, PythonSource};
+use mosec_types::spec::{Batching, Delivery, PythonSource, Spread};
 use mosec_types::{PipelineSpec, RouteSpec, StageSpec};
 
 use super::{ConvertError, each, name, stage_index, to_millis};
@@ -120,6 +120,8 @@ impl From<&StageSpec> for proto::StageSpec {
             request_headers: stage.request_headers.clone(),
             needs: Some((&stage.needs).into()),
             batching: batching.into(),
+            spread: stage.spread.iter().map(Into::into).collect(),
+            anti_affinity: stage.anti_affinity.iter().map(|stage| stage.0.into()).collect(),
         }
     }
 }
@@ -139,6 +141,8 @@ impl TryFrom<proto::StageSpec> for StageSpec {
             Ok(proto::Batching::Adaptive) => Batching::Adaptive,
             Err(_) => return Err(ConvertError::unknown("batching", message.batching)),
         };
+        let apart = message.anti_affinity.into_iter();
+        let apart = apart.map(|number| stage_index("anti_affinity", number));
         Ok(Self {
             name: message.name,
             module: message.module,
@@ -156,7 +160,24 @@ impl TryFrom<proto::StageSpec> for StageSpec {
             request_headers: message.request_headers,
             needs: message.needs.map(Into::into).unwrap_or_default(),
             batching,
+            spread: message.spread.into_iter().map(Into::into).collect(),
+            anti_affinity: apart.collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl From<&Spread> for proto::Spread {
+    fn from(spread: &Spread) -> Self {
+        Self {
+            by: spread.by.clone(),
+            max: spread.max,
+        }
+    }
+}
+
+impl From<proto::Spread> for Spread {
+    fn from(proto::Spread { by, max }: proto::Spread) -> Self {
+        Self { by, max }
     }
 }
 

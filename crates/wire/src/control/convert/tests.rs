@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_types::rollout::{Bounds, CanarySpec, HeaderMatch};
-use mosec_types::spec::{Batching, Delivery, PythonSource};
+use mosec_types::spec::{Batching, Delivery, PythonSource, Spread};
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
 use mosec_types::{
     BundleId, Capacity, Gpu, Incarnation, Needs, NodeId, PipelineName, PipelineSpec, ReplicaId, Revision,
@@ -51,8 +51,10 @@ prop_compose! {
         batching in prop_oneof![Just(Batching::Window), Just(Batching::Adaptive)],
         request_headers in vec("[a-z-]{1,8}", 0..3),
         (gpus, gpu_memory, cpus, memory) in any::<(u32, u64, u32, u64)>(),
+        spread in vec(("[a-z]{0,4}", any::<Option<u32>>()).prop_map(|(by, max)| Spread { by, max }), 0..3),
+        anti_affinity in vec(any::<u16>().prop_map(StageIndex), 0..3),
     ) -> StageSpec {
-        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime, streaming, batching, request_headers, needs: Needs { gpus, gpu_memory, cpus, memory } }
+        StageSpec { name, module, class, replicas, max_batch_size, max_wait, timeout, env, node_labels, delivery, attempts, mime, streaming, batching, request_headers, needs: Needs { gpus, gpu_memory, cpus, memory }, spread, anti_affinity }
     }
 }
 
