@@ -39,7 +39,7 @@ async fn a_bad_deployment_ends_in_time_with_its_cause() -> anyhow::Result<()> {
     .start();
     let file = cluster.dir().join("bad.yaml");
     for (worker, more, cause) in [
-        ("KilledForItsMemory", "", "killed by signal 9"),
+        ("Killed", "", "killed by signal 9"),
         ("OutOfMemory", "", "MemoryError"),
         ("NeverWarm", "", "stage only replica 1 on node a is starting"),
         (

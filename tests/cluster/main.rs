@@ -9,6 +9,7 @@ mod identity;
 mod leave;
 mod logs;
 mod members;
+mod memory;
 mod rollout;
 mod spread;
 mod stability;

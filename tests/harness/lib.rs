@@ -2,6 +2,7 @@
 //!
 //! Everything a test starts is ended by dropping it. The folder with a cluster's logs is kept when its test fails.
 
+mod cgroup;
 mod client;
 mod cluster;
 mod load;
@@ -9,6 +10,7 @@ mod ports;
 mod process;
 mod status;
 
+pub use cgroup::MemoryCgroup;
 pub use client::{Answer, Client, EventReader};
 pub use cluster::{Cluster, Options};
 pub use load::{Load, Report, Running};

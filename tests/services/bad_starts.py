@@ -12,11 +12,24 @@ class Works(Worker):
         return data
 
 
-class KilledForItsMemory(Worker):
-    """Ends as the kernel ends a process for which there is no memory left."""
+class Killed(Worker):
+    """Ends as a process for which there is no memory left, or that somebody has killed."""
 
     def __init__(self):
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def forward(self, data):
+        return data
+
+
+class TakesAllMemory(Worker):
+    """Takes memory until the kernel ends it; where nothing limits it, until it has two GiB."""
+
+    def __init__(self):
+        self.weights = []
+        while len(self.weights) < 128:
+            self.weights.append(b"\x01" * (16 << 20))
+        raise RuntimeError("the limit does not hold")
 
     def forward(self, data):
         return data

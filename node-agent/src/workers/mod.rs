@@ -1,6 +1,7 @@
 //! Worker processes: starting, feeding, restarting and ending them.
 
 mod backoff;
+mod oom;
 mod process;
 mod supervisor;
 mod timing;

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
+use super::oom::{Memory, Watched};
 use crate::code::Prepared;
 
 /// Tells CUDA which GPUs a process may use.
@@ -51,6 +52,8 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) struct Process {
     child: Child,
     pid: Option<u32>,
+    /// What its cgroup tells of memory, where it does.
+    memory: Option<Watched>,
 }
 
 impl Process {
@@ -92,7 +95,8 @@ impl Process {
         }
         let child = command.spawn()?;
         let pid = child.id();
-        Ok(Self { child, pid })
+        let memory = pid.and_then(Watched::new);
+        Ok(Self { child, pid, memory })
     }
 
     /// Its standard output and error, where they were captured and not taken yet.
@@ -107,7 +111,7 @@ impl Process {
     /// Waits for the end of the process and says how it ended. Cancel safe.
     pub(crate) async fn ended(&mut self) -> String {
         match self.child.wait().await {
-            Ok(status) => describe(status),
+            Ok(status) => describe(status, self.memory.as_ref().and_then(Watched::look)),
             Err(error) => format!("could not be waited for: {error}"),
         }
     }
@@ -139,13 +143,15 @@ fn path_with(bin: &Path) -> OsString {
     std::env::join_paths(folders).unwrap_or(own)
 }
 
-fn describe(status: std::process::ExitStatus) -> String {
+/// `memory`: what its cgroup says.
+fn describe(status: std::process::ExitStatus, memory: Option<Memory>) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("the process exited with code {code}"),
-        (None, Some(9)) => {
-            "the process was killed by signal 9, as the kernel does where memory runs out".into()
-        }
+        (None, Some(9)) => match memory {
+            Some(memory) => format!("the process was killed by signal 9, {memory}"),
+            None => "the process was killed by signal 9, as the kernel does where memory runs out".into(),
+        },
         (None, Some(signal)) => format!("the process was killed by signal {signal}"),
         (None, None) => "the process ended".into(),
     }
