@@ -41,7 +41,7 @@ loom: ## the same without bounds on the interleavings, which takes minutes
 test-python: wheel-dev ## the Python package and the examples, through the built wheel
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy --config-file python-worker/pyproject.toml && $(BIN)/stubtest mosec._native
-	$(BIN)/python -m pytest -q -rs python-worker/tests examples
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile python-worker/tests examples
 
 test-pythons: wheel-dev ## the same wheel under other Pythons: PYTHONS=/a/bin/python3.12:/b/bin/python3.13
 	MOSEC_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -v -rs python-worker/tests/test_pythons.py
