@@ -127,12 +127,16 @@ async fn wait(
                     Report::try_from(response).context("the control plane's answer is of another version")?;
                 let outcome = outcome(&report, revision);
                 if let Outcome::Waiting(found) = &outcome {
-                    // Each step has the time anew, and so has one that only waits to be sure.
+                    // Each step has the time anew, and so has one that only waits to be sure, or comes further where
+                    // that counts.
+                    let progress = found
+                        .progress_deadline
+                        .map(|_| found.stages.iter().map(|stage| stage.ready).sum::<u32>());
                     let counts: Vec<_> = found.stages.iter().map(|stage| stage.replicas).collect();
-                    let now = Some((found.phase, counts));
+                    let now = Some((found.phase, counts, progress));
                     let is_ready = found.stages.iter().all(|stage| stage.ready >= stage.replicas);
                     if step != now || is_ready {
-                        deadline = Instant::now() + timeout + MARGIN;
+                        deadline = Instant::now() + found.progress_deadline.unwrap_or(timeout) + MARGIN;
                         step = now;
                     }
                 }

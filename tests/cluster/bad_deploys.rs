@@ -6,7 +6,10 @@ use mosec_tests::{Cluster, Load, Options, services};
 
 /// Lines of a terminal.
 const SCREEN: usize = 40;
-const TIMEOUT: Duration = Duration::from_secs(7);
+/// Enough for three starts that fail, with the pauses between them.
+const STARTS: Duration = Duration::from_secs(7);
+/// What is waited for in vain is waited for this long.
+const SHORT: Duration = Duration::from_secs(3);
 
 fn manifest(worker: &str, more: &str) -> String {
     format!(
@@ -38,25 +41,31 @@ async fn a_bad_deployment_ends_in_time_with_its_cause() -> anyhow::Result<()> {
     }
     .start();
     let file = cluster.dir().join("bad.yaml");
-    for (worker, more, cause) in [
-        ("Killed", "", "killed by signal 9"),
-        ("OutOfMemory", "", "MemoryError"),
-        ("NeverWarm", "", "stage only replica 1 on node a is starting"),
+    for (worker, more, limit, cause) in [
+        ("Killed", "", STARTS, "killed by signal 9"),
+        ("OutOfMemory", "", STARTS, "MemoryError"),
+        (
+            "NeverWarm",
+            "",
+            SHORT,
+            "stage only replica 1 on node a is starting",
+        ),
         (
             "Works",
             "    gpus: 8\n",
+            SHORT,
             "stage only replica 1 fits no node: a has no GPU",
         ),
     ] {
         std::fs::write(&file, manifest(worker, more))?;
         let started = Instant::now();
-        let timeout = format!("{}s", TIMEOUT.as_secs());
+        let timeout = format!("{}s", limit.as_secs());
         let output = cluster.mosectl(&["deploy", "--timeout", &timeout, &file.to_string_lossy()])?;
         let took = started.elapsed();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{worker}: {said}");
         // Its deadline, and what looking at the code takes.
-        assert!(took < TIMEOUT + Duration::from_secs(20), "{worker}: {took:?}");
+        assert!(took < limit + Duration::from_secs(20), "{worker}: {took:?}");
         let error = &said[said.find("error: ").unwrap_or_default()..];
         assert!(error.contains(cause), "{worker}: {said}");
         assert!(error.contains("keeps serving"), "{worker}: {said}");

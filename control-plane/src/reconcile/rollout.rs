@@ -113,6 +113,8 @@ pub struct Progress {
     /// What makes a step another one.
     step: (Phase, Vec<u32>),
     pub(super) state: Seen,
+    /// Most replicas that were ready at once in this step, and since when so many were.
+    best: (u32, Instant),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,10 +127,17 @@ pub(super) enum Seen {
 
 impl Progress {
     /// Looks at a rollout again.
-    fn observe(known: Option<Self>, rollout: &Rollout, is_healthy: bool, now: Instant) -> Self {
+    fn observe(known: Option<Self>, rollout: &Rollout, view: &View<'_>, now: Instant) -> Self {
+        let ready = view.ready_counts();
+        let (is_healthy, ready) = (ready == rollout.deployment.counts(), ready.iter().sum());
         let deployment = &rollout.deployment;
         let step = (deployment.phase.clone(), deployment.replicas.clone());
-        let state = match (known.filter(|known| known.step == step), is_healthy) {
+        let known = known.filter(|known| known.step == step);
+        let best = match &known {
+            Some(known) if known.best.0 >= ready => known.best,
+            _ => (ready, now),
+        };
+        let state = match (known, is_healthy) {
             (
                 Some(Self {
                     state: state @ Seen::Healthy(_),
@@ -146,7 +155,13 @@ impl Progress {
             (_, true) => Seen::Healthy(now),
             (_, false) => Seen::Unhealthy(now),
         };
-        Self { step, state }
+        Self { step, state, best }
+    }
+
+    /// When the step last came further: another replica was ready, or one that had been was missing again.
+    pub(super) fn came_further(&self) -> Instant {
+        let (Seen::Unhealthy(since) | Seen::Healthy(since)) = self.state;
+        since.max(self.best.1)
     }
 }
 
@@ -162,10 +177,10 @@ impl Watched {
             .filter(|(_, rollout)| rollout.deployment.phase.is_rollout());
         let mut known = std::mem::take(&mut self.0);
         let look = |(&revision, rollout): (&Revision, &Rollout)| {
-            let is_healthy = view_of(model, leases, rollout, now).is_healthy();
+            let view = view_of(model, leases, rollout, now);
             (
                 revision,
-                Progress::observe(known.remove(&revision), rollout, is_healthy, now),
+                Progress::observe(known.remove(&revision), rollout, &view, now),
             )
         };
         self.0 = on_their_way.map(look).collect();

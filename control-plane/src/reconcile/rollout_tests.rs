@@ -193,6 +193,40 @@ fn a_missed_deadline_says_what_was_missing() {
 }
 
 #[test]
+fn a_step_with_a_progress_deadline_has_it_anew_with_each_replica() {
+    let mut spec = spec();
+    spec.rollout.progress_deadline = Some(Duration::from_secs(150));
+    let at = vec![placement(0, 1, "a"), placement(0, 2, "a"), placement(1, 1, "a")];
+    let model = model(7, [up("a")], vec![rollout(5, &spec, Phase::Starting, at)]);
+    let (start, mut watched) = (Instant::now(), Watched::default());
+    let mut decide = |seconds, ready: u32| {
+        let now = start + Duration::from_secs(seconds);
+        let state = |replica| if replica <= ready { Ready } else { Starting };
+        let mut workers: Vec<_> = (1..=2)
+            .map(|replica| worker(5, 0, replica, state(replica)))
+            .collect();
+        workers.push(worker(5, 1, 1, Starting));
+        let mut leases = Leases::take_over(LeaseTiming::default(), &model.nodes, now);
+        let node = &model.nodes[&NodeId::new("a").unwrap()];
+        leases.renew(Some(node), Incarnation(1), workers, now).unwrap();
+        watched.observe(&model, &leases, now);
+        let steps = next_steps(&model, &leases, &Traffic::default(), &watched, now);
+        steps.into_iter().next().map(|step| match step {
+            Command::SetPhase { phase, .. } => reason(Some(phase)),
+            other => panic!("{other:?}"),
+        })
+    };
+    // Longer as a whole than the deployment's deadline of two minutes. One that is lost and comes back is no progress.
+    for (seconds, ready) in [(0, 0), (149, 1), (298, 2), (310, 1), (400, 2), (447, 2)] {
+        assert_eq!(decide(seconds, ready), None, "{seconds} s");
+    }
+    assert_eq!(
+        decide(448, 2).unwrap(),
+        "no further replica was ready within 150s: stage B replica 1 on node a is starting"
+    );
+}
+
+#[test]
 fn placements_follow_the_nodes() {
     assert_eq!(placement_of(&starting()), None);
     let mut lost = starting();
@@ -435,6 +469,7 @@ fn with_canary(auto_promote: bool) -> PipelineSpec {
             max_errors: Some(100),
             ..Default::default()
         },
+        ..Default::default()
     };
     spec
 }

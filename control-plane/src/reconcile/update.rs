@@ -241,12 +241,19 @@ impl Update<'_> {
 
     /// The end of one that is not healthy in time.
     fn give_up(&self, late_for: Duration) -> Option<Command> {
+        let stuck_for = || {
+            self.view
+                .now
+                .saturating_duration_since(self.progress.came_further())
+        };
         let limit = Duration::from_millis(self.rollout.healthy_deadline_ms);
-        if late_for < limit {
-            return None;
-        }
+        let why = match self.spec().rollout.progress_deadline {
+            Some(limit) if stuck_for() >= limit => format!("no further replica was ready within {limit:?}"),
+            None if late_for >= limit => format!("not healthy within {limit:?}"),
+            _ => return None,
+        };
         let plan = plan_of(self.view.model, self.rollout, &BTreeSet::new());
-        let reason = self.view.lateness(limit, &plan);
+        let reason = self.view.lateness(why, &plan);
         Some(self.end(Phase::Failed { reason }))
     }
 }

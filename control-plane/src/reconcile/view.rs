@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mosec_types::topology::{Deployment, Node, Placement};
 use mosec_types::worker::MAX_ERROR_BYTES;
@@ -66,11 +66,6 @@ impl<'a> View<'a> {
         self.deployment.placements.iter().filter(ready)
     }
 
-    /// Whether all replicas that there are to be now are ready.
-    pub(super) fn is_healthy(&self) -> bool {
-        self.ready_counts() == self.deployment.counts()
-    }
-
     /// Why the revision cannot become healthy, where a worker says so.
     pub(super) fn failure(&self) -> Option<String> {
         self.deployment.placements.iter().find_map(|placement| {
@@ -87,9 +82,8 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Why the revision is not healthy in time.
-    pub(super) fn lateness(&self, limit: Duration, plan: &Plan) -> String {
-        let mut reason = format!("not healthy within {limit:?}");
+    /// Why the revision is not healthy in time. `reason`: the time it had.
+    pub(super) fn lateness(&self, mut reason: String, plan: &Plan) -> String {
         let mut lines: Vec<_> = plan.unplaced.iter().map(ToString::to_string).collect();
         let mut error = None;
         for placement in &self.deployment.placements {

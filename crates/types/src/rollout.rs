@@ -26,6 +26,10 @@ pub struct RolloutSpec {
     /// How long all new replicas have to be ready before the rollout goes on.
     #[serde(with = "millis")]
     pub min_healthy_time: Duration,
+    /// Longest time in which no further replica of a step becomes ready; such an update fails. Absent: each step as a
+    /// whole has the deployment's own deadline.
+    #[serde(with = "optional_millis", skip_serializing_if = "Option::is_none")]
+    pub progress_deadline: Option<Duration>,
     /// Part of the revision that takes some of the requests and waits to be promoted.
     pub canary: Option<CanarySpec>,
     pub bounds: Bounds,
@@ -87,6 +91,12 @@ impl Bounds {
 
 impl RolloutSpec {
     pub(crate) fn validate(&self) -> Result<(), InvalidSpec> {
+        let deadline = self.progress_deadline;
+        check(
+            deadline.is_none_or(|time| !time.is_zero()),
+            "rollout.progress_deadline",
+            || "expected a time above zero".into(),
+        )?;
         if let Some(canary) = &self.canary {
             check(canary.weight <= 100, "rollout.canary.weight", || {
                 format!("expected 0% to 100%, found {}%", canary.weight)
@@ -179,7 +189,12 @@ mod tests {
             min_requests: 0,
             ..Default::default()
         };
+        let no_time = RolloutSpec {
+            progress_deadline: Some(Duration::ZERO),
+            ..Default::default()
+        };
         let cases = [
+            (no_time, "rollout.progress_deadline"),
             (heavy, "rollout.canary.weight"),
             (header("X-Canary", "1"), "rollout.canary.header"),
             (header("x", "a\nb"), "rollout.canary.header"),
@@ -199,6 +214,7 @@ mod tests {
         let spec = RolloutSpec {
             max_parallel: 2,
             min_healthy_time: Duration::from_millis(1500),
+            progress_deadline: Some(Duration::from_secs(600)),
             canary: None,
             bounds: Bounds {
                 max_p99: Some(Duration::from_millis(250)),

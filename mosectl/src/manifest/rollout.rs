@@ -10,7 +10,13 @@ use mosec_types::rollout::{
 use super::read::{FromNode, Parts, Reader, Share};
 use super::yaml::{Node, Scalar, Value};
 
-pub(super) const KEYS: &[&str] = &["max_parallel", "min_healthy_time", "canary", "bounds"];
+pub(super) const KEYS: &[&str] = &[
+    "max_parallel",
+    "min_healthy_time",
+    "progress_deadline",
+    "canary",
+    "bounds",
+];
 pub(super) const CANARY_KEYS: &[&str] = &["replicas", "weight", "header", "auto_promote"];
 pub(super) const HEADER_KEYS: &[&str] = &["name", "value"];
 pub(super) const BOUNDS_KEYS: &[&str] = &["max_error_rate", "max_p99", "min_requests"];
@@ -48,6 +54,7 @@ impl FromNode for RolloutSpec {
         let max_parallel: Option<Count> = reader.optional(&fields, "max_parallel");
         let canary: Option<CanarySpec> = reader.optional(&fields, "canary");
         let min_healthy_time: Option<Duration> = reader.optional(&fields, "min_healthy_time");
+        let progress_deadline = reader.optional(&fields, "progress_deadline");
         let bounds: Option<Bounds> = reader.optional(&fields, "bounds");
         let default_time = if canary.is_some() {
             DEFAULT_CANARY_TIME
@@ -57,6 +64,7 @@ impl FromNode for RolloutSpec {
         Some(Self {
             max_parallel: max_parallel.map_or(0, |Count(count)| count),
             min_healthy_time: min_healthy_time.unwrap_or(default_time),
+            progress_deadline,
             canary,
             bounds: bounds.unwrap_or_default(),
         })

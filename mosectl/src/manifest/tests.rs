@@ -220,6 +220,7 @@ fn rollouts_and_needs_are_read() {
     memory: 2GiB
 rollout:
   max_parallel: 2
+  progress_deadline: 10m
   canary:
     replicas: all
     weight: 5%
@@ -248,6 +249,7 @@ rollout:
     let rollout = RolloutSpec {
         max_parallel: 2,
         min_healthy_time: Duration::from_secs(10),
+        progress_deadline: Some(Duration::from_secs(600)),
         canary: Some(canary),
         bounds: Bounds {
             max_errors: Some(50),

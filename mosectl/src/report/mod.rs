@@ -13,6 +13,7 @@ pub(crate) mod table;
 pub(crate) mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use mosec_types::resources::WHOLE_CPU;
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
@@ -89,6 +90,9 @@ pub(crate) struct RevisionReport {
     pub(crate) waits_for: Option<String>,
     /// Whether that is somebody to promote it.
     pub(crate) waits_for_promotion: bool,
+    /// What its rollout's steps have for each further replica.
+    #[serde(skip)]
+    pub(crate) progress_deadline: Option<Duration>,
     pub(crate) traffic: TrafficReport,
 }
 
@@ -306,6 +310,7 @@ fn revision(
         unplaced: status.unplaced,
         waits_for: Some(status.waits_for).filter(|text| !text.is_empty()),
         waits_for_promotion: status.waits_for_promotion,
+        progress_deadline: spec.rollout.progress_deadline,
         traffic: TrafficReport {
             requests: traffic.requests,
             errors: traffic.errors,

@@ -20,6 +20,7 @@ impl From<&RolloutSpec> for proto::RolloutSpec {
             min_healthy_time_ms: to_millis(spec.min_healthy_time),
             canary: spec.canary.as_ref().map(Into::into),
             bounds: Some(bounds),
+            progress_deadline_ms: spec.progress_deadline.map(to_millis),
         }
     }
 }
@@ -29,6 +30,7 @@ impl From<proto::RolloutSpec> for RolloutSpec {
         Self {
             max_parallel: message.max_parallel,
             min_healthy_time: Duration::from_millis(message.min_healthy_time_ms),
+            progress_deadline: message.progress_deadline_ms.map(Duration::from_millis),
             canary: message.canary.map(Into::into),
             bounds: message.bounds.map(Into::into).unwrap_or_default(),
         }

@@ -62,6 +62,7 @@ prop_compose! {
     fn rollout()(
         max_parallel in any::<u32>(),
         min_healthy_time in millis(),
+        progress_deadline in option::of(millis()),
         canary in option::of((any::<u32>(), any::<u32>(), option::of(("[a-z-]{1,5}", ".{0,5}")), any::<bool>())),
         (max_errors, max_p99, min_requests) in (any::<Option<u32>>(), option::of(millis()), any::<u32>()),
     ) -> RolloutSpec {
@@ -69,7 +70,7 @@ prop_compose! {
             replicas, weight, auto_promote,
             header: header.map(|(name, value)| HeaderMatch { name, value }),
         });
-        RolloutSpec { max_parallel, min_healthy_time, canary, bounds: Bounds { max_errors, max_p99, min_requests } }
+        RolloutSpec { max_parallel, min_healthy_time, progress_deadline, canary, bounds: Bounds { max_errors, max_p99, min_requests } }
     }
 }
 
