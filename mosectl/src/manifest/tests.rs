@@ -272,6 +272,26 @@ fn each_mistake_is_named_with_its_place() {
     // Appended to the smallest manifest: as a key of its stage, or of the pipeline.
     let cases = [
         (
+            "    spread: zone\n",
+            "p.yaml:5:13: stages[0].spread: expected a map as {by: zone}, or a list of them, found",
+        ),
+        (
+            "    spread: {max: 1}\n",
+            "p.yaml:5:13: stages[0].spread.by: missing, expected a label of nodes, as zone, or node for their names",
+        ),
+        (
+            "    spread: [{by: zone}, {by: node, max: 0}]\n",
+            "p.yaml:5:42: stages[0].spread[1].max: expected 1 to 4096, found 0",
+        ),
+        (
+            "    anti_affinity: [onyl]\n",
+            "p.yaml:5:21: stages[0].anti_affinity[0]: no stage \"onyl\", did you mean \"only\"? (the stages are only)",
+        ),
+        (
+            "    anti_affinity: [only]\n",
+            "p.yaml:5:20: stages[0].anti_affinity: expected other stages; `spread: {by: node, max: 1}` keeps",
+        ),
+        (
             "    replica: 2\n",
             "p.yaml:5:5: stages[0].replica: unknown key, did you mean \"replicas\"? (expected one of",
         ),
