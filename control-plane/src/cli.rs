@@ -16,7 +16,7 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DEFAULT_HEALTHY_DEADLINE;
-use crate::raft::format::Formats;
+use crate::state::Formats;
 use crate::{Authority, BundleLimits, Config, ControlPlane, LeaseTiming, RaftTiming, Security};
 
 /// Runs one node of the control plane: keeps what should run where, and sees to it.

@@ -10,8 +10,8 @@ use mosec_wire::tls::{Identity, Role};
 use crate::authority::Authority;
 use crate::bundles::BundleLimits;
 use crate::raft::MemberId;
-use crate::raft::format::Formats;
 use crate::reconcile::lease::LeaseTiming;
+use crate::state::Formats;
 
 /// Default of [`Config::healthy_deadline`]: a large model's load from a warm disk, and half again.
 pub const DEFAULT_HEALTHY_DEADLINE: Duration = Duration::from_secs(120);

@@ -29,6 +29,7 @@ pub(crate) fn node(name: &str, health: NodeHealth, labels: &[(&str, &str)]) -> N
             .collect(),
         draining: false,
         capacity: Default::default(),
+        build: None,
     }
 }
 

@@ -45,6 +45,7 @@ use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::peers::Peers;
 use crate::raft::admission::{self, Admission, Others};
+use crate::raft::blocking::Blocking;
 use crate::raft::elector::{self, Heard, Turns};
 use crate::raft::handle::Handle;
 use crate::raft::inbox::Inbox;
@@ -53,6 +54,7 @@ use crate::raft::log_store::{LogStore, OpenError, Owner};
 use crate::raft::members::{Members, finish_changes, until_removed};
 use crate::raft::memory_kv::MemoryKv;
 use crate::raft::network::Network;
+use crate::raft::raise;
 use crate::raft::service::RaftService;
 use crate::raft::sled_kv::SledKv;
 use crate::raft::snapshot::{SnapshotDir, SnapshotError};
@@ -60,7 +62,7 @@ use crate::raft::state_machine::{RestoreError, Snapshots, StateMachine};
 use crate::raft::{MemberId, Raft};
 use crate::reconcile::{Leadership, Reconciler};
 use crate::relay::Relay;
-use crate::state::Model;
+use crate::state::{FormatError, Model};
 
 /// How long a restarted node waits for its predecessor to release the store.
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
@@ -121,6 +123,8 @@ pub enum RunError {
         "member {0} was removed from the cluster: its --data-dir is of no more use, and another start of no help"
     )]
     Removed(MemberId),
+    #[error(transparent)]
+    Outdated(#[from] FormatError),
     #[error("a task of the node panicked")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -208,6 +212,7 @@ impl ControlPlane {
             peers,
             quorum_timeout: QUORUM_TIMEOUT,
             lease,
+            model: model.clone(),
         };
         let leadership = Arc::new(Leadership::default());
         let store = open_bundles(&config).await?;
@@ -242,12 +247,14 @@ impl ControlPlane {
             raft: handle.raft.clone(),
             heard,
             admission: Arc::new(Admission::new(log.is_newcomer())),
+            formats: config.formats,
+            outdated: Arc::default(),
         };
         let raft_service = RaftService {
             inbox: inbox.clone(),
             cluster_id: config.cluster_id.clone(),
             member: config.member,
-            formats: config.formats,
+            model: model.clone(),
             signs: config.authority.is_some(),
         };
         Ok(Self {
@@ -316,6 +323,12 @@ impl ControlPlane {
             keeper.run(ended).await;
             Ok(())
         });
+        let (formats, ask, ended) = (self.inbox.formats, self.others.asker.clone(), closing.clone());
+        let handle = self.monitor.handle.clone();
+        tasks.spawn(async move {
+            raise::run(handle, formats, ask, ended).await;
+            Ok(())
+        });
         let (handle, ended) = (self.monitor.handle.clone(), closing.clone());
         tasks.spawn(async move {
             finish_changes(handle, ended).await;
@@ -354,6 +367,8 @@ impl ControlPlane {
             elector::run(inbox, member, heartbeat, ended).await;
             Ok(())
         });
+        let outdated = self.inbox.outdated.clone();
+        tasks.spawn(async move { Err(outdated.wait().await.into()) });
         let (inbox, others, founding, ended) = (self.inbox, self.others, self.founding, closing.clone());
         tasks.spawn(async move {
             admission::run(&inbox.admission, &inbox.raft, &log, others, &ended).await;
@@ -386,7 +401,7 @@ async fn open_storage(
         cluster_id: config.cluster_id.clone(),
         member: config.member,
     };
-    let data_dir = config.data_dir.clone();
+    let (data_dir, formats) = (config.data_dir.clone(), config.formats);
     tokio::task::spawn_blocking(move || {
         let (kv, snapshots) = match data_dir {
             Some(dir) => open_files(&dir)?,
@@ -395,8 +410,8 @@ async fn open_storage(
                 Snapshots::Memory(Default::default()),
             ),
         };
-        let log = LogStore::open(kv, &owner)?;
-        let (machine, model) = StateMachine::open(snapshots)?;
+        let log = LogStore::open_on(Blocking::Threads, kv, &owner, formats)?;
+        let (machine, model) = StateMachine::open_on(Blocking::Threads, snapshots, formats)?;
         Ok((log, machine, model))
     })
     .await?

@@ -250,6 +250,7 @@ fn plan_for_a_loss() -> (Duration, usize) {
             address: "10.0.0.1:1".into(),
             labels: BTreeMap::new(),
             capacity: Default::default(),
+            build: None,
         };
         change(&mut model, node);
     }

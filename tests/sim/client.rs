@@ -275,6 +275,7 @@ impl Client {
                     address: "host:7443".into(),
                     labels: BTreeMap::new(),
                     capacity: Default::default(),
+                    build: None,
                 }));
             }
         };

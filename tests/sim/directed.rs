@@ -19,15 +19,19 @@ use crate::net::Net;
 use crate::run::{Setup, another, in_virtual_time, members};
 
 /// Virtual time after which something that is awaited will not come.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Cluster {
-    net: Arc<Net>,
-    members: BTreeMap<MemberId, Member>,
+pub struct Cluster {
+    pub net: Arc<Net>,
+    pub members: BTreeMap<MemberId, Member>,
 }
 
 impl Cluster {
-    async fn start(seed: u64) -> Self {
+    pub async fn start(seed: u64) -> Self {
+        Self::start_with(seed, |_| {}).await
+    }
+
+    pub async fn start_with(seed: u64, edit: impl Fn(&mut Member)) -> Self {
         let (mut seeds, net) = (StdRng::seed_from_u64(seed), Net::new(seed));
         let setup = Setup {
             members: 3,
@@ -35,12 +39,13 @@ impl Cluster {
         };
         let mut members = members(&mut seeds, &net, setup);
         for member in members.values_mut() {
+            edit(member);
             member.start().await.unwrap();
         }
         Self { net, members }
     }
 
-    fn member(&mut self, id: MemberId) -> &mut Member {
+    pub fn member(&mut self, id: MemberId) -> &mut Member {
         self.members.get_mut(&id).unwrap()
     }
 
@@ -84,13 +89,14 @@ impl Cluster {
     }
 
     /// Registers a node through whichever member can; gives the version that has it.
-    async fn register(&self, node: &str) -> u64 {
+    pub async fn register(&self, node: &str) -> u64 {
         let command = Command::RegisterNode {
             id: NodeId::new(node).unwrap(),
             incarnation: Incarnation(1),
             address: "host:7443".into(),
             labels: BTreeMap::new(),
             capacity: Default::default(),
+            build: None,
         };
         let tries = async {
             loop {
@@ -114,7 +120,7 @@ impl Cluster {
     }
 
     /// The nodes that each member knows, once all have the state of `version`.
-    async fn nodes(&self, version: u64) -> Vec<Vec<String>> {
+    pub async fn nodes(&self, version: u64) -> Vec<Vec<String>> {
         let mut all = Vec::new();
         for id in self.members.keys() {
             let mut model = self.net.member(*id).unwrap().model.clone();

@@ -24,4 +24,5 @@ mod real_time;
 mod report;
 mod run;
 mod spec;
+mod upgrade;
 mod virtual_time;

@@ -14,15 +14,15 @@ use mosec_control_plane::raft::admission::{self, Admission, Others};
 use mosec_control_plane::raft::blocking::Blocking;
 use mosec_control_plane::raft::describe::Description;
 use mosec_control_plane::raft::elector::{self, Heard, Turns};
-use mosec_control_plane::raft::format::Formats;
 use mosec_control_plane::raft::handle::{Handle, ProposeError};
 use mosec_control_plane::raft::inbox::Inbox;
 use mosec_control_plane::raft::log_store::{LogStore, Owner};
 use mosec_control_plane::raft::members::{Code, Members, finish_changes};
+use mosec_control_plane::raft::raise;
 use mosec_control_plane::raft::snapshot::Stored;
 use mosec_control_plane::raft::state_machine::{Snapshots, StateMachine};
 use mosec_control_plane::server::{QUORUM_TIMEOUT, found, raft_config};
-use mosec_control_plane::state::{Model, Proposal, Reply};
+use mosec_control_plane::state::{Formats, Model, Proposal, Reply};
 use openraft::{BasicNode, Raft};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -81,6 +81,11 @@ impl Member {
         }
     }
 
+    /// Gives it another build from its next start on.
+    pub fn install(&mut self, formats: Formats) {
+        self.config.formats = formats;
+    }
+
     /// Starts its process, as `ControlPlane::build` and `run` do.
     pub async fn start(&mut self) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
@@ -92,9 +97,11 @@ impl Member {
             cluster_id: config.cluster_id.clone(),
             member,
         };
-        let log = LogStore::open_on(blocking.clone(), self.disk.open(), &owner).map_err(|e| text(&e))?;
-        let (machine, model) = StateMachine::open_on(blocking, Snapshots::Memory(self.snapshot.clone()))
+        let log = LogStore::open_on(blocking.clone(), self.disk.open(), &owner, config.formats)
             .map_err(|e| text(&e))?;
+        let (machine, model) =
+            StateMachine::open_on(blocking, Snapshots::Memory(self.snapshot.clone()), config.formats)
+                .map_err(|e| text(&e))?;
         let heard = Arc::new(Heard::default());
         let network = Network {
             net: self.net.clone(),
@@ -112,6 +119,7 @@ impl Member {
             peers: Arc::new(Peers::new(config.peers.clone(), None)),
             quorum_timeout: QUORUM_TIMEOUT,
             lease: Turns::lease(config.raft.heartbeat),
+            model: model.clone(),
         };
         handle.peers.follow(raft.metrics());
         let live = Arc::new(Live {
@@ -128,6 +136,8 @@ impl Member {
                 raft: raft.clone(),
                 heard,
                 admission: Arc::new(Admission::new(log.is_newcomer())),
+                formats: config.formats,
+                outdated: Arc::default(),
             },
             gate: gate.clone(),
             dead: CancellationToken::new(),
@@ -140,8 +150,9 @@ impl Member {
             .iter()
             .map(|(&id, address)| (id, BasicNode::new(address)))
             .collect();
+        let asker = network;
         let others = Others {
-            asker: network,
+            asker: asker.clone(),
             cluster_id: config.cluster_id.clone(),
             own: member,
             founders: nodes.clone(),
@@ -152,7 +163,9 @@ impl Member {
             &gate,
             elector::run(inbox.clone(), member, heartbeat, dead.clone()),
         );
-        spawn_gated(&gate, finish_changes(handle, dead.clone()));
+        spawn_gated(&gate, finish_changes(handle.clone(), dead.clone()));
+        let raising = raise::run(handle, config.formats, asker, dead.clone());
+        spawn_gated(&gate, raising);
         spawn_gated(&gate, async move {
             admission::run(&inbox.admission, &inbox.raft, &log, others, &dead).await;
             if founds && inbox.admission.is_level() {
@@ -269,7 +282,8 @@ impl Live {
             cluster_id: "sim".into(),
             member: self.id(),
             build: String::new(),
-            formats: Formats::BUILD,
+            formats: self.inbox.formats,
+            format: self.model.borrow().format,
             is_level: self.inbox.admission.is_level(),
             signs: false,
             leader: metrics.current_leader,

@@ -93,6 +93,7 @@ pub(super) fn not_leader(leader: Option<&LeaderInfo>) -> Status {
 pub(super) fn failure(error: ProposeError) -> Status {
     match error {
         ProposeError::TooLarge { .. } => Status::invalid_argument(error.to_string()),
+        ProposeError::Format { .. } => Status::failed_precondition(error.to_string()),
         ProposeError::NotLeader { leader } => not_leader(leader.as_ref()),
         ProposeError::NoQuorum(_) | ProposeError::ChangeUnderWay => Status::unavailable(error.to_string()),
         ProposeError::Stopped(source) => Status::unavailable(format!("this node has stopped: {source}")),

@@ -82,7 +82,7 @@ impl control_plane_server::ControlPlane for Api {
         request: Request<proto::RegisterNodeRequest>,
     ) -> Result<Response<proto::RegisterNodeResponse>, Status> {
         let speaker = access::speaks_for(&request);
-        let command = registration(request.get_ref())?;
+        let command = self.handle.fit(registration(request.get_ref())?);
         if let Command::RegisterNode { id, .. } = &command {
             access::check_node(speaker.as_ref(), id)?;
         }
@@ -364,6 +364,7 @@ fn registered(model: &Model, command: &Command) -> Option<u64> {
         address,
         labels,
         capacity,
+        build,
     } = command
     else {
         return None;
@@ -373,12 +374,14 @@ fn registered(model: &Model, command: &Command) -> Option<u64> {
         && node.health == NodeHealth::Up
         && node.address == *address
         && node.labels == *labels
-        && node.capacity == *capacity;
+        && node.capacity == *capacity
+        && node.build == *build;
     is_same.then_some(model.version)
 }
 
 fn registration(message: &proto::RegisterNodeRequest) -> Result<Command, Status> {
     let bytes = message.address.len()
+        + message.build.as_deref().map_or(0, str::len)
         + message
             .labels
             .iter()
@@ -407,6 +410,7 @@ fn registration(message: &proto::RegisterNodeRequest) -> Result<Command, Status>
         address: message.address.clone(),
         labels: message.labels.clone(),
         capacity: capacity(message.capacity.clone().unwrap_or_default())?,
+        build: message.build.clone(),
     })
 }
 
@@ -498,6 +502,7 @@ mod tests {
             address: address.into(),
             labels: Default::default(),
             capacity: Default::default(),
+            build: None,
         };
         let known = model(7, [up("a")], vec![]);
         assert_eq!(registered(&known, &of(1, "a:7443")), Some(7));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use mosec_wire::control::raft as proto;
 use openraft::{BasicNode, CommittedLeaderId, Membership};
 
-use super::format::Formats;
 use super::{LogId, MemberId, StoredMembership, Vote};
+use crate::state::{Format, Formats};
 
 /// How long one question may take.
 pub const ASK_FOR: Duration = Duration::from_secs(1);
@@ -27,6 +27,8 @@ pub struct Description {
     /// Version of the build.
     pub build: String,
     pub formats: Formats,
+    /// The one in force, as far as it has applied the log.
+    pub format: Format,
     /// Whether it takes part in votes.
     pub is_level: bool,
     /// Whether it holds the authority's key.
@@ -52,10 +54,8 @@ impl From<proto::DescribeReply> for Description {
             cluster_id: reply.cluster_id,
             member: reply.member,
             build: reply.build,
-            formats: reply.formats.map_or(Formats { min: 0, max: 0 }, |range| Formats {
-                min: range.min,
-                max: range.max,
-            }),
+            formats: to_formats(reply.formats.unwrap_or_default()),
+            format: to_format(reply.format),
             is_level: reply.level,
             signs: reply.signs,
             leader: reply.leader,
@@ -76,7 +76,11 @@ impl From<Description> for proto::DescribeReply {
             cluster_id: described.cluster_id,
             member: described.member,
             build: described.build,
-            formats: Some(described.formats.into()),
+            formats: Some(proto::FormatRange {
+                min: described.formats.min.0.into(),
+                max: described.formats.max.0.into(),
+            }),
+            format: described.format.0.into(),
             vote: Some(from_vote(&position.vote)),
             last_log: position.last_log_id.as_ref().map(from_log_id),
             last_applied: described.last_applied.as_ref().map(from_log_id),
@@ -86,6 +90,18 @@ impl From<Description> for proto::DescribeReply {
             membership: Some(from_membership(&position.membership)),
         }
     }
+}
+
+fn to_formats(range: proto::FormatRange) -> Formats {
+    Formats {
+        min: to_format(range.min),
+        max: to_format(range.max),
+    }
+}
+
+/// There are no more; of one who says so all that is known is that they are later.
+fn to_format(number: u32) -> Format {
+    Format(u8::try_from(number).unwrap_or(u8::MAX))
 }
 
 fn from_log_id(id: &LogId) -> proto::LogId {
@@ -162,6 +178,7 @@ mod tests {
             member: 4,
             build: "0.1.0".into(),
             formats: Formats::BUILD,
+            format: Format(2),
             is_level: true,
             signs: true,
             leader: Some(2),

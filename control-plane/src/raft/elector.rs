@@ -242,6 +242,7 @@ pub async fn run(inbox: Inbox, member: MemberId, heartbeat: Duration, stop: Canc
         raft,
         heard,
         admission,
+        ..
     } = inbox;
     let mut elector = Elector::new(Instant::now());
     let metrics = raft.metrics();

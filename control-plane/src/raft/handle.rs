@@ -6,10 +6,11 @@ use std::time::Duration;
 use mosec_wire::control::proto::LeaderInfo;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{BasicNode, ChangeMembers, ServerState};
+use tokio::sync::watch;
 
 use super::{MAX_ENTRY_BYTES, MemberId, Raft, codec};
 use crate::peers::Peers;
-use crate::state::{Proposal, Reply};
+use crate::state::{Command, Format, Model, Proposal, Reply};
 
 /// What an entry's log id and envelope add to a proposal, with room to spare.
 const ENTRY_MARGIN_BYTES: usize = 512;
@@ -19,6 +20,10 @@ const ENTRY_MARGIN_BYTES: usize = 512;
 pub enum ProposeError {
     #[error("the change takes {bytes} bytes in the log, more than {} can", MAX_ENTRY_BYTES - ENTRY_MARGIN_BYTES)]
     TooLarge { bytes: usize },
+    #[error(
+        "this needs {needed} of commands and state, and {in_force} is in force: upgrade all members first"
+    )]
+    Format { needed: Format, in_force: Format },
     #[error("this node does not lead")]
     NotLeader { leader: Option<LeaderInfo> },
     #[error("no majority of control-plane nodes answered within {0:?}; a change may still be made")]
@@ -39,11 +44,25 @@ pub struct Handle {
     pub quorum_timeout: Duration,
     /// Without an answer of a majority for so long, another leader may exist.
     pub lease: Duration,
+    /// The state, of which the format in force is asked.
+    pub model: watch::Receiver<Arc<Model>>,
 }
 
 impl Handle {
-    /// Has `proposal` committed and applied.
+    /// `command` as the format in force has it.
+    pub fn fit(&self, command: Command) -> Command {
+        command.fitted(self.model.borrow().format)
+    }
+
+    /// Has `proposal` committed and applied, without what the format in force does not have yet.
     pub async fn propose(&self, proposal: Proposal) -> Result<Reply, ProposeError> {
+        let Proposal { command, dedup } = proposal;
+        let command = self.fit(command);
+        let (needed, in_force) = (command.format(), self.model.borrow().format);
+        if needed > in_force && !matches!(command, Command::RaiseFormat { .. }) {
+            return Err(ProposeError::Format { needed, in_force });
+        }
+        let proposal = Proposal { command, dedup };
         let record = codec::encode(&proposal).map_err(|error| ProposeError::Stopped(error.into()))?;
         if record.len() > MAX_ENTRY_BYTES - ENTRY_MARGIN_BYTES {
             return Err(ProposeError::TooLarge { bytes: record.len() });

@@ -8,10 +8,13 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
+use tokio::sync::watch;
+
 use super::admission::{Admission, Admit};
 use super::describe::Position;
 use super::elector::Heard;
-use super::{MemberId, Raft, StoredMembership, TypeConfig, Vote};
+use super::{MemberId, Raft, StoredMembership, TypeConfig, Vote, codec, format_of};
+use crate::state::{FormatError, Formats};
 
 /// Hands messages to this member's Raft, unless it is not level yet, and tells the elector of them. A cheap handle.
 ///
@@ -21,6 +24,38 @@ pub struct Inbox {
     pub raft: Raft,
     pub heard: Arc<Heard>,
     pub admission: Arc<Admission>,
+    /// What this member can read.
+    pub formats: Formats,
+    pub outdated: Arc<Outdated>,
+}
+
+/// Whether the cluster has gone past this build.
+#[derive(Debug, Default)]
+pub struct Outdated(watch::Sender<Option<FormatError>>);
+
+impl Outdated {
+    /// Notes that a leader has sent what this build cannot read. It will not come to be able to.
+    pub fn note(&self, error: FormatError) {
+        self.0.send_if_modified(|noted| noted.replace(error).is_none());
+    }
+
+    pub fn noted(&self) -> Option<FormatError> {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is noted.
+    pub async fn wait(&self) -> FormatError {
+        let mut noted = self.0.subscribe();
+        loop {
+            if let Some(error) = *noted.borrow_and_update() {
+                return error;
+            }
+            // The sender lives as long as this.
+            if noted.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
 }
 
 impl Inbox {
@@ -32,6 +67,13 @@ impl Inbox {
             Admit::Take => {}
             Admit::Refuse(vote) => return Ok(AppendEntriesResponse::HigherVote(vote)),
             Admit::NotYet => return Err(RaftError::Fatal(Fatal::Stopped)),
+        }
+        // Over the network it is refused before it is read. This is for who hands messages on as they are.
+        for entry in &message.entries {
+            if let Err(error) = self.formats.can_read(format_of(entry)) {
+                self.outdated.note(error);
+                return Err(RaftError::Fatal(Fatal::Stopped));
+            }
         }
         self.heard.note_leader(&self.raft, &message.vote);
         self.raft.append_entries(message).await
@@ -79,6 +121,12 @@ impl Inbox {
             Admit::Take => {}
             Admit::Refuse(vote) => return Ok(InstallSnapshotResponse { vote }),
             Admit::NotYet => return Err(RaftError::Fatal(Fatal::Stopped)),
+        }
+        if message.offset == 0
+            && let Err(error) = self.formats.can_read(codec::format_of(&message.data))
+        {
+            self.outdated.note(error);
+            return Err(RaftError::Fatal(Fatal::Stopped));
         }
         self.heard.note_leader(&self.raft, &message.vote);
         self.raft.install_snapshot(message).await

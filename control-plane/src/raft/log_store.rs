@@ -17,7 +17,8 @@ use super::blocking::Blocking;
 use super::codec::{self, CodecError};
 use super::kv::{Change, KvError, LogKv, MetaKey};
 use super::log_writer::{Job, run_in_line, run_on_thread};
-use super::{LogId, MemberId, StorageError, StorageIOError, TypeConfig, Vote};
+use super::{LogId, MemberId, StorageError, StorageIOError, TypeConfig, Vote, format_of};
+use crate::state::{FormatError, Formats};
 
 /// Most bytes of entries that one replication request carries, besides its first entry.
 const REPLICATION_BYTES: usize = 1024 * 1024;
@@ -43,6 +44,8 @@ pub enum OpenError {
     Foreign { found: Owner, wanted: Owner },
     #[error("whether the log's member is new is unreadable")]
     Newcomer(#[source] CodecError),
+    #[error(transparent)]
+    Format(#[from] FormatError),
     #[error("the log's thread could not be started")]
     Thread(#[source] std::io::Error),
 }
@@ -55,16 +58,22 @@ pub struct LogStore {
     blocking: Blocking,
     member: MemberId,
     newcomer: bool,
+    formats: Formats,
 }
 
 impl LogStore {
     /// Takes the log in `kv` into use for `owner`, to whom a new one then belongs.
     pub fn open(kv: Arc<dyn LogKv>, owner: &Owner) -> Result<Self, OpenError> {
-        Self::open_on(Blocking::Threads, kv, owner)
+        Self::open_on(Blocking::Threads, kv, owner, Formats::BUILD)
     }
 
-    /// As [`LogStore::open`], with a say in where the work is done.
-    pub fn open_on(blocking: Blocking, kv: Arc<dyn LogKv>, owner: &Owner) -> Result<Self, OpenError> {
+    /// As [`LogStore::open`], with a say in where the work is done, and in which formats.
+    pub fn open_on(
+        blocking: Blocking,
+        kv: Arc<dyn LogKv>,
+        owner: &Owner,
+        formats: Formats,
+    ) -> Result<Self, OpenError> {
         match kv.meta(MetaKey::Owner)? {
             Some(record) => {
                 let found: Owner = codec::decode(&record).map_err(OpenError::Owner)?;
@@ -86,6 +95,7 @@ impl LogStore {
                 kv.sync()?;
             }
         }
+        check_formats(kv.as_ref(), formats)?;
         let newcomer = match kv.meta(MetaKey::Newcomer)? {
             Some(record) => codec::decode(&record).map_err(OpenError::Newcomer)?,
             // Of a version that knew no newcomers.
@@ -109,6 +119,7 @@ impl LogStore {
             blocking,
             member: owner.member,
             newcomer,
+            formats,
         })
     }
 
@@ -196,11 +207,12 @@ impl LogStore {
         range: Range<u64>,
         max_bytes: usize,
     ) -> Result<Vec<Entry<TypeConfig>>, StorageError> {
+        let formats = self.formats;
         let read = move |kv: &dyn LogKv| {
             let records = kv.entries(range, max_bytes)?;
             records
                 .into_iter()
-                .map(|(index, record)| entry(index, &record))
+                .map(|(index, record)| entry(formats, index, &record))
                 .collect()
         };
         self.read(ErrorSubject::Logs, read).await
@@ -220,9 +232,27 @@ enum ReadError {
     Meta { key: &'static str, problem: CodecError },
 }
 
-fn entry(index: u64, record: &[u8]) -> Result<Entry<TypeConfig>, ReadError> {
+/// Refuses a log that a later build has written to.
+fn check_formats(kv: &dyn LogKv, formats: Formats) -> Result<(), OpenError> {
+    let mut from = 0;
+    loop {
+        let records = kv.entries(from..u64::MAX, REPLICATION_BYTES)?;
+        let Some((last, _)) = records.last() else {
+            return Ok(());
+        };
+        from = last.saturating_add(1);
+        for (_, record) in &records {
+            // What is damaged is named when it is read.
+            if let Ok((format, _)) = codec::check(record) {
+                formats.can_read(format)?;
+            }
+        }
+    }
+}
+
+fn entry(formats: Formats, index: u64, record: &[u8]) -> Result<Entry<TypeConfig>, ReadError> {
     let entry: Entry<TypeConfig> =
-        codec::decode(record).map_err(|problem| ReadError::Entry { index, problem })?;
+        codec::decode_as(formats, record).map_err(|problem| ReadError::Entry { index, problem })?;
     match entry.log_id.index {
         found if found == index => Ok(entry),
         found => Err(ReadError::Misplaced { index, found }),
@@ -268,8 +298,15 @@ fn indexes(bounds: &impl RangeBounds<u64>) -> Range<u64> {
 
 #[expect(clippy::result_large_err, reason = "openraft's own error")]
 fn record<T: Serialize>(value: &T, subject: ErrorSubject<MemberId>) -> Result<Vec<u8>, StorageError> {
-    codec::encode(value)
-        .map_err(|error| StorageIOError::new(subject, ErrorVerb::Write, AnyError::new(&error)).into())
+    recorded(codec::encode(value), subject)
+}
+
+#[expect(clippy::result_large_err, reason = "openraft's own error")]
+fn recorded(
+    record: Result<Vec<u8>, CodecError>,
+    subject: ErrorSubject<MemberId>,
+) -> Result<Vec<u8>, StorageError> {
+    record.map_err(|error| StorageIOError::new(subject, ErrorVerb::Write, AnyError::new(&error)).into())
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -293,11 +330,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
-        let read = |kv: &dyn LogKv| {
+        let formats = self.formats;
+        let read = move |kv: &dyn LogKv| {
             let purged: Option<LogId> = meta(kv, MetaKey::Purged)?;
             let last = kv
                 .last_entry()?
-                .map(|(index, record)| entry(index, &record))
+                .map(|(index, record)| entry(formats, index, &record))
                 .transpose()?;
             // A crash during a purge leaves entries that are gone by right; they are never the last.
             let last = last.map(|entry| entry.log_id).max(purged);
@@ -351,7 +389,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut changes = Vec::new();
         for entry in entries {
-            let record = record(&entry, ErrorSubject::Log(entry.log_id))?;
+            let subject = ErrorSubject::Log(entry.log_id);
+            let record = recorded(codec::encode_as(format_of(&entry), &entry), subject)?;
             changes.push(Change::PutEntry(entry.log_id.index, record));
         }
         self.submit(changes, true, Some(flushed), ErrorSubject::Logs)

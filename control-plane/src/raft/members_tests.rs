@@ -1,6 +1,6 @@
-use super::super::format::Formats;
 use super::super::{StoredMembership, Vote};
 use super::*;
+use crate::state::{Format, Formats};
 
 fn membership(voters: &[&[MemberId]], learners: &[MemberId]) -> Membership<MemberId, BasicNode> {
     let sets: Vec<BTreeSet<_>> = voters.iter().map(|set| set.iter().copied().collect()).collect();
@@ -23,6 +23,7 @@ fn fresh(member: MemberId) -> Description {
         member,
         build: "1".into(),
         formats: Formats::BUILD,
+        format: Format(2),
         is_level: false,
         signs: false,
         leader: None,

@@ -11,7 +11,6 @@ pub mod blocking;
 pub mod codec;
 pub mod describe;
 pub mod elector;
-pub mod format;
 pub mod handle;
 pub mod inbox;
 pub mod kv;
@@ -20,6 +19,7 @@ mod log_writer;
 pub mod members;
 pub mod memory_kv;
 pub mod network;
+pub mod raise;
 pub mod service;
 pub mod sled_kv;
 pub mod snapshot;
@@ -27,7 +27,8 @@ pub mod state_machine;
 
 use std::io::Cursor;
 
-use crate::state::{Proposal, Reply};
+use crate::state::format::FIRST;
+use crate::state::{Format, Proposal, Reply};
 
 openraft::declare_raft_types!(
     /// The types this Raft works with.
@@ -47,6 +48,14 @@ pub type StorageError = openraft::StorageError<MemberId>;
 pub type StorageIOError = openraft::StorageIOError<MemberId>;
 pub type StoredMembership = openraft::StoredMembership<MemberId, openraft::BasicNode>;
 pub type SnapshotMeta = openraft::SnapshotMeta<MemberId, openraft::BasicNode>;
+
+/// The lowest format that has all that an entry says.
+pub fn format_of(entry: &openraft::Entry<TypeConfig>) -> Format {
+    match &entry.payload {
+        openraft::EntryPayload::Normal(proposal) => proposal.command.format(),
+        openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => FIRST,
+    }
+}
 
 /// Largest log entry. sled puts values above some 128 KiB into files that it never syncs, so entries stay well below.
 pub const MAX_ENTRY_BYTES: usize = 64 * 1024;

@@ -23,8 +23,10 @@ use tonic::{Code, Response, Status};
 
 use super::describe::{ASK_FOR, Ask, Description};
 use super::elector::Heard;
-use super::{MemberId, TypeConfig, codec};
+use super::{MemberId, TypeConfig, codec, format_of};
 use crate::peers::Peers;
+use crate::state::Format;
+use crate::state::format::FIRST;
 
 /// Pause before an unreachable member is tried again: it may be back within a heartbeat or two.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -81,8 +83,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn request<T: Serialize>(&self, message: &T) -> Result<RaftRequest, NetworkError> {
-        let payload = codec::encode(message)
+    fn request<T: Serialize>(&self, format: Format, message: &T) -> Result<RaftRequest, NetworkError> {
+        let payload = codec::encode_as(format, message)
             .map_err(|error| NetworkError::new(&error))?
             .into();
         Ok(RaftRequest {
@@ -152,7 +154,8 @@ impl RaftNetwork<TypeConfig> for Connection {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<MemberId>, RpcError> {
-        let (mut client, request) = (self.client()?, self.request(&rpc)?);
+        let format = rpc.entries.iter().map(format_of).max().unwrap_or(FIRST);
+        let (mut client, request) = (self.client()?, self.request(format, &rpc)?);
         self.receive(RPCTypes::AppendEntries, &option, client.append_entries(request))
             .await
     }
@@ -162,7 +165,7 @@ impl RaftNetwork<TypeConfig> for Connection {
         rpc: VoteRequest<MemberId>,
         option: RPCOption,
     ) -> Result<VoteResponse<MemberId>, RpcError> {
-        let (mut client, request) = (self.client()?, self.request(&rpc)?);
+        let (mut client, request) = (self.client()?, self.request(FIRST, &rpc)?);
         let answer = self
             .receive(RPCTypes::Vote, &option, client.vote(request))
             .await?;
@@ -175,8 +178,15 @@ impl RaftNetwork<TypeConfig> for Connection {
         mut rpc: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<MemberId>, RpcError<InstallSnapshotError>> {
-        let data = std::mem::take(&mut rpc.data).into();
-        let (mut client, request) = (self.client()?, self.request(&rpc)?);
+        let data = std::mem::take(&mut rpc.data);
+        // The snapshot's own, said where it begins: who cannot read it is not sent all of it first.
+        let format = if rpc.offset == 0 {
+            codec::format_of(&data)
+        } else {
+            FIRST
+        };
+        let data = data.into();
+        let (mut client, request) = (self.client()?, self.request(format, &rpc)?);
         let chunk = SnapshotChunk {
             addressing: request.addressing,
             payload: request.payload,

@@ -1,25 +1,30 @@
 //! Raft messages from other members, over gRPC.
 
+use std::sync::Arc;
+
 use mosec_wire::control::raft::{
     Addressing, DescribeReply, DescribeRequest, RaftReply, RaftRequest, SnapshotChunk, raft_server,
 };
 use openraft::error::RaftError;
 use openraft::raft::InstallSnapshotRequest;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::codec::CodecError;
 use super::describe::Description;
-use super::format::{BUILD, Formats};
 use super::inbox::Inbox;
 use super::{MemberId, TypeConfig, codec};
+use crate::state::Model;
+use crate::state::format::BUILD;
 
 /// Hands messages that are meant for this member to its Raft.
 pub struct RaftService {
     pub inbox: Inbox,
     pub cluster_id: String,
     pub member: MemberId,
-    pub formats: Formats,
+    pub model: watch::Receiver<Arc<Model>>,
     /// Whether this member holds the authority's key.
     pub signs: bool,
 }
@@ -42,10 +47,18 @@ impl RaftService {
         }
         Ok(())
     }
-}
 
-fn unreadable(error: CodecError) -> Status {
-    Status::invalid_argument(format!("payload: {error}"))
+    /// Reads a message, if it is of a format that this build has. One of a later format comes from a leader of a cluster
+    /// that has gone past this build.
+    fn read<T: DeserializeOwned>(&self, payload: &[u8]) -> Result<T, Status> {
+        codec::decode_as(self.inbox.formats, payload).map_err(|error| match error {
+            CodecError::Format(error) => {
+                self.inbox.outdated.note(error);
+                Status::failed_precondition(format!("member {} refuses: {error}", self.member))
+            }
+            error => Status::invalid_argument(format!("payload: {error}")),
+        })
+    }
 }
 
 fn stopped(error: RaftError<MemberId>) -> Status {
@@ -63,21 +76,20 @@ fn reply<T: Serialize>(result: &T) -> Result<Response<RaftReply>, Status> {
 impl raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
         self.check(request.get_ref().addressing.as_ref())?;
-        let message = codec::decode(&request.get_ref().payload).map_err(unreadable)?;
+        let message = self.read(&request.get_ref().payload)?;
         reply(&self.inbox.append_entries(message).await)
     }
 
     async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
         self.check(request.get_ref().addressing.as_ref())?;
-        let message = codec::decode(&request.get_ref().payload).map_err(unreadable)?;
+        let message = self.read(&request.get_ref().payload)?;
         reply(&self.inbox.vote(message).await)
     }
 
     async fn install_snapshot(&self, request: Request<SnapshotChunk>) -> Result<Response<RaftReply>, Status> {
         self.check(request.get_ref().addressing.as_ref())?;
         let chunk = request.into_inner();
-        let mut message: InstallSnapshotRequest<TypeConfig> =
-            codec::decode(&chunk.payload).map_err(unreadable)?;
+        let mut message: InstallSnapshotRequest<TypeConfig> = self.read(&chunk.payload)?;
         message.data = chunk.data.into();
         reply(&self.inbox.install_snapshot(message).await)
     }
@@ -90,7 +102,8 @@ impl raft_server::Raft for RaftService {
             cluster_id: self.cluster_id.clone(),
             member: self.member,
             build: BUILD.to_owned(),
-            formats: self.formats,
+            formats: self.inbox.formats,
+            format: self.model.borrow().format,
             is_level: self.inbox.admission.is_level(),
             signs: self.signs,
             leader: metrics.current_leader,

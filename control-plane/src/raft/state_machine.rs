@@ -11,15 +11,15 @@ use tokio::sync::watch;
 use super::blocking::Blocking;
 use super::codec::{self, CodecError};
 use super::snapshot::{SnapshotDir, SnapshotError, Stored};
-use super::{LogId, SnapshotMeta, StorageError, StorageIOError, StoredMembership, TypeConfig};
-use crate::state::{Model, Reply, apply};
+use super::{LogId, SnapshotMeta, StorageError, StorageIOError, StoredMembership, TypeConfig, format_of};
+use crate::state::{Formats, Model, Reply, apply};
 
 /// Why the state could not be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    #[error("the snapshot's state is unreadable")]
+    #[error("the snapshot's state cannot be used")]
     State(#[source] CodecError),
 }
 
@@ -61,6 +61,7 @@ pub struct StateMachine {
     snapshots: Arc<Snapshots>,
     published: watch::Sender<Arc<Model>>,
     blocking: Blocking,
+    formats: Formats,
 }
 
 impl StateMachine {
@@ -68,16 +69,17 @@ impl StateMachine {
     ///
     /// The receiver sees the state after each change.
     pub fn open(snapshots: Snapshots) -> Result<(Self, watch::Receiver<Arc<Model>>), RestoreError> {
-        Self::open_on(Blocking::Threads, snapshots)
+        Self::open_on(Blocking::Threads, snapshots, Formats::BUILD)
     }
 
-    /// As [`StateMachine::open`], with a say in where the work is done.
+    /// As [`StateMachine::open`], with a say in where the work is done, and in which formats.
     pub fn open_on(
         blocking: Blocking,
         snapshots: Snapshots,
+        formats: Formats,
     ) -> Result<(Self, watch::Receiver<Arc<Model>>), RestoreError> {
         let state = match snapshots.newest()? {
-            Some(Stored { meta, state }) => restore(&meta, &state).map_err(RestoreError::State)?,
+            Some(Stored { meta, state }) => restore(formats, &meta, &state).map_err(RestoreError::State)?,
             None => State::default(),
         };
         let (published, receiver) = watch::channel(state.model.clone());
@@ -87,6 +89,7 @@ impl StateMachine {
                 snapshots: Arc::new(snapshots),
                 published,
                 blocking,
+                formats,
             },
             receiver,
         ))
@@ -118,8 +121,9 @@ impl StateMachine {
     }
 }
 
-fn restore(meta: &SnapshotMeta, state: &[u8]) -> Result<State, CodecError> {
-    let model: Model = codec::decode(state)?;
+fn restore(formats: Formats, meta: &SnapshotMeta, state: &[u8]) -> Result<State, CodecError> {
+    let model: Model = codec::decode_as(formats, state)?;
+    formats.check(model.format)?;
     Ok(State {
         last_applied: meta.last_log_id,
         membership: meta.last_membership.clone(),
@@ -151,7 +155,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I: IntoIterator<Item = Entry<TypeConfig>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let replies = entries.into_iter().map(|entry| self.apply_entry(entry)).collect();
+        let mut replies = Vec::new();
+        for entry in entries {
+            // A format that this build does not have must not even come into force.
+            self.formats
+                .can_read(format_of(&entry))
+                .map_err(|error| StorageIOError::apply(entry.log_id, AnyError::new(&error)))?;
+            replies.push(self.apply_entry(entry));
+        }
         self.publish();
         Ok(replies)
     }
@@ -175,9 +186,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), StorageError> {
         let signature = meta.signature();
         let (meta, state) = (meta.clone(), snapshot.into_inner());
-        let snapshots = self.snapshots.clone();
+        let (snapshots, formats) = (self.snapshots.clone(), self.formats);
         let install = move || {
-            let restored = restore(&meta, &state).map_err(|error| AnyError::new(&error))?;
+            let restored = restore(formats, &meta, &state).map_err(|error| AnyError::new(&error))?;
             snapshots
                 .save(Stored { meta, state })
                 .map_err(|error| AnyError::new(&error))?;
@@ -231,7 +242,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let signature = meta.signature();
         let snapshots = self.snapshots.clone();
         let build = move || {
-            let state = codec::encode(&*model).map_err(|error| AnyError::new(&error))?;
+            let state = codec::encode_as(model.format, &*model).map_err(|error| AnyError::new(&error))?;
             let stored = Stored { meta, state };
             // Durable before openraft hears of it, as it then purges the log that the snapshot covers.
             snapshots

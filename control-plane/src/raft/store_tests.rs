@@ -75,6 +75,7 @@ fn entry(index: u64) -> Entry<TypeConfig> {
         address: "host:1".into(),
         labels: Default::default(),
         capacity: Default::default(),
+        build: None,
     };
     Entry {
         log_id: log_id(index),

@@ -65,6 +65,7 @@ fn carry_out(model: &mut Model, index: u64, command: Command) -> Reply {
             address,
             labels,
             capacity,
+            build,
         } => nodes::register(
             model,
             Node {
@@ -75,6 +76,7 @@ fn carry_out(model: &mut Model, index: u64, command: Command) -> Reply {
                 labels,
                 draining: false,
                 capacity,
+                build,
             },
         ),
         Command::MarkNode {
@@ -147,6 +149,11 @@ fn carry_out(model: &mut Model, index: u64, command: Command) -> Reply {
             .map(|()| Effect::Aside)
             .map_err(Refusal::from),
         Command::AddMember { .. } | Command::RemoveMember { .. } => Ok(Effect::Aside),
+        Command::RaiseFormat { to } if to > model.format => {
+            model.format = to;
+            Ok(Effect::Aside)
+        }
+        Command::RaiseFormat { .. } => Ok(Effect::Void),
     };
     match outcome {
         Ok(Effect::Changed) => {

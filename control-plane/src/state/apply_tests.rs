@@ -38,6 +38,7 @@ fn register(node: Node) -> Command {
         address,
         labels,
         capacity,
+        build,
         ..
     } = node;
     Command::RegisterNode {
@@ -46,6 +47,7 @@ fn register(node: Node) -> Command {
         address,
         labels,
         capacity,
+        build,
     }
 }
 

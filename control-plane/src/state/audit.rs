@@ -65,7 +65,8 @@ impl Command {
             | Self::MarkNode { .. }
             | Self::SetPlacement { .. }
             | Self::Advance { .. }
-            | Self::SetPhase { .. } => None,
+            | Self::SetPhase { .. }
+            | Self::RaiseFormat { .. } => None,
             Self::Deploy { spec, origin, .. } => {
                 let replicas: u64 = spec.stages.iter().map(|stage| u64::from(stage.replicas)).sum();
                 let stages = spec.stages.len();

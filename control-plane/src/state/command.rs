@@ -9,6 +9,7 @@ use mosec_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::format::Format;
 use super::tokens::{NewToken, Peer, TokenProblem, Usage};
 
 /// A command as it is proposed and logged.
@@ -54,6 +55,9 @@ pub enum Command {
         labels: BTreeMap<String, String>,
         #[serde(default)]
         capacity: Capacity,
+        /// Version of the build that its agent runs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        build: Option<String>,
     },
     /// The leader saw a node's lease end or return. Void if another incarnation has registered since.
     MarkNode {
@@ -156,6 +160,10 @@ pub enum Command {
     RemoveMember {
         member: u64,
         origin: Origin,
+    },
+    /// From here on commands and state may be of this format. Every member has said that it supports it.
+    RaiseFormat {
+        to: Format,
     },
 }
 

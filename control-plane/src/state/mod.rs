@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod audit;
 pub mod command;
+pub mod format;
 pub mod history;
 pub mod model;
 mod nodes;
@@ -16,6 +17,7 @@ pub mod tokens;
 pub use apply::apply;
 pub use audit::{Audit, AuditEntry};
 pub use command::{Command, Dedup, Origin, Places, Proposal, Refusal, Reply, Step};
+pub use format::{Format, FormatError, Formats};
 pub use history::{History, Outcome, Record};
 pub use model::{Model, Rollout};
 pub use tokens::{NewToken, Peer, TokenProblem, Tokens, Usage};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;
 use super::command::Reply;
+use super::format::Format;
 use super::history::History;
 use super::tokens::Tokens;
 
@@ -40,6 +41,9 @@ pub struct Model {
     /// Rights to join.
     #[serde(default)]
     pub tokens: Tokens,
+    /// The format in force: no command and nothing of this is of a later one.
+    #[serde(default, skip_serializing_if = "Format::is_first")]
+    pub format: Format,
 }
 
 /// A revision and how it is to become healthy.

@@ -161,6 +161,18 @@ impl Cluster {
         self.run(member, listener).await;
     }
 
+    /// Changes the configuration of a stopped member.
+    pub fn configure(&mut self, member: u64, edit: impl FnOnce(&mut Config)) {
+        edit(self.configs.get_mut(&member).unwrap());
+    }
+
+    /// Starts a stopped member that will not start; gives the reason, causes and all.
+    pub async fn refused(&self, member: u64) -> String {
+        let config = self.configs[&member].clone();
+        let error = ControlPlane::build(config, &Registry::new()).await.err().unwrap();
+        format!("{:#}", anyhow::Error::from(error))
+    }
+
     /// Removes what a stopped member had on disk.
     pub fn wipe(&self, member: u64) {
         std::fs::remove_dir_all(self.configs[&member].data_dir.as_ref().unwrap()).unwrap();

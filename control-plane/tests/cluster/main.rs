@@ -9,6 +9,7 @@ mod agents;
 mod availability;
 mod bundles;
 mod describe;
+mod formats;
 mod harness;
 mod joining;
 mod logs;

@@ -249,6 +249,7 @@ async fn lingering() -> Lingering {
         labels: Default::default(),
         draining: false,
         capacity: Default::default(),
+        build: None,
     }]);
     let window = Window {
         replicas: 1,

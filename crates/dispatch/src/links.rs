@@ -141,6 +141,7 @@ fn is_same_place(a: &Node, b: &Node) -> bool {
 /// Connects again and again until stopped.
 async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, node: Node, stop: Stop) {
     let mut pause = RETRY_FIRST;
+    let mut told = None;
     while !stop.is_cancelled() {
         let connected = tokio::select! {
             connected = connect.connect(node.clone()) => connected,
@@ -156,6 +157,11 @@ async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, node: Node, st
                 }
                 tracing::warn!(node = %node.id, %error, "link lost");
                 pause = RETRY_FIRST;
+            }
+            // Somebody must act: the other end is of another build, or is not the node. Said once.
+            Err(error @ LinkError::Protocol(_)) if told.as_ref() != Some(&error) => {
+                tracing::warn!(node = %node.id, %error, "could not connect");
+                told = Some(error);
             }
             Err(error) => tracing::debug!(node = %node.id, %error, "could not connect"),
         }

@@ -30,6 +30,9 @@ pub struct Node {
     pub draining: bool,
     #[serde(default)]
     pub capacity: Capacity,
+    /// Version of the build that its agent runs, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
 }
 
 /// The control plane's view of a node. It decides placement; gateways route on their own evidence.

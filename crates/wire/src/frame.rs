@@ -56,7 +56,9 @@ const VERSION: u8 = 2;
 pub enum FrameError {
     #[error("not a frame: it starts with {0:02x?}")]
     Magic([u8; 4]),
-    #[error("unknown frame version {0}")]
+    #[error(
+        "it speaks version {0} of the link, and this build speaks version {VERSION}: upgrade the older of the two"
+    )]
     Version(u8),
     #[error("unknown frame kind {0}")]
     Kind(u8),

@@ -68,6 +68,8 @@ pub(crate) struct NodeReport {
     pub(crate) cpus: f64,
     /// Bytes; zero where it does not say.
     pub(crate) memory: u64,
+    /// Version of the build that its agent runs, where it says so.
+    pub(crate) build: Option<String>,
 }
 
 /// One revision of a pipeline.
@@ -237,6 +239,7 @@ fn node_and_workers(status: proto::NodeStatus) -> Option<Result<ReportedNode, Co
             gpus: node.capacity.gpus.into_iter().map(|gpu| gpu.model).collect(),
             cpus: f64::from(node.capacity.cpus) / f64::from(WHOLE_CPU),
             memory: node.capacity.memory,
+            build: node.build,
         },
         workers,
     }))

@@ -10,7 +10,7 @@ pub(crate) fn render(nodes: &[NodeReport]) -> String {
         return "no nodes\n".into();
     }
     let mut table = table(&[
-        "NODE", "HEALTH", "REPLICAS", "GPUS", "CPUS", "MEMORY", "ADDRESS", "LABELS",
+        "NODE", "HEALTH", "REPLICAS", "GPUS", "CPUS", "MEMORY", "BUILD", "ADDRESS", "LABELS",
     ]);
     for node in nodes {
         let labels: Vec<_> = node
@@ -33,6 +33,7 @@ pub(crate) fn render(nodes: &[NodeReport]) -> String {
             } else {
                 dash()
             },
+            node.build.as_deref().map_or_else(dash, printable),
             node.address.clone(),
             if labels.is_empty() {
                 dash()

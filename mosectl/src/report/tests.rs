@@ -60,6 +60,7 @@ fn node(id: &str, health: NodeHealth, workers: &[WorkerStatus]) -> proto::NodeSt
         labels: BTreeMap::from([("gpu".into(), "h200".into())]),
         draining: false,
         capacity: Default::default(),
+        build: Some("0.1.0".into()),
     };
     let silent_ms = (health == NodeHealth::Up).then_some(420);
     proto::NodeStatus {
@@ -311,7 +312,7 @@ fn the_json_is_this_object() {
     let node = serde_json::json!({
         "name": "a", "health": "up", "address": "127.0.0.1:7443", "incarnation": 17,
         "labels": {"gpu": "h200"}, "silent_ms": 420, "draining": false, "replicas": 2, "leaving": 0,
-        "gpus": [], "cpus": 0.0, "memory": 0,
+        "gpus": [], "cpus": 0.0, "memory": 0, "build": "0.1.0",
     });
     assert_eq!(json["nodes"][0], node);
     let member = serde_json::json!({"id": 1, "address": "127.0.0.1:7400", "leader": true, "matched": 12});

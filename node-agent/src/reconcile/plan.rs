@@ -154,6 +154,7 @@ mod tests {
             labels: Default::default(),
             draining: false,
             capacity: Default::default(),
+            build: None,
         });
         Topology {
             version: 1,

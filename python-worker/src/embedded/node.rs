@@ -139,6 +139,7 @@ fn static_topology(spec: PipelineSpec, node: NodeId) -> Topology {
         labels: Default::default(),
         draining: false,
         capacity: Default::default(),
+        build: None,
     };
     let deployment = Deployment::new(REVISION, Arc::new(spec), Phase::Serving, placements);
     Topology {

@@ -42,6 +42,7 @@ impl From<&Registration> for proto::RegisterNodeRequest {
             address: node.address.clone(),
             labels: node.labels.clone(),
             capacity: Some((&node.capacity).into()),
+            build: Some(env!("CARGO_PKG_VERSION").to_owned()),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mosec_types::{Incarnation, NodeId};
-use mosec_wire::frame::FrameError;
+use mosec_wire::frame::{Frame, FrameError};
 use mosec_wire::quic::{
     ALPN, Code, ListenerConfig, QuicConnector, QuicLink, QuicListener, QuicServer, Settings,
 };
@@ -421,4 +421,41 @@ async fn shutting_down_lets_closed_links_end_well() {
         connect(&gateway, &address).await.unwrap_err();
     })
     .await;
+}
+
+/// Gateways and agents of one cluster may be of different builds; one whose link is another says so.
+#[tokio::test]
+async fn an_agent_whose_link_is_of_another_version_is_refused_in_words() {
+    let ca = ClusterCa::create().unwrap();
+    let identity = ca.issue(Role::Agent, "node-1").unwrap();
+    let tls = mosec_wire::tls::server_config(&identity, &[Role::Gateway], ALPN).unwrap();
+    let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let endpoint = quinn::Endpoint::server(config, loopback()).unwrap();
+    let address = endpoint.local_addr().unwrap().to_string();
+    let newer = tokio::spawn(async move {
+        let connection = endpoint.accept().await.unwrap().await.unwrap();
+        let hello = Frame::Event(LinkEvent::Hello {
+            node: NodeId::new("node-1").unwrap(),
+            incarnation: INCARNATION,
+        });
+        let mut bytes = hello.encode(1024).unwrap().concat();
+        bytes[4] += 1;
+        let mut stream = connection.open_uni().await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        connection.closed().await
+    });
+    let error = connect(&ca.issue(Role::Gateway, "edge").unwrap(), &address)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "peer broke the protocol: it speaks version 3 of the link, and this build speaks version 2: upgrade the older \
+         of the two"
+    );
+    let closed = bounded(newer).await.unwrap();
+    let quinn::ConnectionError::ApplicationClosed(close) = closed else {
+        panic!("{closed:?}");
+    };
+    assert_eq!(Code::from_wire(close.error_code), Some(Code::Protocol));
 }

@@ -99,7 +99,7 @@ prop_compose! {
     ) -> Node {
         let gpus = gpus.into_iter().map(|(model, memory)| Gpu { model, memory }).collect();
         let capacity = Capacity { gpus, cpus, memory };
-        Node { id: NodeId::new(id).unwrap(), incarnation: Incarnation(incarnation), address, health, labels, draining, capacity }
+        Node { id: NodeId::new(id).unwrap(), incarnation: Incarnation(incarnation), address, health, labels, draining, capacity, build: None }
     }
 }
 

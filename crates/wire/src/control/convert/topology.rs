@@ -45,6 +45,7 @@ impl From<&Node> for proto::Node {
             labels: node.labels.clone(),
             draining: node.draining,
             capacity: Some((&node.capacity).into()),
+            build: node.build.clone(),
         }
     }
 }
@@ -68,6 +69,7 @@ impl TryFrom<proto::Node> for Node {
             labels: message.labels,
             draining: message.draining,
             capacity: message.capacity.map(Into::into).unwrap_or_default(),
+            build: message.build,
         })
     }
 }
