@@ -89,7 +89,8 @@ struct Args {
     log_level: String,
 }
 
-fn parse_peer(text: &str) -> Result<(u64, String), String> {
+/// A member of `--peers`, `1=host:port`.
+pub fn parse_peer(text: &str) -> Result<(u64, String), String> {
     let (id, address) = text
         .split_once('=')
         .ok_or_else(|| format!("expected id=host:port, found {text:?}"))?;

@@ -7,6 +7,7 @@
 mod access;
 mod api;
 mod authority;
+pub mod backup;
 mod bundles;
 pub mod cli;
 pub mod config;

@@ -33,6 +33,7 @@ use crate::api::Api;
 use crate::api::join::MAX_JOINS;
 use crate::api::members::MissingBundles;
 use crate::authority::Authority;
+use crate::backup;
 use crate::bundles::Bundles;
 use crate::bundles::files::BundleFiles;
 use crate::bundles::keeper::Keeper;
@@ -98,6 +99,8 @@ pub enum BuildError {
     Bundles(#[from] StoreError),
     #[error("the state could not be restored")]
     Restore(#[from] RestoreError),
+    #[error("a restore into {} was interrupted: run `mosectl restore` again", .0.display())]
+    Unfinished(PathBuf),
     #[error("raft could not be started: {0}")]
     Raft(String),
     #[error("the metrics could not be registered")]
@@ -426,6 +429,9 @@ async fn open_bundles(config: &Config) -> Result<Arc<dyn BundleStore>, BuildErro
 }
 
 fn open_files(dir: &Path) -> Result<(Arc<dyn LogKv>, Snapshots), BuildError> {
+    if dir.join(backup::MARKER).exists() {
+        return Err(BuildError::Unfinished(dir.to_owned()));
+    }
     let snapshots = SnapshotDir::open(&dir.join("snapshots"))?;
     let kv = SledKv::open(&dir.join("log"), STORE_PATIENCE)?;
     Ok((Arc::new(kv), Snapshots::Dir(snapshots)))

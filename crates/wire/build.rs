@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".mosec.raft.v1")
         // Sent to several members at once, and each chunk is a part of one buffer.
         .bytes(".mosec.control.v1.BundleChunk")
+        .bytes(".mosec.control.v1.BackupChunk")
         .compile_fds(files)?;
     Ok(())
 }

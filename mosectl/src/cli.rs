@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{ColorChoice, Parser, Subcommand};
 
 use crate::commands::{
-    audit, ca, cluster, completions, delete, deploy, describe, explain, history, login, logs, man, node,
-    plan, rollback, rollout, scale, schema, status, token, traffic, up,
+    audit, backup, ca, cluster, completions, delete, deploy, describe, explain, history, login, logs, man,
+    node, plan, restore, rollback, rollout, scale, schema, status, token, traffic, up,
 };
 use crate::failure::Result;
 use crate::terminal;
@@ -60,6 +60,10 @@ Examples:
     Audit(audit::Args),
     /// Makes, lists and ends the tokens with which processes and people join.
     Token(token::Args),
+    /// Keeps the control plane's state and code in a file, or looks into one.
+    Backup(backup::Args),
+    /// Makes a member's data folder from a backup, on its host, while the control plane is stopped.
+    Restore(restore::Args),
     /// Gets this user's identity for a token.
     Login(login::Args),
     /// Founds a cluster, and shows, adds and removes members of its control plane.
@@ -106,6 +110,8 @@ fn run(command: Command) -> Result {
         Command::Delete(args) => block_on(delete::run(args)),
         Command::Audit(args) => block_on(audit::run(args)),
         Command::Token(args) => block_on(token::run(args)),
+        Command::Backup(args) => block_on(backup::run(args)),
+        Command::Restore(args) => block_on(restore::run(args)),
         Command::Login(args) => block_on(login::run(args)),
         Command::Cluster(args) => block_on(cluster::run(args)),
         Command::Ca(args) => ca::run(args),

@@ -1,5 +1,6 @@
 //! Promises of the whole system, kept by real processes on loopback.
 
+mod backup;
 mod bad_deploys;
 mod bad_input;
 mod bundles;

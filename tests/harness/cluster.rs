@@ -100,15 +100,10 @@ impl Cluster {
 
     pub fn start_control(&mut self, id: u64) -> anyhow::Result<()> {
         let name = format!("control-{id}");
-        let peers: Vec<_> = self
-            .founders
-            .iter()
-            .map(|(id, address)| format!("{id}={address}"))
-            .collect();
         let args = [
             "--cluster-id=test".into(),
             format!("--node-id={id}"),
-            format!("--peers={}", peers.join(",")),
+            format!("--peers={}", self.peer_list()),
             format!("--listen={}", self.founders[&id]),
             format!("--data-dir={}", self.file(&format!("data-{id}"))),
             format!("--identity={}", self.file(&name)),
@@ -258,6 +253,37 @@ impl Cluster {
             .env("MOSEC_PYTHON", python())
             .output()
             .context("cannot run mosectl")
+    }
+
+    /// Runs `mosectl restore` for a member of this cluster, into its own folder.
+    pub fn restore(&self, member: u64, backup: &str, cluster_id: &str) -> anyhow::Result<Output> {
+        self.mosectl(&[
+            "restore",
+            backup,
+            &format!("--data-dir={}", self.file(&format!("data-{member}"))),
+            &format!("--cluster-id={cluster_id}"),
+            &format!("--node-id={member}"),
+            &format!("--peers={}", self.peer_list()),
+        ])
+    }
+
+    /// The number of the newest revision of a pipeline.
+    pub fn newest_revision(&self, pipeline: &str) -> anyhow::Result<u64> {
+        let output = self.mosectl(&["history", pipeline, "--output", "json"])?;
+        anyhow::ensure!(output.status.success(), "no history:\n{}", text(&output));
+        let history: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let numbers = history.as_array().into_iter().flatten();
+        let newest = numbers.filter_map(|row| row["revision"].as_u64()).max();
+        newest.with_context(|| format!("no revision in {history}"))
+    }
+
+    /// The members as `--peers` has them.
+    fn peer_list(&self) -> String {
+        let peers = self
+            .founders
+            .iter()
+            .map(|(id, address)| format!("{id}={address}"));
+        peers.collect::<Vec<_>>().join(",")
     }
 
     /// Deploys a manifest and waits until it serves here and at the gateways.

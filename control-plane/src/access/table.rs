@@ -62,6 +62,7 @@ const TABLE: &[(&str, May)] = &[
     ("/mosec.control.v1.ControlPlane/Audit", May::Only(VIEWERS)),
     ("/mosec.control.v1.ControlPlane/Logs", May::Only(VIEWERS)),
     ("/mosec.control.v1.ControlPlane/SendLogs", May::Only(NODES)),
+    ("/mosec.control.v1.ControlPlane/Backup", May::Only(ADMINS)),
     ("/mosec.control.v1.ControlPlane/CreateToken", May::Only(ADMINS)),
     ("/mosec.control.v1.ControlPlane/ListTokens", May::Only(ADMINS)),
     ("/mosec.control.v1.ControlPlane/RevokeToken", May::Only(ADMINS)),

@@ -4,6 +4,7 @@
 //! as they are a stream and frequent.
 
 mod audit;
+mod backup;
 mod bundles;
 mod changes;
 mod forward;
@@ -244,6 +245,15 @@ impl control_plane_server::ControlPlane for Api {
         request: Request<proto::GetBundleRequest>,
     ) -> Result<Response<Self::GetBundleStream>, Status> {
         bundles::give(self, request).await
+    }
+
+    type BackupStream = ReplyStream<proto::BackupChunk>;
+
+    async fn backup(
+        &self,
+        request: Request<proto::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        backup::give(self, &request).await
     }
 
     async fn status(

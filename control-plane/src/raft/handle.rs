@@ -8,7 +8,7 @@ use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, Raf
 use openraft::{BasicNode, ChangeMembers, ServerState};
 use tokio::sync::watch;
 
-use super::{MAX_ENTRY_BYTES, MemberId, Raft, codec};
+use super::{LogId, MAX_ENTRY_BYTES, MemberId, Raft, codec};
 use crate::peers::Peers;
 use crate::state::{Command, Format, Model, Proposal, Reply};
 
@@ -100,8 +100,13 @@ impl Handle {
 
     /// Returns once this member leads and its state has everything that was acknowledged before the call.
     pub async fn read_barrier(&self) -> Result<(), ProposeError> {
+        self.read_point().await.map(drop)
+    }
+
+    /// As [`Handle::read_barrier`], and says how far the state goes at least; `None` where nothing was ever logged.
+    pub async fn read_point(&self) -> Result<Option<LogId>, ProposeError> {
         match tokio::time::timeout(self.quorum_timeout, self.raft.ensure_linearizable()).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(point)) => Ok(point),
             Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward)))) => {
                 Err(self.not_leader(forward))
             }

@@ -7,7 +7,7 @@ use mosec_types::{BundleId, NodeId, PipelineName, Revision, StageIndex, StageSpe
 use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;
-use super::command::Reply;
+use super::command::{Origin, Reply};
 use super::format::Format;
 use super::history::History;
 use super::tokens::Tokens;
@@ -89,6 +89,24 @@ pub struct LastWrite {
 }
 
 impl Model {
+    /// Makes this the state of the log entry `index`, from which a restored control plane goes on. `taken_at_unix_ms`:
+    /// when the backup was made.
+    ///
+    /// Whoever follows the topology has seen versions that came after the backup; this one is later than all of them.
+    pub(crate) fn restored(&mut self, index: u64, taken_at_unix_ms: u64) {
+        self.version = index;
+        let origin = Origin {
+            by: String::new(),
+            at_unix_ms: taken_at_unix_ms,
+        };
+        self.audit.note(
+            index,
+            origin,
+            "restore the backup of this time".into(),
+            &Reply::Void,
+        );
+    }
+
     /// What gateways and agents follow.
     pub fn topology(&self) -> Topology {
         Topology {

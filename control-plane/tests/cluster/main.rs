@@ -7,6 +7,7 @@
 
 mod agents;
 mod availability;
+mod backup;
 mod bundles;
 mod describe;
 mod formats;

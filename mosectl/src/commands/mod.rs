@@ -1,6 +1,7 @@
 //! One file for each command: its arguments, and what it does.
 
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod ca;
 pub(crate) mod cluster;
 pub(crate) mod completions;
@@ -14,6 +15,7 @@ pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod node;
 pub(crate) mod plan;
+pub(crate) mod restore;
 pub(crate) mod rollback;
 pub(crate) mod rollout;
 pub(crate) mod scale;

@@ -4,6 +4,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod describe;
+pub(crate) mod backup;
 pub(crate) mod history;
 pub(crate) mod logs;
 pub(crate) mod members;

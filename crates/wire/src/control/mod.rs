@@ -3,6 +3,7 @@
 //! Gateways, agents and `mosectl` reach the control plane through [`ControlClient`]; the control plane itself serves
 //! the traits in [`proto`] and [`raft`].
 
+mod backup;
 mod bundles;
 mod changes;
 mod client;
@@ -17,6 +18,7 @@ mod renew;
 mod saved;
 mod watch;
 
+pub use backup::BackupStream;
 pub use bundles::{BUNDLE_CALL_TIMEOUT, BUNDLE_TIMEOUT, bundle_chunks, collect_bundle};
 pub use client::{ClientConfig, ControlClient, ControlError, explained};
 pub use convert::ConvertError;

@@ -1,0 +1,166 @@
+//! The call that makes a backup.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use mosec_types::BundleId;
+use mosec_wire::control::proto;
+use openraft::ServerState;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Request, Response, Status};
+
+use super::{Api, ReplyStream, forward, origin};
+use crate::access;
+use crate::backup::{Encoder, Header, Kind};
+use crate::raft::codec;
+use crate::raft::handle::ProposeError;
+use crate::state::Model;
+use crate::state::format::BUILD;
+
+/// Bytes of one message, as of a bundle's.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// How long one backup may take: 10 GiB of bundles at 25 Mbit/s. Beyond it, whoever reads has fallen asleep.
+const BACKUP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+pub(super) async fn give(
+    api: &Api,
+    request: &Request<proto::BackupRequest>,
+) -> Result<Response<ReplyStream<proto::BackupChunk>>, Status> {
+    // One of the transfers: it holds a bundle at a time, as each of them does.
+    let turn = api.bundles.turn().await?;
+    let point = match api.handle.read_point().await {
+        Ok(point) => point,
+        // Asked for there: a stream that goes through a member would tell the ends of two connections apart for nothing.
+        Err(ProposeError::NotLeader { leader }) => return Err(forward::not_leader(leader.as_ref())),
+        Err(error) => return Err(forward::failure(error)),
+    };
+    let model = api.model.borrow().clone();
+    let (term, last_index) = {
+        let metrics = api.handle.raft.metrics();
+        let metrics = metrics.borrow();
+        (metrics.current_term, metrics.last_log_index.unwrap_or(0))
+    };
+    let header = Header {
+        layout: Header::LAYOUT,
+        cluster_id: api.cluster_id.clone(),
+        build: BUILD.to_owned(),
+        format: model.format.0,
+        taken_at_unix_ms: origin("").at_unix_ms,
+        member: api.handle.member,
+        term,
+        index: point.map_or(0, |point| point.index),
+        last_index,
+        bundles: model.bundles().into_iter().collect(),
+    };
+    let caller = access::caller(request);
+    tracing::info!(%caller, index = header.index, bundles = header.bundles.len(), "a backup is made");
+    let sending = Sending::begin(api.clone(), header, &model, turn).await?;
+    let chunks = stream::try_unfold(sending, |mut sending| async {
+        let chunk = sending.next().await?;
+        Ok::<_, Status>(chunk.map(|data| (proto::BackupChunk { data }, sending)))
+    });
+    let expiry = access::expiry(caller);
+    let over = async {
+        tokio::select! {
+            () = expiry => {}
+            () = tokio::time::sleep(BACKUP_TIMEOUT) => {}
+        }
+    };
+    Ok(Response::new(Box::pin(chunks.take_until(over))))
+}
+
+/// A backup on its way.
+struct Sending {
+    api: Api,
+    term: u64,
+    /// Absent when the end is among the parts.
+    encoder: Option<Encoder>,
+    /// What is encoded and not sent.
+    parts: VecDeque<Bytes>,
+    bundles: VecDeque<BundleId>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Sending {
+    async fn begin(
+        api: Api,
+        header: Header,
+        model: &Arc<Model>,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Self, Status> {
+        let internal = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
+        let (term, bundles) = (header.term, header.bundles.iter().copied().collect());
+        let model = model.clone();
+        let encode = move || {
+            let state = codec::encode_as(model.format, &*model).map_err(|error| internal(&error))?;
+            let header = serde_json::to_vec(&header).map_err(|error| internal(&error))?;
+            let (mut encoder, magic) = Encoder::begin();
+            let mut parts = VecDeque::from([magic]);
+            parts.extend(encoder.section(Kind::Header, header.into()));
+            parts.extend(encoder.section(Kind::State, state.into()));
+            Ok::<_, Status>((encoder, parts))
+        };
+        let encoded = tokio::task::spawn_blocking(encode).await;
+        let (encoder, parts) = encoded.map_err(|error| internal(&error))??;
+        Ok(Self {
+            api,
+            term,
+            encoder: Some(encoder),
+            parts,
+            bundles,
+            _turn: turn,
+        })
+    }
+
+    /// The next bytes of the file; `None` at its end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        self.check_tenure()?;
+        loop {
+            while let Some(part) = self.parts.front_mut() {
+                let chunk = part.split_to(part.len().min(CHUNK_BYTES));
+                if part.is_empty() {
+                    self.parts.pop_front();
+                }
+                if !chunk.is_empty() {
+                    return Ok(Some(chunk));
+                }
+            }
+            let Some(mut encoder) = self.encoder.take() else {
+                return Ok(None);
+            };
+            match self.bundles.pop_front() {
+                Some(id) => {
+                    let bytes = Bytes::clone(&*self.api.bundles.obtain(id).await?);
+                    let hash = move || {
+                        let parts = encoder.section(Kind::Bundle, bytes);
+                        (encoder, parts)
+                    };
+                    let hashed = tokio::task::spawn_blocking(hash).await;
+                    let (encoder, parts) = hashed.map_err(|error| Status::internal(error.to_string()))?;
+                    self.parts.extend(parts);
+                    self.encoder = Some(encoder);
+                }
+                None => self.parts.extend(encoder.end()),
+            }
+        }
+    }
+
+    /// What another leader has changed since is not in this backup: better none than one that is older than it looks.
+    fn check_tenure(&self) -> Result<(), Status> {
+        if self.api.closing.is_cancelled() {
+            return Err(Status::unavailable("this member stops"));
+        }
+        let metrics = self.api.handle.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state == ServerState::Leader && metrics.current_term == self.term {
+            return Ok(());
+        }
+        Err(Status::aborted(format!(
+            "member {} does not lead any more: the backup is given up",
+            self.api.handle.member
+        )))
+    }
+}

@@ -1,0 +1,16 @@
+//! Backups of the control plane: its state and the code that revisions name, as one file.
+//!
+//! The leader streams the file ([`crate::api`]), `mosectl backup` checks and keeps it ([`file`]), and `mosectl restore`
+//! makes the data folders of a new control plane from it ([`restore`]).
+
+mod file;
+mod living;
+mod restore;
+#[cfg(test)]
+mod tests;
+
+pub use file::{BackupError, Contents, check};
+pub use living::{LivingError, refuse_living};
+pub use restore::{MARKER, Restore, RestoreError, restore};
+
+pub(crate) use file::{Encoder, Header, Kind};

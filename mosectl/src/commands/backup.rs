@@ -1,0 +1,87 @@
+//! `mosectl backup`: the control plane's state and code as one file.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use mosec_control_plane::backup;
+use mosec_wire::control::BackupStream;
+use tempfile::NamedTempFile;
+
+use super::status::Output;
+use crate::connect::{Connection, connect};
+use crate::failure::{Failure, Result};
+use crate::report::backup::{self as report, BackupReport};
+use crate::terminal;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: mosectl backup /backups/mosec-$(date +%F).backup")]
+pub(crate) struct Args {
+    /// The file to make, which must not be there yet; with --check, the one to look at.
+    file: PathBuf,
+    /// Look at a file instead: check every byte of it, and say what is in it. Asks no control plane.
+    #[arg(long)]
+    check: bool,
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(crate) async fn run(args: Args) -> Result {
+    let Args {
+        file,
+        check,
+        output,
+        connection,
+    } = args;
+    if !check {
+        if file.exists() {
+            return Err(Failure::usage(format!("{} is there already", file.display())));
+        }
+        let stream = connect(&connection)?.client.backup().await?;
+        keep(stream, &file).await?;
+    }
+    let contents = looked_at(&file).await?;
+    let report = BackupReport::from(&contents);
+    let text = match output {
+        Output::Table => report::render(&report),
+        Output::Json => serde_json::to_string_pretty(&report).context("cannot write JSON")? + "\n",
+    };
+    Ok(terminal::print(&text)?)
+}
+
+/// Writes what arrives to a file beside `path`, which takes the name when all of it is there and checked.
+async fn keep(mut stream: BackupStream, path: &Path) -> Result {
+    let dir = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let failed = || format!("cannot write {}", path.display());
+    let mut file = tempfile::Builder::new()
+        .prefix(".mosec-backup-")
+        .tempfile_in(dir)
+        .with_context(failed)?;
+    while let Some(bytes) = stream.next().await? {
+        file.write_all(&bytes).with_context(failed)?;
+    }
+    file.as_file().sync_all().with_context(failed)?;
+    looked_at(file.path()).await?;
+    named(file, path).with_context(failed)?;
+    // Without it, the name itself may be lost with the power.
+    Ok(File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .with_context(failed)?)
+}
+
+fn named(file: NamedTempFile, path: &Path) -> anyhow::Result<()> {
+    file.persist_noclobber(path)?;
+    Ok(())
+}
+
+async fn looked_at(path: &Path) -> Result<backup::Contents> {
+    let path = path.to_owned();
+    let checked = tokio::task::spawn_blocking(move || backup::check(&path)).await;
+    Ok(checked.map_err(|panicked| anyhow!("the check did not end: {panicked}"))??)
+}

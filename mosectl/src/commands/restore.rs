@@ -1,0 +1,97 @@
+//! `mosectl restore`: a member's data folder from a backup.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow};
+use mosec_control_plane::backup::{self, Restore};
+use mosec_control_plane::cli::parse_peer;
+use mosec_wire::tls::Identity;
+
+use crate::failure::{Failure, Result};
+use crate::report::history::date;
+use crate::terminal;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Run it on the host of each member, from the same file, while all members are stopped. Start them \
+                        when all folders are made."
+)]
+pub(crate) struct Args {
+    /// The backup.
+    file: PathBuf,
+    /// The member's data folder, empty or not there yet.
+    #[arg(long, env = "MOSEC_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Name of the cluster, which must be the backup's.
+    #[arg(long, env = "MOSEC_CLUSTER_ID", value_name = "ID")]
+    cluster_id: String,
+    /// Number of this member among the peers.
+    #[arg(long, env = "MOSEC_NODE_ID", value_name = "N", default_value_t = 1)]
+    node_id: u64,
+    /// All members, this one included, as 1=host:port,2=host:port,3=host:port, the same on each. None for a single one.
+    #[arg(long, env = "MOSEC_PEERS", value_delimiter = ',', value_parser = parse_peer, value_name = "N=HOST:PORT,..")]
+    peers: Vec<(u64, String)>,
+    /// Which control plane from this file this is. Where one was restored before and is lost as well: 2, and so on, the
+    /// same for all members, for numbers that are later than those that it gave away.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    round: u32,
+    /// Folder with ca.pem, cert.pem and key.pem of a control-plane member or an admin: to ask whether a member lives.
+    #[arg(
+        long,
+        env = "MOSEC_IDENTITY",
+        value_name = "DIR",
+        required_unless_present = "insecure"
+    )]
+    identity: Option<PathBuf>,
+    /// The members use plain text.
+    #[arg(long, env = "MOSEC_INSECURE", conflicts_with = "identity")]
+    insecure: bool,
+}
+
+pub(crate) async fn run(args: Args) -> Result {
+    let mut peers = BTreeMap::new();
+    for (member, address) in args.peers {
+        if peers.insert(member, address).is_some() {
+            return Err(Failure::usage(format!(
+                "--peers: expected each number once, found {member} twice"
+            )));
+        }
+    }
+    let identity = match &args.identity {
+        Some(dir) => Some(
+            Identity::load(dir).with_context(|| format!("cannot load the identity in {}", dir.display()))?,
+        ),
+        None => None,
+    };
+    let plan = Restore {
+        backup: args.file,
+        data_dir: args.data_dir,
+        cluster_id: args.cluster_id,
+        member: args.node_id,
+        peers,
+        round: args.round,
+    };
+    let (_, id) = blocking({
+        let plan = plan.clone();
+        move || plan.check()
+    })
+    .await?;
+    backup::refuse_living(&plan.peers, &plan.cluster_id, id, identity.as_ref()).await?;
+    let dir = plan.data_dir.clone();
+    let contents = blocking(move || backup::restore(&plan)).await?;
+    let (taken, member) = (date(contents.header.taken_at_unix_ms), args.node_id);
+    let text = format!(
+        "member {member} is restored in {} from the backup of {taken}; revisions go on after {}\n",
+        dir.display(),
+        id.index
+    );
+    Ok(terminal::print(&text)?)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, backup::RestoreError> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|panicked| anyhow!("the restore did not end: {panicked}"))??)
+}

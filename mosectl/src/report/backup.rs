@@ -1,0 +1,112 @@
+//! What is in a backup.
+
+use std::fmt::Write as _;
+
+use mosec_control_plane::backup::Contents;
+use serde::Serialize;
+
+use super::history::date;
+use super::table::{dash, table};
+use crate::terminal::printable;
+
+/// A backup that was checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct BackupReport {
+    pub(crate) cluster: String,
+    /// RFC 3339, on the clock of the member that made it.
+    pub(crate) taken_at: String,
+    /// Version of the build that made it.
+    pub(crate) build: String,
+    /// Of commands and state.
+    pub(crate) format: u8,
+    pub(crate) member: u64,
+    pub(crate) term: u64,
+    /// The last log entry that is certainly in it.
+    pub(crate) index: u64,
+    pub(crate) bytes: u64,
+    pub(crate) bundles: usize,
+    pub(crate) nodes: usize,
+    /// Join tokens, by their hashes.
+    pub(crate) tokens: usize,
+    pub(crate) pipelines: Vec<PipelineInBackup>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct PipelineInBackup {
+    pub(crate) name: String,
+    /// Those that can be gone back to, oldest first.
+    pub(crate) revisions: Vec<u64>,
+    /// The one that serves, if one does.
+    pub(crate) serving: Option<u64>,
+}
+
+impl From<&Contents> for BackupReport {
+    fn from(contents: &Contents) -> Self {
+        let Contents { header, model, bytes } = contents;
+        let pipeline =
+            |(name, history): (&mosec_types::PipelineName, &mosec_control_plane::state::History)| {
+                let serving = model.serving(name);
+                PipelineInBackup {
+                    name: name.to_string(),
+                    revisions: history.records().iter().map(|record| record.revision.0).collect(),
+                    serving: serving.map(|rollout| rollout.deployment.revision.0),
+                }
+            };
+        Self {
+            cluster: header.cluster_id.clone(),
+            taken_at: date(header.taken_at_unix_ms),
+            build: header.build.clone(),
+            format: header.format,
+            member: header.member,
+            term: header.term,
+            index: header.index,
+            bytes: *bytes,
+            bundles: header.bundles.len(),
+            nodes: model.nodes.len(),
+            tokens: model.tokens.list().len(),
+            pipelines: model.histories.iter().map(pipeline).collect(),
+        }
+    }
+}
+
+pub(crate) fn render(report: &BackupReport) -> String {
+    let BackupReport {
+        cluster,
+        taken_at,
+        build,
+        format,
+        member,
+        term,
+        index,
+        bytes,
+        bundles,
+        nodes,
+        tokens,
+        pipelines,
+    } = report;
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "cluster {}  taken {taken_at}  by member {member}, build {}, format {format}\n\
+         log entry {index} of term {term}  pipelines {}  bundles {bundles}  nodes {nodes}  tokens {tokens}  {bytes} bytes, \
+         all checked",
+        printable(cluster),
+        printable(build),
+        pipelines.len(),
+    );
+    if !pipelines.is_empty() {
+        let mut table = table(&["PIPELINE", "SERVING", "REVISIONS"]);
+        for pipeline in pipelines {
+            let revisions: Vec<_> = pipeline.revisions.iter().map(u64::to_string).collect();
+            table.add_row([
+                pipeline.name.clone(),
+                pipeline
+                    .serving
+                    .map_or_else(dash, |revision| revision.to_string()),
+                revisions.join(" "),
+            ]);
+        }
+        let _ = writeln!(text, "\n{}", table.trim_fmt());
+    }
+    text
+}
