@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mosec_wire::control::proto::LeaderInfo;
 use mosec_wire::control::proto::control_plane_client::ControlPlaneClient;
-use mosec_wire::control::{FORWARDED_KEY, LEADER_KEY, MAX_MESSAGE_BYTES};
+use mosec_wire::control::{FORWARDED_KEY, LEADER_KEY, MAX_MESSAGE_BYTES, explained};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -45,7 +45,7 @@ impl Api {
             .insert(FORWARDED_KEY, self.handle.member.into());
         let limit = self.handle.quorum_timeout + MARGIN;
         match tokio::time::timeout(limit, send(client, onward)).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.map_err(explained),
             Err(_) => Err(Status::unavailable(format!(
                 "the leader at {} did not answer",
                 target.address

@@ -67,6 +67,10 @@ impl Ask for Network {
         let mut client = RaftClient::new(channel.map_err(|error| error.to_string())?);
         match tokio::time::timeout(ASK_FOR, client.describe(DescribeRequest {})).await {
             Ok(Ok(reply)) => Ok(reply.into_inner().into()),
+            // What an earlier build answers to a question that it does not know.
+            Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                Err("its build is too old to say where it stands".to_owned())
+            }
             Ok(Err(status)) => Err(explained(status).message().to_owned()),
             Err(_) => Err(format!("no answer within {ASK_FOR:?}")),
         }

@@ -407,7 +407,14 @@ pub(super) fn leader_hint(status: &Status) -> Option<String> {
 }
 
 /// A failure of the connection with its cause, which tonic leaves to the error's sources: an expired certificate, say.
+///
+/// A member that stops closes its connections in order, and to a call under way that is an `Internal` of HTTP/2. Nobody
+/// has answered it, so it is `Unavailable` here, as every other loss of a connection.
 pub fn explained(status: Status) -> Status {
+    let code = match (status.code(), std::error::Error::source(&status)) {
+        (Code::Internal, Some(_)) => Code::Unavailable,
+        (code, _) => code,
+    };
     let mut cause = std::error::Error::source(&status);
     let mut innermost = None;
     while let Some(error) = cause {
@@ -416,9 +423,10 @@ pub fn explained(status: Status) -> Status {
     }
     match innermost {
         Some(text) if !status.message().contains(&text) => {
-            Status::new(status.code(), format!("{}: {text}", status.message()))
+            Status::new(code, format!("{}: {text}", status.message()))
         }
-        _ => status,
+        Some(_) => Status::new(code, status.message()),
+        None => status,
     }
 }
 
@@ -437,6 +445,17 @@ fn worth_another_try(code: Code) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_whose_connection_was_closed_is_worth_another_try() {
+        let mut closed = Status::internal("h2 protocol error");
+        closed.set_source(Arc::new(std::io::Error::other("not a result of an error")));
+        let lost = explained(closed);
+        assert_eq!(lost.message(), "h2 protocol error: not a result of an error");
+        assert!(worth_another_try(lost.code()));
+        let told = explained(Status::internal("a bug"));
+        assert_eq!((told.code(), told.message()), (Code::Internal, "a bug"));
+    }
 
     #[test]
     fn a_route_tries_the_hint_first_and_then_every_endpoint() {
