@@ -1,6 +1,6 @@
 //! Backups of the control plane: its state and the code that revisions name, as one file.
 //!
-//! The leader streams the file ([`crate::api`]), `mosectl backup` checks and keeps it ([`file`]), and `mosectl restore`
+//! The leader streams the file (`api/backup.rs`), `mosectl backup` checks and keeps it ([`file`]), and `mosectl restore`
 //! makes the data folders of a new control plane from it ([`restore`]).
 
 mod file;
