@@ -3,8 +3,8 @@
 //! Fields are only ever added: scripts read this.
 
 pub(crate) mod audit;
-pub(crate) mod describe;
 pub(crate) mod backup;
+pub(crate) mod describe;
 pub(crate) mod history;
 pub(crate) mod logs;
 pub(crate) mod members;
