@@ -16,7 +16,10 @@ use crate::report::backup::{self as report, BackupReport};
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: mosectl backup /backups/mosec-$(date +%F).backup")]
+#[command(after_long_help = "\
+Examples:
+  mosectl backup /backups/monday.backup
+  mosectl backup --check /backups/monday.backup")]
 pub(crate) struct Args {
     /// The file to make, which must not be there yet; with --check, the one to look at.
     file: PathBuf,

@@ -13,10 +13,11 @@ use crate::report::history::date;
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Run it on the host of each member, from the same file, while all members are stopped. Start them \
-                        when all folders are made."
-)]
+#[command(after_long_help = "\
+Run it on the host of each member, from the same file, while all members are stopped. Start them when all folders are made.
+
+Examples:
+  mosectl restore monday.backup --data-dir /var/lib/mosec --cluster-id prod --identity /etc/mosec/identity --node-id 1 --peers 1=10.0.0.1:7400,2=10.0.0.2:7400,3=10.0.0.3:7400")]
 pub(crate) struct Args {
     /// The backup.
     file: PathBuf,
