@@ -19,6 +19,7 @@ use super::elector::Heard;
 use super::handle::{Handle, ProposeError};
 use super::{LogId, MemberId};
 use crate::peers::are_majority;
+use crate::state::{Format, Formats};
 
 /// Most members. Each write waits for a majority of them, and more than two losses at once are rare.
 pub const MAX_MEMBERS: usize = 7;
@@ -49,6 +50,17 @@ pub enum Refusal {
          with an empty --data-dir and --seeds"
     )]
     NotEmpty { member: MemberId, address: String },
+    #[error(
+        "member {member} at {address} runs build {build}, which supports {formats}, and the cluster is at {in_force}: \
+         start it with the build that the others run"
+    )]
+    Build {
+        member: MemberId,
+        address: String,
+        build: String,
+        formats: Formats,
+        in_force: Format,
+    },
     #[error("member {0} is the only one: without it there is no control plane")]
     Last(MemberId),
     #[error(
@@ -111,6 +123,8 @@ struct View {
     membership: Membership<MemberId, BasicNode>,
     /// Whether a majority has agreed on it, and there is one set of voters.
     is_settled: bool,
+    /// The format of commands and state that is in force.
+    format: Format,
     last_log: u64,
     /// Up to where the member's log is known to be as the leader's.
     matched: Option<u64>,
@@ -164,6 +178,15 @@ fn next_to_add(
             address: address.to_owned(),
             found: name(&described.cluster_id, described.member),
             expected: name(cluster_id, member),
+        });
+    }
+    if described.formats.check(view.format).is_err() {
+        return Err(Refusal::Build {
+            member,
+            address: address.to_owned(),
+            build: described.build.clone(),
+            formats: described.formats,
+            in_force: view.format,
         });
     }
     if !is_known {
@@ -350,6 +373,7 @@ impl<A: Ask, C: Code> Members<A, C> {
             is_settled: newest.membership().get_joint_config().len() == 1
                 && *newest.log_id() <= metrics.last_applied,
             membership: newest.membership().clone(),
+            format: self.handle.model.borrow().format,
             last_log: metrics.last_log_index.unwrap_or(0),
             matched,
         }

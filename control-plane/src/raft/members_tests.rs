@@ -48,6 +48,7 @@ fn view(membership: Membership<MemberId, BasicNode>, matched: Option<u64>) -> Vi
     View {
         is_settled: membership.get_joint_config().len() == 1,
         membership,
+        format: Format(2),
         last_log: 100,
         matched,
     }
@@ -118,6 +119,19 @@ fn what_is_no_new_member_of_this_cluster_is_refused() {
         text(Ok(level(4))),
         "member 4 at host-4:7400 has a log of its own, of a cluster that it founded or was removed from: start it with \
          an empty --data-dir and --seeds"
+    );
+    let old = Description {
+        formats: Formats {
+            min: Format(1),
+            max: Format(1),
+        },
+        build: "0.0.9".into(),
+        ..fresh(4)
+    };
+    assert_eq!(
+        text(Ok(old)),
+        "member 4 at host-4:7400 runs build 0.0.9, which supports format 1 alone, and the cluster is at format 2: start it \
+         with the build that the others run"
     );
     let silent = (Err("-".to_owned()), 0);
     let taken = next_to_add(&before, "c", 4, &address(2), &silent);

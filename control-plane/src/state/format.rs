@@ -20,6 +20,7 @@
 
 use std::fmt;
 
+use mosec_types::{PipelineSpec, StageSpec};
 use serde::{Deserialize, Serialize};
 
 use super::command::Command;
@@ -34,7 +35,8 @@ pub struct Format(pub u8);
 
 /// The first one, which is that of a state that does not say.
 pub const FIRST: Format = Format(1);
-/// Nodes say which build they run, and the audit trail has who changes the members.
+/// Nodes say which build they run, and the audit trail has who changes the members. Stages are kept apart (`spread` and
+/// `anti_affinity`), and a rollout has a `progress_deadline`.
 pub const BUILDS: Format = Format(2);
 
 impl Default for Format {
@@ -117,6 +119,12 @@ pub enum FormatError {
     TooOld { found: Format, supported: Formats },
 }
 
+/// Whether a specification has what came with [`BUILDS`].
+fn spec_says_more(spec: &PipelineSpec) -> bool {
+    let keeps_apart = |stage: &StageSpec| !stage.spread.is_empty() || !stage.anti_affinity.is_empty();
+    spec.rollout.progress_deadline.is_some() || spec.stages.iter().any(keeps_apart)
+}
+
 impl Command {
     /// The lowest format that has this command with all that it says.
     ///
@@ -126,6 +134,7 @@ impl Command {
             Self::RegisterNode { build: Some(_), .. }
             | Self::AddMember { .. }
             | Self::RemoveMember { .. } => BUILDS,
+            Self::Deploy { spec, .. } if spec_says_more(spec) => BUILDS,
             // Whoever reads it must know what comes after it.
             Self::RaiseFormat { to } => *to,
             Self::RegisterNode { build: None, .. }
@@ -185,6 +194,24 @@ mod tests {
             text.contains("upgrade all members to a build in between"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_a_specification_says_more_needs_a_later_format() {
+        use crate::fixtures::{pipeline, stage};
+        let deploy = |spec| Command::Deploy {
+            spec: std::sync::Arc::new(spec),
+            healthy_deadline_ms: 1,
+            origin: Default::default(),
+        };
+        let plain = pipeline("p", vec![stage("A", 1), stage("B", 1)]);
+        assert_eq!(deploy(plain.clone()).format(), FIRST);
+        let mut apart = plain.clone();
+        apart.stages[1].anti_affinity = vec![mosec_types::StageIndex(0)];
+        assert_eq!(deploy(apart).format(), BUILDS);
+        let mut patient = plain;
+        patient.rollout.progress_deadline = Some(std::time::Duration::from_secs(1));
+        assert_eq!(deploy(patient).format(), BUILDS);
     }
 
     #[test]
