@@ -142,7 +142,7 @@ async fn wait(
                 }
                 match outcome {
                     Outcome::Waiting(found) if Instant::now() < deadline => {
-                        progress.show(&on_its_way(&found))
+                        progress.show_with(&on_its_way(&found), &found.missing())
                     }
                     end => return Ok(end),
                 }
@@ -219,7 +219,7 @@ pub(crate) async fn until_scaled(
                     let missing = indent(&serving.missing().join("\n"));
                     return Err(anyhow!("{pipeline} is not scaled after {timeout:?}:\n{missing}").into());
                 }
-                progress.show(&serving.progress());
+                progress.show_with(&serving.progress(), &serving.missing());
             }
             Err(error) if late => return Err(error),
             // A control plane that changes its leader is back soon.

@@ -117,33 +117,45 @@ pub(crate) fn printable_output(text: &str, colours: bool) -> String {
     out
 }
 
-/// Progress on standard error: one line that is rewritten on a terminal, else a line for each change.
+/// Most lines of details: what is in the way shows in the first ones.
+const MAX_DETAILS: usize = 8;
+
+/// Progress on standard error: lines that are rewritten on a terminal, else a line for each change.
 #[derive(Debug)]
 pub(crate) struct Progress {
     live: bool,
-    shown: String,
+    shown: Vec<String>,
 }
 
 impl Progress {
     pub(crate) fn new() -> Self {
         Self {
             live: std::io::stderr().is_terminal(),
-            shown: String::new(),
+            shown: Vec::new(),
         }
     }
 
     /// Shows what is going on now.
     pub(crate) fn show(&mut self, text: &str) {
-        if self.shown == text {
+        self.show_with(text, &[]);
+    }
+
+    /// As [`Progress::show`], and on a terminal with details below, a line each.
+    pub(crate) fn show_with(&mut self, text: &str, details: &[String]) {
+        let (width, height) = dimensions(std::io::stderr());
+        let lines = match self.live {
+            true => block(text, details, width, height),
+            false => vec![text.to_owned()],
+        };
+        if self.shown == lines {
             return;
         }
-        if self.live {
-            let line: String = text.chars().take(width().saturating_sub(1)).collect();
-            print_error(&format!("\r\x1b[K{line}"));
-        } else {
-            print_error(&format!("{text}\n"));
-        }
-        text.clone_into(&mut self.shown);
+        let text = match self.live {
+            true => format!("{}{}", rewind(self.shown.len()), lines.join("\n")),
+            false => format!("{text}\n"),
+        };
+        print_error(&text);
+        self.shown = lines;
     }
 
     /// Writes a line that stays.
@@ -152,10 +164,10 @@ impl Progress {
         print_error(&format!("{text}\n"));
     }
 
-    /// Takes the live line away.
+    /// Takes the live lines away.
     pub(crate) fn end(&mut self) {
         if self.live && !self.shown.is_empty() {
-            print_error("\r\x1b[K");
+            print_error(&rewind(self.shown.len()));
         }
         self.shown.clear();
     }
@@ -167,8 +179,31 @@ impl Drop for Progress {
     }
 }
 
-fn width() -> usize {
-    dimensions(std::io::stderr()).0
+/// To the beginning of the first of `lines` lines, and everything from there away.
+fn rewind(lines: usize) -> String {
+    match lines {
+        0 | 1 => "\r\x1b[J".to_owned(),
+        lines => format!("\r\x1b[{}A\x1b[J", lines - 1),
+    }
+}
+
+/// The lines that fit: none as long as the terminal is wide, or it would take two.
+fn block(text: &str, details: &[String], width: usize, height: usize) -> Vec<String> {
+    let cut = |line: &str| -> String { line.chars().take(width.saturating_sub(1)).collect() };
+    let room = MAX_DETAILS.min(height.saturating_sub(3));
+    let mut lines = vec![cut(text)];
+    let printed = if details.len() > room {
+        room.saturating_sub(1)
+    } else {
+        details.len()
+    };
+    // An error may have lines of its own.
+    let flat = |detail: &String| cut(&format!("  {}", printable(detail).replace(['\n', '\t'], " ")));
+    lines.extend(details[..printed].iter().map(flat));
+    if printed < details.len() && room > 0 {
+        lines.push(cut(&format!("  and {} more", details.len() - printed)));
+    }
+    lines
 }
 
 /// Columns and lines of standard output.
@@ -186,6 +221,26 @@ fn dimensions(of: impl AsFd) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn details_take_the_lines_that_there_are() {
+        let details: Vec<_> = (1..=9).map(|at| format!("replica {at}\nstarts")).collect();
+        let lines = block("first 0/9", &details, 80, 24);
+        assert_eq!(lines.len(), 9);
+        assert_eq!(
+            (lines[1].as_str(), lines[8].as_str()),
+            ("  replica 1 starts", "  and 2 more")
+        );
+        let lines = block("first 0/9", &details[..2], 12, 24);
+        assert_eq!(lines, ["first 0/9", "  replica 1", "  replica 2"]);
+        assert_eq!(
+            block("first 0/9", &details, 80, 5),
+            ["first 0/9", "  replica 1 starts", "  and 8 more"]
+        );
+        assert_eq!(block("first 0/9", &details, 80, 2), ["first 0/9"]);
+        assert_eq!(rewind(1), "\r\x1b[J");
+        assert_eq!(rewind(3), "\r\x1b[2A\x1b[J");
+    }
 
     #[test]
     fn escape_sequences_are_disarmed() {

@@ -201,9 +201,15 @@ impl RevisionReport {
                     replica: number,
                     node,
                     state,
+                    restarts,
+                    last_error,
                     ..
                 } = replica;
-                format!("stage {stage} replica {number} on node {node} is {state}")
+                let why = match last_error {
+                    Some(error) => format!(", started {} times: {}", restarts + 1, table::gist(error)),
+                    None => String::new(),
+                };
+                format!("stage {stage} replica {number} on node {node} is {state}{why}")
             })
             .collect();
         lines.extend(self.unplaced.iter().cloned());

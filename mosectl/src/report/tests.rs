@@ -171,7 +171,7 @@ fn replicas_have_the_state_their_node_tells_while_it_is_up() {
     assert_eq!(
         ocr.missing(),
         [
-            "stage find replica 1 on node a is back-off",
+            "stage find replica 1 on node a is back-off, started 3 times: ValueError: no model",
             "stage find replica 2 on node b is unknown",
             "stage find replica 3 fits no node: b is suspect"
         ]
