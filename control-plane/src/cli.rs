@@ -30,7 +30,7 @@ struct Args {
     #[arg(long, env = "MOSEC_NODE_ID", default_value_t = 1)]
     node_id: u64,
     /// All nodes that found the cluster, this one included, as 1=host:port,2=host:port,3=host:port, the same on each. A
-    /// single node needs none, unless clients reach it under another address than it listens on.
+    /// single node needs none, unless it is reached under another address than it listens on.
     #[arg(long, env = "MOSEC_PEERS", value_delimiter = ',', value_parser = parse_peer)]
     peers: Vec<(u64, String)>,
     /// Some nodes of a cluster that exists, as host:port,host:port, instead of --peers: this node is empty, and added
@@ -257,7 +257,7 @@ mod tests {
     async fn plain_text_needs_its_flag() {
         assert!(parse("x --cluster-id c --data-dir /d").is_err());
         assert!(parse("x --cluster-id c --data-dir /d --identity /i --insecure").is_err());
-        let config = parse("x --cluster-id c --data-dir /d --insecure")
+        let config = parse("x --cluster-id c --data-dir /d --insecure --listen 127.0.0.1:7400")
             .unwrap()
             .config()
             .await

@@ -96,6 +96,11 @@ pub enum ConfigError {
         "peers and seeds: expected one of them, found both: peers found a cluster, seeds are of one that exists"
     )]
     PeersAndSeeds,
+    #[error(
+        "listen: {0} is every address of this host, and the others must be told one: say under which they reach this node \
+         with peers, as {member}=HOST:{port}", port = .0.port(), member = .1
+    )]
+    NoAddress(SocketAddr, MemberId),
     #[error("peers: expected 1, 3 or 5 members, found {0}")]
     Members(usize),
     #[error("raft: expected a heartbeat of at least {MIN_HEARTBEAT:?}, found {0:?}")]
@@ -139,6 +144,9 @@ impl Config {
             return Err(ConfigError::PeersAndSeeds);
         }
         match self.peers.len() {
+            0 if self.seeds.is_empty() && self.listen.ip().is_unspecified() => {
+                return Err(ConfigError::NoAddress(self.listen, self.member));
+            }
             0 => {}
             1 | 3 | 5 if !self.peers.contains_key(&self.member) => {
                 return Err(ConfigError::NotAPeer(self.member));
@@ -186,6 +194,13 @@ mod tests {
             (ConfigError::ClusterId(String::new()), |c| c.cluster_id.clear()),
             (ConfigError::NotAPeer(4), |c| c.member = 4),
             (ConfigError::Members(2), |c| drop(c.peers.remove(&3))),
+            (
+                ConfigError::NoAddress(SocketAddr::from(([0, 0, 0, 0], 7400)), 1),
+                |c| {
+                    c.peers.clear();
+                    c.listen = SocketAddr::from(([0, 0, 0, 0], 7400));
+                },
+            ),
             (ConfigError::PeersAndSeeds, |c| c.seeds.push("host-1:7000".into())),
             (ConfigError::Heartbeat(Duration::ZERO), |c| {
                 c.raft.heartbeat = Duration::ZERO

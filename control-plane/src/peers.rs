@@ -67,22 +67,25 @@ impl Peers {
         self.configured(member).unwrap_or(logged)
     }
 
-    /// The other members with their addresses, learners too, in the order of their numbers.
-    pub fn others(&self, own: MemberId) -> Vec<(MemberId, String)> {
+    /// The members with their addresses, learners too, in the order of their numbers.
+    pub fn all(&self) -> Vec<(MemberId, String)> {
         let membership = self.membership();
-        let others = membership.nodes().filter(|(member, _)| **member != own);
-        others
+        let nodes = membership.nodes();
+        nodes
             .map(|(&member, node)| (member, self.address(member, &node.addr).to_owned()))
             .collect()
     }
 
-    /// Where the members are, learners too, in the order of their numbers.
+    /// As [`Peers::all`], without `own`.
+    pub fn others(&self, own: MemberId) -> Vec<(MemberId, String)> {
+        let mut others = self.all();
+        others.retain(|(member, _)| *member != own);
+        others
+    }
+
+    /// Where the members are.
     pub fn addresses(&self) -> Vec<String> {
-        let membership = self.membership();
-        let nodes = membership.nodes();
-        nodes
-            .map(|(&member, node)| self.address(member, &node.addr).to_owned())
-            .collect()
+        self.all().into_iter().map(|(_, address)| address).collect()
     }
 
     /// A channel to a member, shared by all that talk to it.

@@ -214,6 +214,7 @@ impl ControlPlane {
             member: config.member,
             peers,
             quorum_timeout: QUORUM_TIMEOUT,
+            changes: Arc::default(),
             lease,
             model: model.clone(),
         };
@@ -328,8 +329,9 @@ impl ControlPlane {
         });
         let (formats, ask, ended) = (self.inbox.formats, self.others.asker.clone(), closing.clone());
         let handle = self.monitor.handle.clone();
+        let name = self.others.cluster_id.clone();
         tasks.spawn(async move {
-            raise::run(handle, formats, ask, ended).await;
+            raise::run(handle, name, formats, ask, ended).await;
             Ok(())
         });
         let (handle, ended) = (self.monitor.handle.clone(), closing.clone());
@@ -371,7 +373,13 @@ impl ControlPlane {
             Ok(())
         });
         let outdated = self.inbox.outdated.clone();
-        tasks.spawn(async move { Err(outdated.wait().await.into()) });
+        let ended = closing.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => Ok(()),
+                why = outdated.wait() => Err(why.into()),
+            }
+        });
         let (inbox, others, founding, ended) = (self.inbox, self.others, self.founding, closing.clone());
         tasks.spawn(async move {
             admission::run(&inbox.admission, &inbox.raft, &log, others, &ended).await;

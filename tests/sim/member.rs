@@ -118,6 +118,7 @@ impl Member {
             member,
             peers: Arc::new(Peers::new(config.peers.clone(), None)),
             quorum_timeout: QUORUM_TIMEOUT,
+            changes: Arc::default(),
             lease: Turns::lease(config.raft.heartbeat),
             model: model.clone(),
         };
@@ -164,7 +165,13 @@ impl Member {
             elector::run(inbox.clone(), member, heartbeat, dead.clone()),
         );
         spawn_gated(&gate, finish_changes(handle.clone(), dead.clone()));
-        let raising = raise::run(handle, config.formats, asker, dead.clone());
+        let raising = raise::run(
+            handle,
+            config.cluster_id.clone(),
+            config.formats,
+            asker,
+            dead.clone(),
+        );
         spawn_gated(&gate, raising);
         spawn_gated(&gate, async move {
             admission::run(&inbox.admission, &inbox.raft, &log, others, &dead).await;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use mosec_wire::control::{FORWARDED_KEY, proto};
 use openraft::{BasicNode, Membership};
 use tokio::sync::watch;
@@ -14,9 +13,9 @@ use super::{Api, answer, forward, invalid, origin};
 use crate::access;
 use crate::bundles::Bundles;
 use crate::raft::MemberId;
-use crate::raft::describe::{Ask as _, Description};
+use crate::raft::describe::{Description, describe_all};
 use crate::raft::handle::ProposeError;
-use crate::raft::members::{ChangeError, Code, Progress};
+use crate::raft::members::{ChangeError, Code, Progress, next_number};
 use crate::state::{Command, Model};
 
 /// Longest address of a member.
@@ -62,16 +61,9 @@ pub(super) async fn list(
 }
 
 async fn ask_all(api: &Api) -> proto::ListMembersResponse {
-    let peers = &api.handle.peers;
-    let membership = peers.membership();
-    let asked = membership.nodes().map(|(&member, node)| {
-        let address = peers.address(member, &node.addr).to_owned();
-        async move {
-            let told = api.members.asker.describe(&address).await;
-            (member, address, told)
-        }
-    });
-    let told = join_all(asked).await;
+    let members = api.handle.peers.all();
+    let mut told = describe_all(&api.members.asker, &api.cluster_id, members.clone()).await;
+    let membership = api.handle.peers.membership();
     let metrics = api.handle.raft.metrics();
     let metrics = metrics.borrow();
     proto::ListMembersResponse {
@@ -79,30 +71,21 @@ async fn ask_all(api: &Api) -> proto::ListMembersResponse {
         answered_by: api.handle.member,
         leader: metrics.current_leader,
         term: metrics.current_term,
+        next: next_number(&membership, &api.model.borrow().retired_members),
         changing: membership.get_joint_config().len() > 1,
-        members: told
+        members: members
             .into_iter()
-            .map(|(member, address, told)| record(&membership, &api.cluster_id, member, address, told))
+            .filter_map(|(member, address)| Some(record(&membership, member, address, told.remove(&member)?)))
             .collect(),
     }
 }
 
 fn record(
     membership: &Membership<MemberId, BasicNode>,
-    cluster_id: &str,
     member: MemberId,
     address: String,
     told: Result<Description, String>,
 ) -> proto::MemberRecord {
-    let told = told.and_then(
-        |told| match told.member == member && told.cluster_id == cluster_id {
-            true => Ok(told),
-            false => Err(format!(
-                "there is member {} of cluster {:?}",
-                told.member, told.cluster_id
-            )),
-        },
-    );
     let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
     let (report, problem) = match told {
         Ok(told) => {

@@ -36,7 +36,7 @@ pub(super) fn follow(
         model,
         have,
         due: VecDeque::new(),
-        told: Vec::new(),
+        told: request.wants_members.then(Vec::new),
         poor_since: None,
         _counted: counted,
     };
@@ -56,8 +56,8 @@ struct Watcher {
     have: Option<Have>,
     /// What is to be sent before anything newer: no more than the feed keeps.
     due: VecDeque<proto::TopologyUpdate>,
-    /// The members that the caller knows from here.
-    told: Vec<String>,
+    /// The members that the caller knows from here, if it wants to.
+    told: Option<Vec<String>>,
     /// Since when this member is out of touch or behind the caller.
     poor_since: Option<Instant>,
     _counted: Counted,
@@ -77,8 +77,8 @@ impl Watcher {
                 continue;
             }
             let members = self.api.handle.peers.addresses();
-            if members != self.told {
-                self.told.clone_from(&members);
+            if let Some(told) = self.told.as_mut().filter(|told| **told != members) {
+                told.clone_from(&members);
                 return Ok(proto::TopologyUpdate {
                     version: self.have.map_or(0, Have::version),
                     change: None,

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::future::ready;
+use futures_util::stream::{FuturesUnordered, StreamExt as _, TryStreamExt as _};
 use mosec_types::BundleId;
 use mosec_wire::control::proto::control_plane_client::ControlPlaneClient;
 use mosec_wire::control::{BUNDLE_TIMEOUT, FORWARDED_KEY, bundle_chunks, collect_bundle, proto};
@@ -19,6 +20,8 @@ use crate::raft::MemberId;
 
 /// How long another member may take to say what it has: less than a client gives one try.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Most questions to one member at a time.
+const MAX_QUESTIONS: usize = 16;
 /// How long members beyond a majority are waited for. What they do not get now they fetch themselves.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -93,16 +96,20 @@ impl Bundles {
         address: &str,
         wanted: &BTreeSet<BundleId>,
     ) -> Result<usize, Status> {
-        let mut client = self.client(address)?;
-        let mut missing = 0;
-        for &id in wanted {
-            let has = match member == self.0.member {
-                true => self.renew(id).await?,
-                false => self.has(&mut client, member, id).await?,
-            };
-            missing += usize::from(!has);
-        }
-        Ok(missing)
+        let client = self.client(address)?;
+        let asked = futures_util::stream::iter(wanted.iter().copied()).map(|id| {
+            let mut client = client.clone();
+            async move {
+                match member == self.0.member {
+                    true => self.renew(id).await,
+                    false => self.has(&mut client, member, id).await,
+                }
+            }
+        });
+        let answers = asked.buffer_unordered(MAX_QUESTIONS);
+        answers
+            .try_fold(0, |missing, has| ready(Ok(missing + usize::from(!has))))
+            .await
     }
 
     /// Gives a bundle that is here to the other members. Ends when all have it, or a majority and the others are slow.

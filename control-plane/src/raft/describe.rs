@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mosec_wire::control::raft as proto;
 use openraft::{BasicNode, CommittedLeaderId, Membership};
 
@@ -17,6 +18,28 @@ pub const ASK_FOR: Duration = Duration::from_secs(1);
 pub trait Ask: Clone + Send + Sync {
     /// What the member at `address` says; or why it says nothing, for people.
     fn describe(&self, address: &str) -> impl Future<Output = Result<Description, String>> + Send;
+}
+
+/// Asks all of these members at once. Whoever else answers at a member's address is no answer of that member.
+pub async fn describe_all<A: Ask>(
+    asker: &A,
+    cluster_id: &str,
+    members: impl IntoIterator<Item = (MemberId, String)>,
+) -> BTreeMap<MemberId, Result<Description, String>> {
+    let asked = members.into_iter().map(|(member, address)| async move {
+        let told = asker.describe(&address).await;
+        let told = told.and_then(
+            |told| match told.member == member && told.cluster_id == cluster_id {
+                true => Ok(told),
+                false => Err(format!(
+                    "there is member {} of cluster {:?}",
+                    told.member, told.cluster_id
+                )),
+            },
+        );
+        (member, told)
+    });
+    join_all(asked).await.into_iter().collect()
 }
 
 /// What a member says of itself.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mosec_wire::control::proto::LeaderInfo;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{BasicNode, ChangeMembers, ServerState};
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::{LogId, MAX_ENTRY_BYTES, MemberId, Raft, codec};
 use crate::peers::Peers;
@@ -44,6 +44,9 @@ pub struct Handle {
     pub quorum_timeout: Duration,
     /// Without an answer of a majority for so long, another leader may exist.
     pub lease: Duration,
+    /// Held while it is decided what the members may do and that is carried out: who belongs, and in which format they
+    /// write. Two such changes that were each right alone need not be together.
+    pub changes: Arc<AsyncMutex<()>>,
     /// The state, of which the format in force is asked.
     pub model: watch::Receiver<Arc<Model>>,
 }

@@ -1,29 +1,21 @@
 //! Raises the format of commands and state when every member supports a later one.
 //!
 //! The leader asks the others as long as it supports more than is in force: all that get the log, as one that cannot read
-//! it would be lost. A member that does not answer holds the format back, and so does one that is added in the meantime.
+//! it would be lost. A member that does not answer holds the format back. Nobody is added meanwhile.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::MemberId;
-use super::describe::{ASK_FOR, Ask};
+use super::describe::{Ask, Description, describe_all};
 use super::handle::Handle;
 use crate::state::{Command, Format, Formats};
 
 /// How often the others are asked: an upgrade takes minutes, and what waits for the new format waits no longer than this
 /// when it is over.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-
-/// What a member says of its build.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Said {
-    formats: Formats,
-    build: String,
-}
 
 /// What follows from the answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +29,7 @@ enum Verdict {
 }
 
 /// Decides from the members' answers. `own`: what the leader supports.
-fn decide(in_force: Format, own: Formats, said: &BTreeMap<MemberId, Result<Said, String>>) -> Verdict {
+fn decide(in_force: Format, own: Formats, said: &BTreeMap<MemberId, Result<Description, String>>) -> Verdict {
     if own.max <= in_force {
         return Verdict::Newest;
     }
@@ -60,7 +52,7 @@ fn decide(in_force: Format, own: Formats, said: &BTreeMap<MemberId, Result<Said,
 }
 
 /// Does so while this member leads, until `stop`.
-pub async fn run<A: Ask>(handle: Handle, own: Formats, ask: A, stop: CancellationToken) {
+pub async fn run<A: Ask>(handle: Handle, cluster_id: String, own: Formats, ask: A, stop: CancellationToken) {
     let work = async {
         let mut told = None;
         loop {
@@ -70,7 +62,10 @@ pub async fn run<A: Ask>(handle: Handle, own: Formats, ask: A, stop: Cancellatio
                 told = None;
                 continue;
             }
-            let said = ask_all(&handle, &ask).await;
+            // Nobody joins between the answers and what follows from them.
+            let _alone = handle.changes.lock().await;
+            let others = handle.peers.others(handle.member);
+            let said = describe_all(&ask, &cluster_id, others).await;
             match decide(in_force, own, &said) {
                 Verdict::Newest => {}
                 Verdict::HeldBack { by, why } => {
@@ -98,26 +93,6 @@ pub async fn run<A: Ask>(handle: Handle, own: Formats, ask: A, stop: Cancellatio
     }
 }
 
-/// The answers of all other members, voters or not.
-async fn ask_all<A: Ask>(handle: &Handle, ask: &A) -> BTreeMap<MemberId, Result<Said, String>> {
-    let membership = handle.raft.metrics().borrow().membership_config.clone();
-    let others = membership.nodes().filter(|(id, _)| **id != handle.member);
-    let questions = others.map(|(&id, node)| async move {
-        let address = handle.peers.address(id, &node.addr);
-        let answer = match tokio::time::timeout(ASK_FOR, ask.describe(address)).await {
-            Ok(Ok(answer)) if answer.member == id => Ok(Said {
-                formats: answer.formats,
-                build: answer.build,
-            }),
-            Ok(Ok(answer)) => Err(format!("member {} answers at {address}", answer.member)),
-            Ok(Err(problem)) => Err(problem),
-            Err(_) => Err("it does not answer".to_owned()),
-        };
-        (id, answer)
-    });
-    join_all(questions).await.into_iter().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,16 +104,24 @@ mod tests {
         }
     }
 
-    fn said(max: u8) -> Result<Said, String> {
-        Ok(Said {
-            formats: formats(1, max),
+    fn said(max: u8) -> Result<Description, String> {
+        Ok(Description {
+            cluster_id: "c".into(),
+            member: 1,
             build: "1.2.3".into(),
+            formats: formats(1, max),
+            format: Format(1),
+            is_level: true,
+            signs: false,
+            leader: None,
+            last_applied: None,
+            position: Default::default(),
         })
     }
 
     #[test]
     fn the_highest_that_all_support_comes_into_force() {
-        let verdict = |in_force, own, answers: &[Result<Said, String>]| {
+        let verdict = |in_force, own, answers: &[Result<Description, String>]| {
             let said = (2..).zip(answers.iter().cloned()).collect();
             decide(Format(in_force), formats(1, own), &said)
         };

@@ -148,7 +148,11 @@ fn carry_out(model: &mut Model, index: u64, command: Command) -> Reply {
             .revoke(&id, origin)
             .map(|()| Effect::Aside)
             .map_err(Refusal::from),
-        Command::AddMember { .. } | Command::RemoveMember { .. } => Ok(Effect::Aside),
+        Command::AddMember { .. } => Ok(Effect::Aside),
+        Command::RemoveMember { member, .. } => {
+            model.retired_members.insert(member);
+            Ok(Effect::Aside)
+        }
         Command::RaiseFormat { to } if to > model.format => {
             model.format = to;
             Ok(Effect::Aside)

@@ -93,20 +93,11 @@ pub enum Command {
         based_on: u64,
     },
     /// Ends a rollout: the revision serves and replaces its predecessor, or it has failed.
-    SetPhase {
-        revision: Revision,
-        phase: Phase,
-    },
+    SetPhase { revision: Revision, phase: Phase },
     /// Lets the canary of a pipeline take over.
-    Promote {
-        pipeline: PipelineName,
-        origin: Origin,
-    },
+    Promote { pipeline: PipelineName, origin: Origin },
     /// Ends the rollout of a pipeline: the revision that serves takes all requests again.
-    Abort {
-        pipeline: PipelineName,
-        origin: Origin,
-    },
+    Abort { pipeline: PipelineName, origin: Origin },
     /// How many replicas stages of a pipeline are to have, by their names.
     Scale {
         pipeline: PipelineName,
@@ -126,10 +117,7 @@ pub enum Command {
         origin: Origin,
     },
     /// Forgets a node that is gone.
-    RemoveNode {
-        node: NodeId,
-        origin: Origin,
-    },
+    RemoveNode { node: NodeId, origin: Origin },
     /// Removes every revision of a pipeline.
     Delete {
         pipeline: PipelineName,
@@ -137,34 +125,21 @@ pub enum Command {
         origin: Origin,
     },
     /// Lets others join. Its secret is known by a hash alone.
-    CreateToken {
-        token: Box<NewToken>,
-        origin: Origin,
-    },
+    CreateToken { token: Box<NewToken>, origin: Origin },
     /// Takes one use of a token for a key. The same key again changes nothing and is answered alike.
-    UseToken {
-        usage: Box<Usage>,
-        origin: Origin,
-    },
+    UseToken { usage: Box<Usage>, origin: Origin },
     /// Ends a token.
-    RevokeToken {
-        id: String,
-        origin: Origin,
-    },
-    /// For the trail alone, as is the next: the members change by entries of Raft's own.
+    RevokeToken { id: String, origin: Origin },
+    /// For the trail alone: the members change by entries of Raft's own.
     AddMember {
         member: u64,
         address: String,
         origin: Origin,
     },
-    RemoveMember {
-        member: u64,
-        origin: Origin,
-    },
+    /// For the trail, and so that no other gets the number.
+    RemoveMember { member: u64, origin: Origin },
     /// From here on commands and state may be of this format. Every member has said that it supports it.
-    RaiseFormat {
-        to: Format,
-    },
+    RaiseFormat { to: Format },
 }
 
 /// What one step of a rollout changes.

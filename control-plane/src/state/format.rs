@@ -37,7 +37,7 @@ pub struct Format(pub u8);
 pub const FIRST: Format = Format(1);
 /// Nodes say which build they run, and the audit trail has who changes the members. Stages are kept apart (`spread` and
 /// `anti_affinity`), and a rollout has a `progress_deadline`.
-pub const BUILDS: Format = Format(2);
+pub const SECOND: Format = Format(2);
 
 impl Default for Format {
     fn default() -> Self {
@@ -69,7 +69,7 @@ impl Formats {
     /// What this build can work with.
     pub const BUILD: Self = Self {
         min: FIRST,
-        max: BUILDS,
+        max: SECOND,
     };
 
     /// Whether this build can work with a state of which `in_force` is in force.
@@ -119,7 +119,7 @@ pub enum FormatError {
     TooOld { found: Format, supported: Formats },
 }
 
-/// Whether a specification has what came with [`BUILDS`].
+/// Whether a specification has what came with [`SECOND`].
 fn spec_says_more(spec: &PipelineSpec) -> bool {
     let keeps_apart = |stage: &StageSpec| !stage.spread.is_empty() || !stage.anti_affinity.is_empty();
     spec.rollout.progress_deadline.is_some() || spec.stages.iter().any(keeps_apart)
@@ -133,8 +133,8 @@ impl Command {
         match self {
             Self::RegisterNode { build: Some(_), .. }
             | Self::AddMember { .. }
-            | Self::RemoveMember { .. } => BUILDS,
-            Self::Deploy { spec, .. } if spec_says_more(spec) => BUILDS,
+            | Self::RemoveMember { .. } => SECOND,
+            Self::Deploy { spec, .. } if spec_says_more(spec) => SECOND,
             // Whoever reads it must know what comes after it.
             Self::RaiseFormat { to } => *to,
             Self::RegisterNode { build: None, .. }
@@ -160,7 +160,7 @@ impl Command {
     /// The command without what `in_force` does not have, where the cluster can do without it.
     pub fn fitted(mut self, in_force: Format) -> Self {
         if let Self::RegisterNode { build, .. } = &mut self
-            && in_force < BUILDS
+            && in_force < SECOND
         {
             *build = None;
         }
@@ -208,10 +208,10 @@ mod tests {
         assert_eq!(deploy(plain.clone()).format(), FIRST);
         let mut apart = plain.clone();
         apart.stages[1].anti_affinity = vec![mosec_types::StageIndex(0)];
-        assert_eq!(deploy(apart).format(), BUILDS);
+        assert_eq!(deploy(apart).format(), SECOND);
         let mut patient = plain;
         patient.rollout.progress_deadline = Some(std::time::Duration::from_secs(1));
-        assert_eq!(deploy(patient).format(), BUILDS);
+        assert_eq!(deploy(patient).format(), SECOND);
     }
 
     #[test]
@@ -224,8 +224,8 @@ mod tests {
             capacity: Default::default(),
             build: Some("9.9.9".into()),
         };
-        assert_eq!(registration.format(), BUILDS);
-        assert_eq!(registration.clone().fitted(BUILDS), registration);
+        assert_eq!(registration.format(), SECOND);
+        assert_eq!(registration.clone().fitted(SECOND), registration);
         let fitted = registration.fitted(FIRST);
         assert_eq!(fitted.format(), FIRST);
         // As earlier builds write it, byte for byte.

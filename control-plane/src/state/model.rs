@@ -41,6 +41,9 @@ pub struct Model {
     /// Rights to join.
     #[serde(default)]
     pub tokens: Tokens,
+    /// Numbers of members that were removed, which no other gets: some may still know them under their old addresses.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub retired_members: BTreeSet<u64>,
     /// The format in force: no command and nothing of this is of a later one.
     #[serde(default, skip_serializing_if = "Format::is_first")]
     pub format: Format,

@@ -34,7 +34,7 @@ async fn format(cluster: &Cluster, member: u64) -> u32 {
     reply.unwrap().into_inner().format
 }
 
-async fn format_becomes(cluster: &Cluster, wanted: u32) {
+pub async fn format_becomes(cluster: &Cluster, wanted: u32) {
     for member in cluster.members() {
         eventually("the format to come into force", || async {
             (format(cluster, member).await == wanted).then_some(())

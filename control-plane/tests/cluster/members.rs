@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use mosec_control_plane::Authority;
 use mosec_types::Topology;
 use mosec_wire::control::{ControlError, proto};
+use mosec_wire::tls::ClusterCa;
 use tonic::Code;
 
 use crate::harness::{Cluster, Watch, eventually, pipeline};
@@ -101,7 +104,9 @@ async fn every_member_is_replaced_under_writes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_harm_is_refused() {
-    let mut cluster = Cluster::start_secure(3).await;
+    let mut cluster = Cluster::start(3).await;
+    // In which it is written who goes.
+    crate::formats::format_becomes(&cluster, 2).await;
     let admin = cluster.client(&[1, 2, 3]);
     let add = async |member, address: &str| refusal(admin.add_member(member, address).await.unwrap_err());
     assert_eq!(add(0, "a:1").await, "member: expected a number from 1, found 0");
@@ -151,7 +156,52 @@ async fn what_would_harm_is_refused() {
         "{refused}"
     );
     cluster.change(&admin, 3, false).await.unwrap();
+    let text = add(3, "other:7400").await;
+    assert!(
+        text.starts_with("member 3 is at ")
+            || text == "member 3 was removed, and numbers are not given twice: take 4",
+        "{text}"
+    );
+    assert_eq!(admin.members().await.unwrap().next, 4);
     assert!(admin.remove_member(9).await.unwrap().done);
     let list = admin.members().await.unwrap();
     assert!(is_whole(&list, &[1, 2]), "{list:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_change_the_members_at_once_leave_one_who_signs() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = ClusterCa::create().unwrap();
+    ca.save(dir.path()).unwrap();
+    let key = ClusterCa::load(dir.path()).unwrap();
+    let authority = Authority::new(key, Duration::from_secs(3600));
+    let cluster = Cluster::start_with(3, Some(ca), |config| {
+        config.authority = (config.member < 3).then(|| authority.clone());
+    })
+    .await;
+    cluster.leader().await;
+    let (one, other) = (cluster.client(&[1, 2, 3]), cluster.client(&[1, 2, 3]));
+    let (first, second) = tokio::join!(cluster.change(&one, 1, false), cluster.change(&other, 2, false));
+    let refused = match (first, second) {
+        (Ok(()), Err(refused)) | (Err(refused), Ok(())) => refusal(refused),
+        both => panic!("{both:?}"),
+    };
+    assert!(
+        refused.contains("is the last that holds the authority's key"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_nobody_talks_to_stops_at_once() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let begun = Instant::now();
+    cluster.stop(1).await;
+    // Two seconds are what calls under way are given.
+    assert!(
+        begun.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        begun.elapsed()
+    );
 }

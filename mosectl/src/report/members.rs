@@ -111,10 +111,7 @@ impl MembersReport {
             .collect();
         if builds.len() > 1 {
             let builds: Vec<_> = builds.into_iter().collect();
-            notes.push(format!(
-                "the members are of different versions: {}",
-                builds.join(", ")
-            ));
+            notes.push(format!("the members run different builds: {}", builds.join(", ")));
         }
         notes
     }
@@ -155,7 +152,7 @@ pub(crate) fn render(report: &MembersReport) -> String {
         report.cluster, report.term, report.majority, report.may_be_lost
     );
     let mut table = table(&[
-        "MEMBER", "ROLE", "STATE", "SIGNS", "VERSION", "LOG", "APPLIED", "ADDRESS", "PROBLEM",
+        "MEMBER", "ROLE", "STATE", "SIGNS", "BUILD", "LOG", "APPLIED", "ADDRESS", "PROBLEM",
     ]);
     let number = |number: Option<u64>| number.map_or_else(dash, |number| number.to_string());
     for member in &report.members {
@@ -214,6 +211,7 @@ mod tests {
             term: 4,
             members,
             changing: false,
+            next: 5,
         })
     }
 
@@ -263,9 +261,9 @@ mod tests {
         let expected = "\
 cluster prod  leader 1  term 4  majority 2  may be lost 0
 
-MEMBER  ROLE    STATE   SIGNS  VERSION  LOG  APPLIED  ADDRESS      PROBLEM
-1       leader  level   yes    0.1.0    9    8        host-1:7400  -
-2       voter   silent  -      -        -    -        host-2:7400  connection refused
+MEMBER  ROLE    STATE   SIGNS  BUILD  LOG  APPLIED  ADDRESS      PROBLEM
+1       leader  level   yes    0.1.0  9    8        host-1:7400  -
+2       voter   silent  -      -      -    -        host-2:7400  connection refused
 
 no majority: 1 of 2 members are level, 2 must be; what runs goes on, and nothing can be changed
 2 members bear no more losses than 1

@@ -77,6 +77,7 @@ impl ControlClient {
         let request = proto::WatchTopologyRequest {
             from_version: known.version,
             from_crc: leads_on.then(|| fingerprint(&known)),
+            wants_members: true,
         };
         let open = tokio::time::timeout(OPEN_TIMEOUT, service.watch_topology(request));
         let opened = open

@@ -167,10 +167,7 @@ pub(super) async fn join(args: Join) -> Result {
     let peer = identity.peer().to_string();
     let client = ControlClient::new(ClientConfig::new(args.control_plane.clone(), Some(identity)))?;
     let found = client.members().await?;
-    let id = match args.id {
-        Some(id) => id,
-        None => 1 + found.members.iter().map(|member| member.id).max().unwrap_or(0),
-    };
+    let id = args.id.unwrap_or(found.next);
     let seeds: Vec<_> = found
         .members
         .iter()

@@ -1,4 +1,4 @@
-use super::super::{StoredMembership, Vote};
+use super::super::super::{StoredMembership, Vote};
 use super::*;
 use crate::state::{Format, Formats};
 
@@ -49,6 +49,7 @@ fn view(membership: Membership<MemberId, BasicNode>, matched: Option<u64>) -> Vi
         is_settled: membership.get_joint_config().len() == 1,
         membership,
         format: Format(2),
+        retired: BTreeSet::from([9]),
         last_log: 100,
         matched,
     }
@@ -139,10 +140,15 @@ fn what_is_no_new_member_of_this_cluster_is_refused() {
         taken.unwrap_err().to_string(),
         "host-2:7400 is the address of member 2"
     );
-    let moved = next_to_add(&before, "c", 2, &address(9), &silent);
+    let moved = next_to_add(&before, "c", 2, &address(8), &silent);
     assert_eq!(
         moved.unwrap_err().to_string(),
         "member 2 is at host-2:7400: remove it first, or take another number"
+    );
+    let again = next_to_add(&before, "c", 9, &address(9), &silent);
+    assert_eq!(
+        again.unwrap_err().to_string(),
+        "member 9 was removed, and numbers are not given twice: take 10"
     );
     let full = view(membership(&[&[1, 2, 3, 5, 6, 7, 8]], &[]), None);
     assert_eq!(adding(&full, Ok(fresh(4)), 0), Err(Refusal::TooMany));
