@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_control_plane::state::{Command, Dedup, Model, Origin, Proposal, Refusal, Reply};
+use mosec_control_plane::state::history::Record;
+use mosec_control_plane::state::{Command, Dedup, Model, Origin, Proposal, Refusal, Reply, Step};
+use mosec_types::topology::Phase;
 use mosec_types::{Incarnation, NodeId, PipelineName, PipelineSpec, Revision};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -13,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::checker::Call;
 use crate::net::Net;
-use crate::spec::{Act, History, No, Op, Outcome, View};
+use crate::spec::{Act, CANARY_WEIGHT, History, No, Op, Outcome, View};
 
 /// Time for one try at one member, as in the real client.
 const ATTEMPT: Duration = Duration::from_secs(3);
@@ -118,7 +120,7 @@ impl Client {
             notes,
             habits,
             rng: StdRng::seed_from_u64(seed),
-            template: Arc::new(crate::fixtures::pipeline()),
+            template: Arc::new(crate::fixtures::with_canary(CANARY_WEIGHT)),
             seq: 0,
             seen: BTreeMap::new(),
             incarnations: Arc::default(),
@@ -136,23 +138,59 @@ impl Client {
             let pause = self.rng.random_range(0..600);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             let act = self.choose();
-            self.call(act).await;
+            let Outcome::View(view) = self.call(act).await else {
+                continue;
+            };
+            let mut step = self.next_step(&view);
+            while let Some(act) = step.take() {
+                let outcome = self.call(act.clone()).await;
+                if let (Act::Canary { pipeline, .. }, Outcome::Done(_)) = (act, outcome) {
+                    step = Some(self.set_traffic(pipeline));
+                }
+            }
         }
+    }
+
+    /// What somebody would do next about what was just read. No reconciler is there, so clients do its part.
+    fn next_step(&mut self, view: &View) -> Option<Act> {
+        let pipeline = PIPELINES[self.rng.random_range(0..PIPELINES.len())].to_owned();
+        let &(revision, mark) = view.pipelines.get(&pipeline)?.last()?;
+        let shares = view.shares.get(&pipeline)?;
+        let drawn = self.rng.random_range(0..100);
+        match (shares.contains_key(&mark), shares.len()) {
+            (false, 0) if drawn < 80 => Some(Act::Serve { pipeline, revision }),
+            (false, _) if drawn < 80 => Some(Act::Canary {
+                pipeline,
+                revision,
+                based_on: view.version,
+            }),
+            // A canary and what serves.
+            (true, 2) if drawn < 80 => Some(self.set_traffic(pipeline)),
+            (true, _) if drawn > 90 => Some(Act::Serve { pipeline, revision }),
+            _ => None,
+        }
+    }
+
+    fn set_traffic(&mut self, pipeline: String) -> Act {
+        // Now and then the weight that it has.
+        let weight = self.rng.random_range(0..=10) * 10;
+        Act::SetTraffic { pipeline, weight }
     }
 
     fn choose(&mut self) -> Act {
         let pipeline = PIPELINES[self.rng.random_range(0..PIPELINES.len())].to_owned();
         match self.rng.random_range(0..100) {
-            0..38 => Act::Read,
-            38..63 => Act::Deploy {
+            0..40 => Act::Read,
+            40..58 => Act::Deploy {
                 pipeline,
                 mark: self.notes.mark(),
             },
-            63..78 => {
+            58..70 => {
                 let seen = self.seen.get(&pipeline).map_or(&[][..], Vec::as_slice);
                 let to = match seen.len() {
                     0 => 1,
-                    known => seen[known - 1 - self.rng.random_range(0..known.min(4))],
+                    // Now and then the newest, which is there already.
+                    known => seen[known.saturating_sub(self.rng.random_range(1..6))],
                 };
                 Act::Rollback {
                     pipeline,
@@ -160,7 +198,8 @@ impl Client {
                     mark: self.notes.mark(),
                 }
             }
-            78..86 => Act::Delete { pipeline },
+            70..77 => self.set_traffic(pipeline),
+            77..80 => Act::Delete { pipeline },
             _ => {
                 let node = NODES[self.rng.random_range(0..NODES.len())].to_owned();
                 let mut newest = self.incarnations.lock();
@@ -176,9 +215,9 @@ impl Client {
     pub async fn call(&mut self, act: Act) -> Outcome {
         let call = self.notes.begin(self.id, act.clone());
         self.seq += 1;
-        // A registration has no number: a second try after one that was made would be told that it is stale.
+        // These have no number: a second try after one that was made would be told that it is stale.
         let tries = match act {
-            Act::Register { .. } => 1,
+            Act::Register { .. } | Act::Canary { .. } => 1,
             _ => self.rng.random_range(1..=6),
         };
         let mut outcome = Outcome::Unknown;
@@ -268,6 +307,29 @@ impl Client {
                 pipeline: name(pipeline),
                 origin: origin(0),
             },
+            Act::Canary {
+                revision, based_on, ..
+            } => {
+                return Some(Proposal::from(Command::Advance {
+                    revision: Revision(*revision),
+                    step: Step {
+                        phase: Phase::Canary,
+                        weight: CANARY_WEIGHT,
+                        replicas: vec![1],
+                        predecessor: vec![1],
+                    },
+                    based_on: *based_on,
+                }));
+            }
+            Act::Serve { revision, .. } => Command::SetPhase {
+                revision: Revision(*revision),
+                phase: Phase::Serving,
+            },
+            Act::SetTraffic { pipeline, weight } => Command::SetTraffic {
+                pipeline: name(pipeline),
+                weight: *weight,
+                origin: origin(0),
+            },
             Act::Register { node, incarnation } => {
                 return Some(Proposal::from(Command::RegisterNode {
                     id: NodeId::new(node).expect("the names are fine"),
@@ -308,12 +370,16 @@ fn told(reply: &Reply) -> Outcome {
     match reply {
         Reply::Deployed { revision } => Outcome::Deployed(revision.0),
         Reply::Done { version } => Outcome::Done(Some(*version)),
+        Reply::Void => Outcome::Void,
         // Nobody joins here.
-        Reply::Void | Reply::Joined { .. } => Outcome::Done(None),
+        Reply::Joined { .. } => Outcome::Refused(No::Other),
         Reply::Refused(refusal) => Outcome::Refused(match refusal {
             Refusal::UnknownPipeline(_) => No::UnknownPipeline,
             Refusal::ForgottenRevision { .. } => No::ForgottenRevision,
             Refusal::AlreadyThere { .. } => No::AlreadyThere,
+            Refusal::UnknownRevision(_) | Refusal::NotStarting { .. } => No::NotStarting,
+            Refusal::NoRollout(_) => No::NotRollingOut,
+            Refusal::NoCanary { .. } => No::NotCanary,
             Refusal::StaleIncarnation { .. } => No::StaleIncarnation,
             _ => No::Other,
         }),
@@ -321,18 +387,28 @@ fn told(reply: &Reply) -> Outcome {
 }
 
 pub fn view(model: &Model) -> View {
-    let histories = model.histories.iter().map(|(name, history)| {
-        let records = history.records().iter();
-        let marks = records.map(|record| (record.revision.0, record.origin.by.parse().unwrap_or(0)));
-        (name.to_string(), marks.collect())
-    });
-    let nodes = model
-        .nodes
-        .iter()
-        .map(|(id, node)| (id.to_string(), node.incarnation.0));
-    View {
+    let mark = |record: &Record| record.origin.by.parse().unwrap_or(0);
+    let mut view = View {
         version: model.version,
-        pipelines: histories.collect(),
-        nodes: nodes.collect(),
+        ..View::default()
+    };
+    for (name, history) in &model.histories {
+        let marks = history
+            .records()
+            .iter()
+            .map(|record| (record.revision.0, mark(record)));
+        view.pipelines.insert(name.to_string(), marks.collect());
+        let shares = model.rollouts_of(name).filter_map(|rollout| {
+            let deployment = &rollout.deployment;
+            let takes_requests = matches!(deployment.phase, Phase::Canary | Phase::Serving);
+            let record = takes_requests.then(|| history.find(deployment.revision))??;
+            Some((mark(record), deployment.weight))
+        });
+        view.shares.insert(name.to_string(), shares.collect());
     }
+    let nodes = model.nodes.iter();
+    view.nodes = nodes
+        .map(|(id, node)| (id.to_string(), node.incarnation.0))
+        .collect();
+    view
 }

@@ -282,6 +282,7 @@ impl Client {
                 reply.map(|reply| Outcome::Done(Some(reply.into_inner().version)))
             }
             Act::Rollback { .. } => unreachable!("its mark would not be seen in a status"),
+            Act::Canary { .. } | Act::Serve { .. } | Act::SetTraffic { .. } => unreachable!(),
         };
         answer.unwrap_or_else(|status| refused(&status))
     }
@@ -312,6 +313,7 @@ impl Client {
         View {
             version: status.version,
             pipelines,
+            shares: BTreeMap::new(),
             nodes: own.map(|node| (node.id, node.incarnation)).collect(),
         }
     }

@@ -10,6 +10,8 @@ use crate::checker::{Call, Sequential, Verdict, check};
 
 /// Revisions that are remembered of a pipeline.
 const REMEMBERED: usize = mosec_control_plane::state::history::MAX_REMEMBERED;
+/// Percent of the requests that a canary takes at first.
+pub const CANARY_WEIGHT: u32 = 10;
 /// Steps of the search: a good history of some hundred calls takes a few thousand.
 const STEPS: u64 = 200_000;
 
@@ -29,6 +31,22 @@ pub enum Act {
     Delete {
         pipeline: String,
     },
+    /// A revision that starts, seen at version `based_on`, takes some of the requests of the one that serves.
+    Canary {
+        pipeline: String,
+        revision: u64,
+        based_on: u64,
+    },
+    /// A revision that is on its way serves, and replaces the one that does.
+    Serve {
+        pipeline: String,
+        revision: u64,
+    },
+    /// The share of a pipeline's canary, in percent.
+    SetTraffic {
+        pipeline: String,
+        weight: u32,
+    },
     Register {
         node: String,
         incarnation: u64,
@@ -42,6 +60,9 @@ impl Act {
             Self::Deploy { .. } => "deploy",
             Self::Rollback { .. } => "rollback",
             Self::Delete { .. } => "delete",
+            Self::Canary { .. } => "canary",
+            Self::Serve { .. } => "serve",
+            Self::SetTraffic { .. } => "set traffic",
             Self::Register { .. } => "register",
             Self::Read => "read",
         }
@@ -55,6 +76,8 @@ pub enum Outcome {
     /// The version that has the change, where it is told.
     Done(Option<u64>),
     Refused(No),
+    /// Nothing was changed, as something else was since the version that the change was based on.
+    Void,
     View(View),
     /// No answer, or one that leaves open whether the change was made.
     Unknown,
@@ -64,7 +87,7 @@ impl Outcome {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Deployed(_) | Self::Done(_) | Self::View(_) => "ok",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::Void => "refused",
             Self::Unknown => "unknown",
         }
     }
@@ -75,6 +98,12 @@ pub enum No {
     UnknownPipeline,
     ForgottenRevision,
     AlreadyThere,
+    /// The revision is not on its way to serve, or no longer there.
+    NotStarting,
+    /// No revision of the pipeline is on its way to serve.
+    NotRollingOut,
+    /// The revision on its way to serve is no canary.
+    NotCanary,
     StaleIncarnation,
     /// Nothing that the yardstick ever says.
     Other,
@@ -86,6 +115,8 @@ pub struct View {
     pub version: u64,
     /// Revision and mark of what is remembered of each pipeline, oldest first.
     pub pipelines: BTreeMap<String, Vec<(u64, u64)>>,
+    /// Of each pipeline the percent of requests that go to the revision that serves and to the canary, by their marks.
+    pub shares: BTreeMap<String, BTreeMap<u64, u32>>,
     pub nodes: BTreeMap<String, u64>,
 }
 
@@ -106,8 +137,46 @@ pub type History = Vec<Call<Op>>;
 pub struct State {
     /// No later change can have this version or a lower one.
     version: u64,
-    pipelines: BTreeMap<String, Vec<u64>>,
+    pipelines: BTreeMap<String, Pipeline>,
     nodes: BTreeMap<String, u64>,
+}
+
+/// What there is of a pipeline. The newest revision serves, or is on its way to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Pipeline {
+    /// What is remembered, oldest first.
+    marks: Vec<u64>,
+    /// The mark of what serves.
+    serving: Option<u64>,
+    /// Percent of the requests that the newest revision takes, where it is a canary.
+    canary: Option<u32>,
+}
+
+impl Pipeline {
+    fn newest(&self) -> Option<u64> {
+        self.marks.last().copied()
+    }
+
+    /// Whether the newest revision has not come to serve.
+    fn rolls_out(&self) -> bool {
+        self.newest() != self.serving
+    }
+
+    /// Adds a revision that starts. What was on its way is replaced by it, what serves goes on and is not forgotten.
+    fn begin(&mut self, mark: u64) {
+        self.canary = None;
+        self.marks.push(mark);
+        if self.marks.len() > REMEMBERED {
+            let oldest = self.marks.iter().position(|&mark| Some(mark) != self.serving);
+            self.marks.remove(oldest.unwrap_or(0));
+        }
+    }
+
+    fn shares(&self) -> BTreeMap<u64, u32> {
+        let canary = self.newest().zip(self.canary);
+        let serving = self.serving.map(|mark| (mark, 100 - self.canary.unwrap_or(0)));
+        serving.into_iter().chain(canary).collect()
+    }
 }
 
 struct ControlPlane {
@@ -186,34 +255,85 @@ impl ControlPlane {
         if let Some(&revision) = self.revisions.get(&mark) {
             state.advance(revision)?;
         }
-        let marks = state.pipelines.entry(pipeline.to_owned()).or_default();
-        marks.push(mark);
-        if marks.len() > REMEMBERED {
-            marks.remove(0);
-        }
+        state
+            .pipelines
+            .entry(pipeline.to_owned())
+            .or_default()
+            .begin(mark);
         Some(state)
     }
 
     fn roll_back(&self, state: &State, pipeline: &str, to: u64) -> Result<(), No> {
-        let marks = state.pipelines.get(pipeline).ok_or(No::UnknownPipeline)?;
-        let at = marks
-            .iter()
-            .position(|mark| self.revisions.get(mark) == Some(&to));
-        match at {
+        let pipeline = state.pipelines.get(pipeline).ok_or(No::UnknownPipeline)?;
+        let mut marks = pipeline.marks.iter().copied();
+        match marks.find(|&mark| self.is(mark, to)) {
             None => Err(No::ForgottenRevision),
-            // The newest is starting, all others have been replaced before they were healthy.
-            Some(at) if at + 1 == marks.len() => Err(No::AlreadyThere),
+            // All others have been replaced, whether they were healthy before or not.
+            mark if mark == pipeline.newest() || mark == pipeline.serving => Err(No::AlreadyThere),
             Some(_) => Ok(()),
         }
     }
 
+    fn is(&self, mark: u64, revision: u64) -> bool {
+        self.revisions.get(&mark) == Some(&revision)
+    }
+
+    /// The pipeline, if `revision` is its newest and on its way to serve.
+    fn starting<'a>(
+        &self,
+        state: &'a mut State,
+        pipeline: &str,
+        revision: u64,
+    ) -> Result<&'a mut Pipeline, No> {
+        let pipeline = state.pipelines.get_mut(pipeline).ok_or(No::NotStarting)?;
+        let is_newest = pipeline.newest().is_some_and(|mark| self.is(mark, revision));
+        (is_newest && pipeline.rolls_out())
+            .then_some(pipeline)
+            .ok_or(No::NotStarting)
+    }
+
+    fn make_canary(&self, state: &State, (pipeline, revision): (&str, u64), based_on: u64) -> Option<State> {
+        let mut after = state.clone();
+        // The state was that of `based_on`: nothing that came later is in it, and what was made of it comes later.
+        if after.version > based_on {
+            return None;
+        }
+        after.version = based_on;
+        let pipeline = self.starting(&mut after, pipeline, revision).ok()?;
+        if pipeline.serving.is_none() || pipeline.canary.is_some() {
+            return None;
+        }
+        pipeline.canary = Some(CANARY_WEIGHT);
+        Some(after)
+    }
+
+    fn serve(&self, state: &State, pipeline: &str, revision: u64) -> Result<State, No> {
+        let mut after = state.clone();
+        let pipeline = self.starting(&mut after, pipeline, revision)?;
+        pipeline.serving = pipeline.newest();
+        pipeline.canary = None;
+        Ok(after)
+    }
+
+    fn set_traffic(&self, state: &State, pipeline: &str, weight: u32) -> Result<State, No> {
+        let mut after = state.clone();
+        let pipeline = after.pipelines.get_mut(pipeline).ok_or(No::NotRollingOut)?;
+        if !pipeline.rolls_out() {
+            return Err(No::NotRollingOut);
+        }
+        *pipeline.canary.as_mut().ok_or(No::NotCanary)? = weight;
+        Ok(after)
+    }
+
     fn shows(&self, state: &State, view: &View) -> bool {
-        let same = |(name, marks): (&String, &Vec<u64>)| {
+        let same = |(name, pipeline): (&String, &Pipeline)| {
+            let marks = &pipeline.marks;
             let shown = &marks[marks.len().saturating_sub(self.shown)..];
-            view.pipelines.get(name).is_some_and(|found| {
+            let has_marks = view.pipelines.get(name).is_some_and(|found| {
                 let newest = &found[found.len().saturating_sub(self.shown)..];
                 newest.iter().map(|&(_, mark)| mark).eq(shown.iter().copied())
-            })
+            });
+            has_marks && view.shares.get(name) == Some(&pipeline.shares())
         };
         view.nodes == state.nodes
             && view.pipelines.len() == state.pipelines.len()
@@ -228,6 +348,29 @@ impl State {
         self.version = self.version.max(version);
         later.then_some(())
     }
+
+    /// The state after a change whose version may have been told.
+    fn told(mut self, outcome: &Outcome) -> Option<Self> {
+        if let Outcome::Done(Some(version)) = outcome {
+            self.advance(*version)?;
+        }
+        Some(self)
+    }
+}
+
+/// The state after a call that makes `after` of it, or is refused, if it can have been answered so.
+fn answered(state: &State, after: Result<State, No>, outcome: &Outcome) -> Option<State> {
+    match (after, outcome) {
+        (Ok(after), outcome) if changes(outcome) => after.told(outcome),
+        (Err(no), Outcome::Refused(told)) if no == *told => Some(state.clone()),
+        (Err(_), Outcome::Unknown) => Some(state.clone()),
+        _ => None,
+    }
+}
+
+/// Whether a call with this outcome can have changed something.
+fn changes(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Done(_) | Outcome::Unknown)
 }
 
 impl Sequential for ControlPlane {
@@ -239,13 +382,14 @@ impl Sequential for ControlPlane {
     }
 
     fn only_looks(&self, op: &Op) -> bool {
-        matches!(op.outcome, Outcome::Refused(_))
+        matches!(op.outcome, Outcome::Refused(_) | Outcome::Void)
     }
 
-    /// The order of versions. A registration may be told an older version, as it changes nothing the second time.
+    /// The order of versions. A registration and a weight may be told an older version, as they change nothing the
+    /// second time.
     fn rank(&self, op: &Op) -> Option<u64> {
         match (&op.act, &op.outcome) {
-            (Act::Register { .. }, _) => None,
+            (Act::Register { .. } | Act::SetTraffic { .. }, _) => None,
             (_, Outcome::View(view)) => Some(view.version * 2 + 1),
             (_, Outcome::Deployed(version) | Outcome::Done(Some(version))) => Some(version * 2),
             (Act::Deploy { mark, .. } | Act::Rollback { mark, .. }, Outcome::Unknown) => {
@@ -282,13 +426,35 @@ impl Sequential for ControlPlane {
             }
             Act::Delete { pipeline } => {
                 let mut after = state.clone();
-                match (after.pipelines.remove(pipeline), &op.outcome) {
-                    (Some(_), Outcome::Done(Some(version))) => after.advance(*version)?,
-                    (Some(_), Outcome::Done(None) | Outcome::Unknown) => {}
-                    (None, Outcome::Refused(No::UnknownPipeline) | Outcome::Unknown) => {}
-                    _ => return None,
+                let there = after.pipelines.remove(pipeline).ok_or(No::UnknownPipeline);
+                answered(state, there.map(|_| after), &op.outcome)
+            }
+            Act::Canary {
+                pipeline,
+                revision,
+                based_on,
+            } => match (
+                self.make_canary(state, (pipeline, *revision), *based_on),
+                &op.outcome,
+            ) {
+                (Some(after), outcome) if changes(outcome) => after.told(outcome),
+                (_, Outcome::Void) | (None, Outcome::Unknown) => Some(state.clone()),
+                _ => None,
+            },
+            Act::Serve { pipeline, revision } => {
+                answered(state, self.serve(state, pipeline, *revision), &op.outcome)
+            }
+            Act::SetTraffic { pipeline, weight } => {
+                let after = self.set_traffic(state, pipeline, *weight);
+                match (&after, &op.outcome) {
+                    // It has that weight: the answer is the version that there is.
+                    (Ok(same), Outcome::Done(Some(version))) if same == state => {
+                        let mut after = state.clone();
+                        after.version = *version;
+                        (*version >= state.version).then_some(after)
+                    }
+                    (_, outcome) => answered(state, after, outcome),
                 }
-                Some(after)
             }
             Act::Register { node, incarnation } => {
                 let mut after = state.clone();
@@ -320,3 +486,7 @@ impl Sequential for ControlPlane {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;
