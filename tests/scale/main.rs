@@ -21,8 +21,7 @@ use mosec_control_plane::state::{Command as Change, Model, apply};
 use mosec_types::spec::PythonSource;
 use mosec_types::topology::{NodeHealth, Phase};
 use mosec_types::{
-    Incarnation, NodeId, PipelineName, PipelineSpec, RouteSpec, StageIndex, StageKey, StageSpec, Topology,
-    WorkerState, WorkerStatus,
+    Incarnation, NodeId, PipelineName, PipelineSpec, RouteSpec, StageIndex, StageSpec, Topology, WorkerStatus,
 };
 use mosec_wire::control::proto::control_plane_client::ControlPlaneClient;
 use mosec_wire::control::proto::topology_update::Change as Update;
@@ -33,6 +32,11 @@ use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+#[path = "../sim/ready.rs"]
+mod ready;
+
+use ready::all_ready;
 
 const AGENTS: usize = 1000;
 const PIPELINES: usize = 100;
@@ -191,23 +195,7 @@ async fn follow(address: &str, received: &Received) {
 
 /// Has each agent report what the topology places on it as ready.
 fn report(topology: &Topology, agents: &[Agent]) {
-    let mut placed: BTreeMap<&NodeId, Vec<WorkerStatus>> = BTreeMap::new();
-    for deployment in &topology.deployments {
-        for placement in &deployment.placements {
-            placed.entry(&placement.node).or_default().push(WorkerStatus {
-                stage: StageKey {
-                    revision: deployment.revision,
-                    stage: placement.stage,
-                },
-                replica: placement.replica,
-                state: WorkerState::Ready,
-                pid: Some(1),
-                restarts: 0,
-                failed_starts: 0,
-                last_error: None,
-            });
-        }
-    }
+    let mut placed = all_ready(topology);
     for (number, agent) in agents.iter().enumerate() {
         let workers = placed
             .remove(&NodeId::new(name(number)).unwrap())

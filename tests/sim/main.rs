@@ -9,6 +9,7 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod agent;
 mod checker;
 mod client;
 mod directed;
@@ -20,6 +21,7 @@ mod fixtures;
 mod member;
 mod net;
 mod processes;
+mod ready;
 mod real_time;
 mod report;
 mod run;

@@ -5,26 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_types::PipelineName;
-use mosec_wire::control::proto;
+use mosec_wire::control::proto::{self, Phase};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use tonic::{Code, Status};
 
+use crate::agent::Agent;
 use crate::client::Notes;
 use crate::faults::Faults;
-use crate::fixtures::pipeline;
+use crate::fixtures::with_canary;
 use crate::processes::{Members, PATIENCE};
 use crate::report::{self, Tally};
-use crate::spec::{Act, History, No, Outcome, View, verify};
+use crate::spec::{Act, CANARY_WEIGHT, History, No, Outcome, Rollouts, View, verify};
 
 /// How long clients go on in one history.
 const TROUBLED: Duration = Duration::from_secs(5);
 const CLIENTS: u64 = 4;
 /// Time for one try at one member.
 const ATTEMPT: Duration = Duration::from_secs(3);
-/// A status shows the revision that starts and the last failed ones; this many are surely among them.
-const SHOWN: usize = 3;
+/// The node whose replicas are ready. The nodes that clients register are none for replicas.
+const AGENT: &str = "agent";
 
 /// `make linearizability`: as many histories as `HISTORIES` says.
 #[tokio::test(flavor = "multi_thread")]
@@ -36,18 +37,21 @@ async fn real_members_are_as_one() {
         number("SIM_SEED").unwrap_or(1),
     );
     let mut members = Members::start(3).await;
+    let agent = Agent::start(members.client(), AGENT).await;
     let mut tally = Tally::default();
     for seed in first..first + histories {
         let (history, faults) = one(&mut members, seed).await;
-        let verdict = verify(&history, SHOWN);
+        let verdict = verify(&history, Rollouts::ByReconciler);
         if let Err(problem) = &verdict {
             println!("history {seed}: {problem}");
         }
         tally.add(&format!("history {seed}"), &history, &faults, &verdict);
     }
+    agent.stop().await;
     let text = format!(
         "# Histories of real processes\n\nWritten by `make linearizability` on {}: three members as processes on one \
-         machine, with links that can be cut, {} histories of {CLIENTS} clients and {} s.\n\n{}",
+         machine, with links that can be cut, and a node whose replicas are ready at once; {} histories of {CLIENTS} \
+         clients and {} s.\n\n{}",
         report::today(),
         tally.histories,
         TROUBLED.as_secs(),
@@ -191,8 +195,20 @@ impl Client {
             let pause = self.rng.random_range(0..300);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             let act = self.choose();
-            self.call(act).await;
+            if let Outcome::View(view) = self.call(act).await
+                && let Some(pipeline) = with_a_canary(&view)
+                && self.rng.random_bool(0.7)
+            {
+                let act = self.set_traffic(pipeline);
+                self.call(act).await;
+            }
         }
+    }
+
+    fn set_traffic(&mut self, pipeline: String) -> Act {
+        // Now and then the weight that it has.
+        let weight = self.rng.random_range(0..=10) * 10;
+        Act::SetTraffic { pipeline, weight }
     }
 
     fn choose(&mut self) -> Act {
@@ -204,11 +220,12 @@ impl Client {
         let pipeline = self.name(side);
         match self.rng.random_range(0..100) {
             0..40 => Act::Read,
-            40..75 => Act::Deploy {
+            40..65 => Act::Deploy {
                 pipeline,
                 mark: self.notes.mark(),
             },
-            75..85 => Act::Delete { pipeline },
+            65..75 => self.set_traffic(pipeline),
+            75..81 => Act::Delete { pipeline },
             _ => Act::Register {
                 node: self.name("node"),
                 incarnation: self.rng.random_range(1..30),
@@ -246,7 +263,8 @@ impl Client {
                 .await
                 .map(|status| Outcome::View(self.view(status.into_inner()))),
             Act::Deploy { pipeline: name, mark } => {
-                let mut spec = pipeline();
+                let mut spec = with_canary(CANARY_WEIGHT);
+                spec.stages[0].node_labels = [("node".to_owned(), AGENT.to_owned())].into();
                 spec.name = PipelineName::new(name).unwrap();
                 spec.routes[0].path = format!("/{name}");
                 spec.source.argv = vec![mark.to_string()];
@@ -282,24 +300,44 @@ impl Client {
                 reply.map(|reply| Outcome::Done(Some(reply.into_inner().version)))
             }
             Act::Rollback { .. } => unreachable!("its mark would not be seen in a status"),
-            Act::Canary { .. } | Act::Serve { .. } | Act::SetTraffic { .. } => unreachable!(),
+            Act::Canary { .. } | Act::Serve { .. } => unreachable!("the reconciler does that"),
+            Act::SetTraffic { pipeline, weight } => {
+                let request = proto::SetTrafficRequest {
+                    pipeline: pipeline.clone(),
+                    weight: *weight,
+                    dedup,
+                    ..Default::default()
+                };
+                let reply = service.set_traffic(request).await;
+                reply.map(|reply| Outcome::Done(Some(reply.into_inner().version)))
+            }
         };
-        answer.unwrap_or_else(|status| refused(&status))
+        answer.unwrap_or_else(|status| refused(act, &status))
     }
 
     /// What a status shows of this history.
     fn view(&self, status: proto::StatusResponse) -> View {
         let mut pipelines: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+        let mut shares: BTreeMap<String, BTreeMap<u64, u32>> = BTreeMap::new();
         for deployment in status
             .deployments
             .into_iter()
             .filter_map(|status| status.deployment)
         {
+            let phase = deployment.phase();
+            // It only finishes what it has.
+            if phase == Phase::Retiring {
+                continue;
+            }
             let Some(spec) = deployment.spec.filter(|spec| spec.name.starts_with(&self.prefix)) else {
                 continue;
             };
             let argv = spec.source.map(|source| source.argv).unwrap_or_default();
             let mark = argv.first().and_then(|mark| mark.parse().ok()).unwrap_or(0);
+            let shares = shares.entry(spec.name.clone()).or_default();
+            if matches!(phase, Phase::Canary | Phase::Serving) {
+                shares.insert(mark, deployment.weight);
+            }
             pipelines
                 .entry(spec.name)
                 .or_default()
@@ -313,14 +351,24 @@ impl Client {
         View {
             version: status.version,
             pipelines,
-            shares: BTreeMap::new(),
+            shares,
             nodes: own.map(|node| (node.id, node.incarnation)).collect(),
         }
     }
 }
 
-fn refused(status: &Status) -> Outcome {
+/// A pipeline with a revision that serves and a canary.
+fn with_a_canary(view: &View) -> Option<String> {
+    let mut shares = view.shares.iter();
+    shares
+        .find(|(_, shares)| shares.len() > 1)
+        .map(|(pipeline, _)| pipeline.clone())
+}
+
+fn refused(act: &Act, status: &Status) -> Outcome {
     match status.code() {
+        // There is no canary now, or no rollout: the code does not tell which.
+        Code::FailedPrecondition if matches!(act, Act::SetTraffic { .. }) => Outcome::Refused(No::NotCanary),
         Code::NotFound => Outcome::Refused(No::UnknownPipeline),
         Code::Aborted => Outcome::Refused(No::StaleIncarnation),
         Code::FailedPrecondition | Code::InvalidArgument | Code::Internal => Outcome::Refused(No::Other),

@@ -17,7 +17,7 @@ use crate::disk::Lie;
 use crate::faults::{Faults, Troubles};
 use crate::member::Member;
 use crate::net::{Counts, Net, address};
-use crate::spec::{Act, History, Outcome, verify};
+use crate::spec::{Act, History, Outcome, Rollouts, verify};
 
 /// How long clients and troubles go on.
 const TROUBLED: Duration = Duration::from_secs(10);
@@ -132,7 +132,7 @@ async fn simulate(seed: u64, setup: Setup) -> Outcomes {
     }
     let history = notes.history();
     Outcomes {
-        verdict: verdict.and_then(|()| verify(&history, usize::MAX)),
+        verdict: verdict.and_then(|()| verify(&history, Rollouts::ByCalls)),
         history,
         faults: troubles.faults(),
         messages: net.counts(),

@@ -148,7 +148,8 @@ struct Pipeline {
     marks: Vec<u64>,
     /// The mark of what serves.
     serving: Option<u64>,
-    /// Percent of the requests that the newest revision takes, where it is a canary.
+    /// Percent of the requests that the newest revision takes, where it is a canary. Where a reconciler makes it one,
+    /// what it takes once it is.
     canary: Option<u32>,
 }
 
@@ -163,12 +164,25 @@ impl Pipeline {
     }
 
     /// Adds a revision that starts. What was on its way is replaced by it, what serves goes on and is not forgotten.
-    fn begin(&mut self, mark: u64) {
-        self.canary = None;
+    fn begin(&mut self, mark: u64, rollouts: Rollouts) {
         self.marks.push(mark);
-        if self.marks.len() > REMEMBERED {
+        self.canary = (rollouts == Rollouts::ByReconciler).then_some(CANARY_WEIGHT);
+        // A reconciler may have let any of them serve, which is not forgotten.
+        if self.marks.len() > REMEMBERED && rollouts == Rollouts::ByCalls {
             let oldest = self.marks.iter().position(|&mark| Some(mark) != self.serving);
             self.marks.remove(oldest.unwrap_or(0));
+        }
+    }
+
+    /// Whether a read can show these revisions, oldest first, and these shares.
+    fn is(&self, marks: &[u64], shares: &BTreeMap<u64, u32>, rollouts: Rollouts) -> bool {
+        match rollouts {
+            Rollouts::ByCalls => marks == self.marks && *shares == self.shares(),
+            Rollouts::ByReconciler => {
+                let mut known = self.marks.iter();
+                let in_order = marks.iter().all(|mark| known.any(|other| other == mark));
+                in_order && marks.last() == self.marks.last() && self.can_share(shares)
+            }
         }
     }
 
@@ -177,21 +191,41 @@ impl Pipeline {
         let serving = self.serving.map(|mark| (mark, 100 - self.canary.unwrap_or(0)));
         serving.into_iter().chain(canary).collect()
     }
+
+    /// Whether a reconciler can have come to these shares: at most one revision serves, and it takes all requests but
+    /// those of a canary.
+    fn can_share(&self, shares: &BTreeMap<u64, u32>) -> bool {
+        let mut serving = shares.clone();
+        let canary = match (shares.len(), self.newest(), self.canary) {
+            (0 | 1, ..) => 0,
+            (2, Some(newest), Some(weight)) if serving.remove(&newest) == Some(weight) => weight,
+            _ => return false,
+        };
+        serving.values().all(|&weight| weight == 100 - canary)
+    }
 }
 
 struct ControlPlane {
     /// Revision of each mark, as far as it was ever seen.
     revisions: BTreeMap<u64, u64>,
-    /// How many of a pipeline's newest revisions a read shows.
-    shown: usize,
+    rollouts: Rollouts,
 }
 
-/// Checks a history; the error says what is wrong with it. `shown`: how many of a pipeline's newest revisions a read
-/// shows.
-pub fn verify(history: &History, shown: usize) -> Result<(), String> {
+/// Who takes the steps of rollouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollouts {
+    /// Calls of the history. Reads show all that is remembered.
+    ByCalls,
+    /// A reconciler, at any time: a revision may come to be a canary or to serve between any two calls. Reads show the
+    /// newest revision, and of older ones those that are not over.
+    ByReconciler,
+}
+
+/// Checks a history; the error says what is wrong with it.
+pub fn verify(history: &History, rollouts: Rollouts) -> Result<(), String> {
     let spec = ControlPlane {
         revisions: revisions(history)?,
-        shown: shown.min(REMEMBERED),
+        rollouts,
     };
     // A read without an answer says nothing.
     let told = |call: &&Call<Op>| call.op.act != Act::Read || call.op.outcome != Outcome::Unknown;
@@ -259,7 +293,7 @@ impl ControlPlane {
             .pipelines
             .entry(pipeline.to_owned())
             .or_default()
-            .begin(mark);
+            .begin(mark, self.rollouts);
         Some(state)
     }
 
@@ -327,13 +361,11 @@ impl ControlPlane {
 
     fn shows(&self, state: &State, view: &View) -> bool {
         let same = |(name, pipeline): (&String, &Pipeline)| {
-            let marks = &pipeline.marks;
-            let shown = &marks[marks.len().saturating_sub(self.shown)..];
-            let has_marks = view.pipelines.get(name).is_some_and(|found| {
-                let newest = &found[found.len().saturating_sub(self.shown)..];
-                newest.iter().map(|&(_, mark)| mark).eq(shown.iter().copied())
-            });
-            has_marks && view.shares.get(name) == Some(&pipeline.shares())
+            let shown = view.pipelines.get(name).zip(view.shares.get(name));
+            shown.is_some_and(|(revisions, shares)| {
+                let marks: Vec<_> = revisions.iter().map(|&(_, mark)| mark).collect();
+                pipeline.is(&marks, shares, self.rollouts)
+            })
         };
         view.nodes == state.nodes
             && view.pipelines.len() == state.pipelines.len()
@@ -447,6 +479,12 @@ impl Sequential for ControlPlane {
             Act::SetTraffic { pipeline, weight } => {
                 let after = self.set_traffic(state, pipeline, *weight);
                 match (&after, &op.outcome) {
+                    // It has not come to be a canary, has come to serve, or is not there.
+                    (_, Outcome::Refused(No::NotCanary | No::NotRollingOut))
+                        if self.rollouts == Rollouts::ByReconciler =>
+                    {
+                        Some(state.clone())
+                    }
                     // It has that weight: the answer is the version that there is.
                     (Ok(same), Outcome::Done(Some(version))) if same == state => {
                         let mut after = state.clone();

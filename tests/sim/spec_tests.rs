@@ -74,7 +74,7 @@ fn with(calls: &[(Act, Outcome)]) -> Result<(), String> {
     for (act, outcome) in calls {
         after(&mut history, act.clone(), outcome.clone());
     }
-    verify(&history, usize::MAX)
+    verify(&history, Rollouts::ByCalls)
 }
 
 fn good(calls: &[(Act, Outcome)]) {
@@ -170,13 +170,72 @@ fn a_step_based_on_what_is_no_longer_so_is_caught() {
     after(&mut history, deploy(CANARY.1), Outcome::Deployed(CANARY.0));
     let mut void = history.clone();
     after(&mut void, canary(4), Outcome::Void);
-    assert_eq!(verify(&void, usize::MAX), Ok(()));
+    assert_eq!(verify(&void, Rollouts::ByCalls), Ok(()));
     after(&mut history, canary(4), done(6));
-    assert!(verify(&history, usize::MAX).is_err());
+    assert!(verify(&history, Rollouts::ByCalls).is_err());
     // A revision serves once.
     bad(&[(serve(CANARY.0), done(9)), (serve(CANARY.0), done(10))]);
     good(&[
         (serve(CANARY.0), done(9)),
         (serve(CANARY.0), Outcome::Refused(No::NotStarting)),
     ]);
+}
+
+/// The verdict on a history of a pipeline whose revisions a reconciler takes on, that ends in this read.
+fn reconciled(calls: &[(Act, Outcome)], marks: &[(u64, u64)], shares: &[(u64, u32)]) -> Result<(), String> {
+    let mut history = History::new();
+    after(&mut history, deploy(SERVING.1), Outcome::Deployed(SERVING.0));
+    after(&mut history, deploy(CANARY.1), Outcome::Deployed(CANARY.0));
+    for (act, outcome) in calls {
+        after(&mut history, act.clone(), outcome.clone());
+    }
+    let read = View {
+        version: 20,
+        pipelines: BTreeMap::from([(PIPELINE.into(), marks.to_vec())]),
+        shares: BTreeMap::from([(PIPELINE.into(), shares.iter().copied().collect())]),
+        nodes: BTreeMap::new(),
+    };
+    after(&mut history, Act::Read, Outcome::View(read));
+    verify(&history, Rollouts::ByReconciler)
+}
+
+#[test]
+fn what_a_reconciler_does_between_calls_passes() {
+    let (both, newest) = ([SERVING, CANARY], [CANARY]);
+    let canary = [(SERVING.1, 100 - CANARY_WEIGHT), (CANARY.1, CANARY_WEIGHT)];
+    let good = |calls: &[_], marks: &[_], shares: &[_]| {
+        assert_eq!(reconciled(calls, marks, shares), Ok(()), "{calls:?} {shares:?}");
+    };
+    good(&[], &both, &[]);
+    good(&[], &both, &[(SERVING.1, 100)]);
+    good(&[], &both, &canary);
+    // The first is over.
+    good(&[], &newest, &[(CANARY.1, 100)]);
+    let refused = (set_traffic(50), Outcome::Refused(No::NotCanary));
+    good(&[refused], &both, &canary);
+    let set = [(set_traffic(50), done(8))];
+    good(&set, &both, &[(SERVING.1, 50), (CANARY.1, 50)]);
+    good(&set, &newest, &[(CANARY.1, 100)]);
+}
+
+#[test]
+fn what_no_reconciler_does_is_caught() {
+    let both = [SERVING, CANARY];
+    let set = [(set_traffic(50), done(8))];
+    let bad = |calls: &[_], marks: &[_], shares: &[_]| {
+        assert!(reconciled(calls, marks, shares).is_err(), "{calls:?} {shares:?}");
+    };
+    let canary = [(SERVING.1, 100 - CANARY_WEIGHT), (CANARY.1, CANARY_WEIGHT)];
+    // A weight that was lost, one that nobody set, and shares that are not the whole.
+    bad(&set, &both, &canary);
+    bad(&[], &both, &[(SERVING.1, 30), (CANARY.1, 70)]);
+    bad(&set, &both, &[(SERVING.1, 100), (CANARY.1, 50)]);
+    bad(&[], &both, &[(SERVING.1, 100 - CANARY_WEIGHT)]);
+    // The weight of the canary before is not that of the next.
+    let next = (deploy(3), Outcome::Deployed(9));
+    let calls = [set[0].clone(), next];
+    bad(&calls, &[SERVING, (9, 3)], &[(SERVING.1, 50), (3, 50)]);
+    // The newest is not shown, or not as the last.
+    bad(&[], &[SERVING], &[(SERVING.1, 100)]);
+    bad(&[], &[CANARY, SERVING], &[(SERVING.1, 100)]);
 }
