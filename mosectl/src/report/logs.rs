@@ -82,7 +82,10 @@ impl Journal {
             let count = worker.lines.len() as u64;
             let first = worker.next.saturating_sub(count);
             let known = self.positions.get(&source);
-            let known = known.filter(|(incarnation, _)| *incarnation == output.incarnation);
+            let known = known.filter(|(incarnation, next)| {
+                // What is before the beginning was of another one in this place, which the agent has forgotten.
+                *incarnation == output.incarnation && *next >= worker.begin
+            });
             let (skip, mut lost) = match known {
                 Some((_, next)) => (next.saturating_sub(first), first.saturating_sub(*next)),
                 None => (0, worker.lost),
@@ -103,9 +106,9 @@ impl Journal {
                 at_unix_ms: line.at_unix_ms,
             }));
             let next = known.map_or(0, |(_, next)| *next).max(worker.next);
-            if lost == 0 {
-                self.positions.insert(source, (output.incarnation, next));
-            }
+            // Lines that are lost and not told yet are told with the next one.
+            self.positions
+                .insert(source, (output.incarnation, next.saturating_sub(lost)));
         }
         entries
     }
@@ -246,6 +249,7 @@ mod tests {
                 lost,
                 lines: lines.collect(),
                 next,
+                begin: 0,
             }],
         }
     }
@@ -287,6 +291,24 @@ mod tests {
         journal.take(output(1, 0, 1, &["a"]));
         assert_eq!(texts(&journal.take(output(1, 3, 4, &[]))), []);
         assert_eq!(texts(&journal.take(output(1, 0, 5, &["e"]))), [("e", 3)]);
+    }
+
+    #[test]
+    fn a_worker_in_the_place_of_a_forgotten_one_is_read_from_its_beginning() {
+        let mut journal = Journal::of("ocr");
+        journal.take(output(1, 0, 2, &["a", "b"]));
+        let again = |lost, next, texts| {
+            let mut output = output(1, lost, next, texts);
+            output.workers[0].begin = 500;
+            output
+        };
+        assert_eq!(texts(&journal.take(again(3, 503, &[]))), []);
+        assert_eq!(texts(&journal.take(again(0, 504, &["c"]))), [("c", 3)]);
+        assert_eq!(
+            texts(&journal.take(again(0, 505, &["c", "d"]))),
+            [("d", 0)],
+            "each line once"
+        );
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub(crate) struct Store {
     limits: OutputLimits,
     workers: BTreeMap<Slot, Kept>,
     bytes: usize,
+    /// The largest `next` of those that are forgotten. Others that come to their places are numbered from here, so that no
+    /// reader takes new lines for those it has read.
+    forgotten: u64,
 }
 
 #[derive(Debug)]
@@ -59,7 +62,9 @@ struct Kept {
     stage: String,
     lines: VecDeque<Line>,
     bytes: usize,
-    /// Number of the line that comes next. Lines are numbered from zero.
+    /// Number of the first line since the worker is known.
+    begin: u64,
+    /// Number of the line that comes next.
     next: u64,
     ended: Option<Instant>,
 }
@@ -86,6 +91,7 @@ impl Store {
             limits,
             workers: BTreeMap::new(),
             bytes: 0,
+            forgotten: 0,
         }
     }
 
@@ -99,12 +105,14 @@ impl Store {
 
     /// A worker is there, or there again; what it said before stays.
     pub(crate) fn open(&mut self, slot: Slot, pipeline: &PipelineName, stage: &str) {
+        let begin = self.forgotten;
         let kept = self.workers.entry(slot).or_insert_with(|| Kept {
             pipeline: pipeline.clone(),
             stage: stage.to_owned(),
             lines: VecDeque::new(),
             bytes: 0,
-            next: 0,
+            begin,
+            next: begin,
             ended: None,
         });
         kept.ended = None;
@@ -142,13 +150,15 @@ impl Store {
 
     /// Forgets the workers that ended long ago.
     pub(crate) fn expire(&mut self, now: Instant) {
-        let (limit, bytes) = (self.limits.keep_ended, &mut self.bytes);
+        let limit = self.limits.keep_ended;
+        let (bytes, forgotten) = (&mut self.bytes, &mut self.forgotten);
         self.workers.retain(|_, kept| {
             let is_old = kept
                 .ended
                 .is_some_and(|at| now.saturating_duration_since(at) >= limit);
             if is_old {
                 *bytes -= kept.bytes;
+                *forgotten = kept.next.max(*forgotten);
             }
             !is_old
         });
@@ -175,6 +185,7 @@ impl Store {
         };
         if let Some(kept) = self.workers.remove(&slot) {
             self.bytes -= kept.bytes;
+            self.forgotten = kept.next.max(self.forgotten);
         }
         true
     }
@@ -242,10 +253,10 @@ impl Reader {
                 continue;
             }
             let known = self.next.get(&slot).copied();
-            // A position beyond the end is of another life of this worker.
+            // A position before the beginning is of one whose output is forgotten, and one beyond the end of nothing.
             let next = known
                 .filter(|&next| next <= kept.next)
-                .unwrap_or_else(|| self.beginning(kept));
+                .map_or_else(|| self.beginning(kept), |next| next.max(kept.begin));
             if known == Some(kept.next) {
                 continue;
             }
@@ -280,6 +291,7 @@ impl Reader {
                 lost: start - next,
                 lines,
                 next: after,
+                begin: kept.begin,
             });
         }
         output
