@@ -13,6 +13,7 @@ use mosec_wire::control::proto;
 use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Most questions at a time, each of which is a stream from each agent: a team at its screens.
 pub(crate) const MAX_QUESTIONS: usize = 16;
@@ -60,6 +61,8 @@ impl Default for Shared {
 struct Open {
     question: Question,
     parts: mpsc::Sender<Part>,
+    /// Ends all answers. An answer that has nothing to send would not notice otherwise, and keep the channel open.
+    over: CancellationToken,
     answering: BTreeSet<NodeId>,
     /// Those that need not be asked again.
     answered: BTreeSet<NodeId>,
@@ -93,6 +96,7 @@ impl Relay {
             Open {
                 question,
                 parts: sender,
+                over: CancellationToken::new(),
                 answering: BTreeSet::new(),
                 answered: BTreeSet::new(),
             },
@@ -137,12 +141,16 @@ impl Relay {
             id,
             node: node.clone(),
             parts: asked.parts.clone(),
+            over: asked.over.clone(),
         })
     }
 
-    /// Ends a question, be it that the one who asked has not.
-    pub(crate) fn end(&self, id: u64) {
-        self.0.open.lock().remove(&id);
+    /// Ends a question and all answers to it, be it that the one who asked still waits.
+    fn end(&self, id: u64) {
+        let ended = self.0.open.lock().remove(&id);
+        if let Some(ended) = ended {
+            ended.over.cancel();
+        }
     }
 }
 
@@ -174,6 +182,8 @@ pub(crate) struct Answering {
     pub(crate) id: u64,
     pub(crate) node: NodeId,
     pub(crate) parts: mpsc::Sender<Part>,
+    /// Cancelled when nobody waits for it any more. The one who asked hears of it once every answer has been dropped.
+    pub(crate) over: CancellationToken,
 }
 
 impl Answering {

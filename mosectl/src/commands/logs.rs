@@ -113,23 +113,23 @@ pub(crate) async fn run(args: Args) -> Result {
     let mut printer = Printer::new(&args);
     let mut journal = Journal::of(&args.pipeline);
     let started = Instant::now();
-    let mut heard = started;
+    let mut silence = Silence { since: started };
     loop {
         let request = args.request(started.elapsed(), journal.positions());
-        let reason = match open(&cluster, request).await {
-            Ok(mut stream) => match read(&mut stream, &mut journal, &mut printer, &mut heard).await? {
+        let (reason, was_heard) = match open(&cluster, request).await {
+            Ok(mut stream) => match read(&mut stream, &mut journal, &mut printer).await? {
                 End::Complete => return complete(&args, &journal, &printer),
                 End::Unread => return Ok(()),
-                End::Broken(reason) => reason,
+                End::Broken { reason, was_heard } => (reason, was_heard),
             },
             Err(error @ ControlError::Unavailable { .. }) if !args.follow => return Err(error.into()),
-            Err(ControlError::Unavailable { last, .. }) => last,
+            Err(ControlError::Unavailable { last, .. }) => (last, false),
             Err(error) => {
                 let hint = "`mosectl status` lists the pipelines with their stages and nodes";
                 return Err(refused(error, &[Code::NotFound], hint));
             }
         };
-        if heard.elapsed() > SILENCE {
+        if silence.is_too_long(was_heard, Instant::now()) {
             let error = anyhow!("the control plane has not been heard of for {SILENCE:?}: {reason}");
             let hint = "what was shown is complete up to there";
             return Err(Failure::new(Exit::Unreachable, error).hint(hint));
@@ -145,13 +145,35 @@ async fn open(
     cluster.client.logs(request).await
 }
 
+/// For how long streams have brought nothing.
+struct Silence {
+    since: Instant,
+}
+
+impl Silence {
+    /// Notes that a stream has ended, or that there was none.
+    ///
+    /// `was_heard`: it had brought something. Then it was there until now, however long ago that was: workers may be quiet
+    /// for hours, and whoever reads may pause.
+    fn is_too_long(&mut self, was_heard: bool, now: Instant) -> bool {
+        if was_heard {
+            self.since = now;
+        }
+        now - self.since > SILENCE
+    }
+}
+
 /// How a stream ended.
 enum End {
     Complete,
     /// Whoever reads standard output has left.
     Unread,
     /// A member has gone, or leads no more: another one knows the rest.
-    Broken(String),
+    Broken {
+        reason: String,
+        /// Whether it had brought something.
+        was_heard: bool,
+    },
 }
 
 /// Prints what a stream brings.
@@ -159,21 +181,21 @@ async fn read(
     stream: &mut Streaming<proto::LogsReply>,
     journal: &mut Journal,
     printer: &mut Printer,
-    heard: &mut Instant,
 ) -> Result<End> {
     let mut held = Some(Vec::new());
     let mut bytes = 0;
-    let end = loop {
+    let mut was_heard = false;
+    let reason = loop {
         let reply = match stream.message().await {
             Ok(Some(reply)) => reply,
-            Ok(None) => break End::Broken("the stream ended".into()),
+            Ok(None) => break "the stream ended".to_owned(),
             Err(status) if is_final(&status) => {
                 flush(&mut held, printer).await?;
                 return Err(anyhow!("{}", status.message()).into());
             }
-            Err(status) => break End::Broken(status.message().to_owned()),
+            Err(status) => break status.message().to_owned(),
         };
-        *heard = Instant::now();
+        was_heard = true;
         match reply.part {
             Some(Part::Output(output)) => {
                 printer.answered(&output.node);
@@ -202,7 +224,7 @@ async fn read(
         }
     };
     flush(&mut held, printer).await?;
-    Ok(end)
+    Ok(End::Broken { reason, was_heard })
 }
 
 /// Prints what was held back, in the order of its times; false where nobody reads.
@@ -318,6 +340,18 @@ mod tests {
     fn request(line: &str) -> proto::LogsRequest {
         let args = Line::try_parse_from(line.split(' ')).unwrap().args;
         args.request(Duration::from_secs(1), Vec::new())
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_end_of_the_last_stream_that_was_heard() {
+        let started = Instant::now();
+        let mut silence = Silence { since: started };
+        let broke_off = started + Duration::from_secs(3600);
+        assert!(!silence.is_too_long(true, broke_off), "the workers were quiet");
+        assert!(!silence.is_too_long(false, broke_off + SILENCE));
+        assert!(silence.is_too_long(false, broke_off + SILENCE + PAUSE));
+        let mut never = Silence { since: started };
+        assert!(never.is_too_long(false, started + SILENCE + PAUSE));
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt as _};
 use mosec_types::NodeId;
 use mosec_wire::control::{MAX_CHUNK_BYTES, proto};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access;
@@ -33,21 +35,30 @@ pub(in crate::api) async fn answer(
     access::check_node(speaker.as_ref(), &node)?;
     let answering = api.relay.begin(first.id, &node);
     let answering = answering.ok_or_else(|| Status::not_found("nobody waits for this output"))?;
-    let passing = pass_on(&answering, first, chunks);
-    tokio::select! {
-        passed = passing => passed?,
-        // Whoever asked has left.
-        () = answering.parts.closed() => {}
-        () = api.closing.cancelled() => {}
-    }
+    pass_on_while_wanted(answering, first, chunks, &api.closing).await?;
     Ok(Response::new(proto::SendLogsResponse {}))
+}
+
+/// Passes chunks on until they end, or nobody waits for them.
+async fn pass_on_while_wanted(
+    answering: Answering,
+    first: proto::LogsChunk,
+    chunks: impl Stream<Item = Result<proto::LogsChunk, Status>> + Unpin,
+    closing: &CancellationToken,
+) -> Result<(), Status> {
+    tokio::select! {
+        passed = pass_on(&answering, first, chunks) => passed,
+        // Whoever asked has left, or has not read for too long.
+        () = answering.over.cancelled() => Ok(()),
+        () = closing.cancelled() => Ok(()),
+    }
 }
 
 /// Passes chunks on until they end, and says how they did.
 async fn pass_on(
     answering: &Answering,
     first: proto::LogsChunk,
-    mut chunks: Streaming<proto::LogsChunk>,
+    mut chunks: impl Stream<Item = Result<proto::LogsChunk, Status>> + Unpin,
 ) -> Result<(), Status> {
     let node = &answering.node;
     if !first.refusal.is_empty() {
@@ -57,10 +68,13 @@ async fn pass_on(
     loop {
         let next = async {
             if caught_up {
-                return chunks.message().await;
+                return chunks.next().await.transpose();
             }
             let late = |_| Status::deadline_exceeded(format!("sent nothing for {NEXT_CHUNK:?}"));
-            timeout(NEXT_CHUNK, chunks.message()).await.map_err(late)?
+            timeout(NEXT_CHUNK, chunks.next())
+                .await
+                .map_err(late)?
+                .transpose()
         };
         let problem = match next.await {
             Ok(Some(chunk)) => match part(node, &chunk) {
@@ -131,8 +145,62 @@ async fn send(answering: &Answering, part: Part) -> Result<(), Status> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::stream;
+
     use super::*;
     use crate::fixtures::node_id;
+    use crate::relay::{Question, Relay};
+
+    /// A chunk with as many workers that have no lines.
+    fn said(node: &str, workers: usize, caught_up: bool) -> proto::LogsChunk {
+        proto::LogsChunk {
+            output: Some(proto::NodeOutput {
+                node: node.into(),
+                incarnation: 1,
+                workers: vec![proto::WorkerOutput::default(); workers],
+            }),
+            caught_up,
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_reads_nothing_loses_the_quiet_answers_with_the_busy_ones() {
+        let relay = Relay::default();
+        let nodes = ["busy", "quiet"].map(node_id);
+        let mut asker = relay
+            .ask(Question {
+                query: proto::LogsQuery {
+                    follow: true,
+                    ..Default::default()
+                },
+                nodes: nodes.clone().into(),
+                every_node: true,
+                seen: Vec::new(),
+            })
+            .unwrap();
+        let begin = |node| relay.begin(relay.wanted(node)[0].id, node).unwrap();
+        let [busy, quiet] = nodes.each_ref().map(begin);
+        let closing = CancellationToken::new();
+        let babble = stream::repeat_with(|| Ok(said("busy", 1, true)));
+        let silence = stream::iter([Ok(said("quiet", 0, true))]).chain(stream::pending());
+        let parts = &mut asker.parts;
+        let then_busy = async {
+            // While there is room for it on the way.
+            assert_eq!(parts.recv().await, Some(Part::CaughtUp(node_id("quiet"))));
+            pass_on_while_wanted(busy, said("busy", 0, false), babble, &closing).await
+        };
+        let (busy, quiet) = tokio::join!(
+            then_busy,
+            pass_on_while_wanted(quiet, said("quiet", 0, false), Box::pin(silence), &closing),
+        );
+        assert_eq!(busy.unwrap_err().code(), tonic::Code::Aborted);
+        quiet.expect("it is told that nobody waits");
+        let on_the_way = async { while asker.parts.recv().await.is_some() {} };
+        let heard = timeout(Duration::from_secs(1), on_the_way).await;
+        heard.expect("the one who asked hears that it is over, after what was on the way");
+        assert!(nodes.iter().all(|node| relay.wanted(node).is_empty()));
+    }
 
     #[test]
     fn an_agent_speaks_for_its_own_node_in_chunks_that_are_not_too_large() {

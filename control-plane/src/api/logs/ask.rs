@@ -195,7 +195,8 @@ impl Answers {
             }
             tokio::select! {
                 part = self.asker.parts.recv() => {
-                    let unread = || Status::aborted("nobody has read the output for too long");
+                    // Who reads on may ask anew, and is told then what it has missed.
+                    let unread = || Status::unavailable("nobody has read the output for too long");
                     self.take(part.ok_or_else(unread)?);
                 }
                 () = sleep_until(self.late), if !self.caught_up => self.give_up(),
