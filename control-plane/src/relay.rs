@@ -38,6 +38,8 @@ pub(crate) struct Question {
     pub(crate) nodes: BTreeSet<NodeId>,
     pub(crate) every_node: bool,
     pub(crate) seen: Vec<proto::LogsPosition>,
+    /// The one who asks has read before what there was at the beginning.
+    pub(crate) caught_up: bool,
 }
 
 /// The questions there are. Clones share them.
@@ -64,6 +66,8 @@ struct Open {
     /// Ends all answers. An answer that has nothing to send would not notice otherwise, and keep the channel open.
     over: CancellationToken,
     answering: BTreeSet<NodeId>,
+    /// Those that have sent all they had, and whose workers without a position are new.
+    caught_up: BTreeSet<NodeId>,
     /// Those that need not be asked again.
     answered: BTreeSet<NodeId>,
 }
@@ -78,6 +82,12 @@ impl Open {
         } = &self.question;
         let is_asked = nodes.contains(node) || (query.follow && *every_node);
         is_asked && !self.answering.contains(node) && !self.answered.contains(node)
+    }
+
+    /// Whether all that a node has, and that has no position, began after the question.
+    fn has_caught_up(&self, node: &NodeId) -> bool {
+        let is_new = !self.question.nodes.contains(node);
+        self.question.caught_up || is_new || self.caught_up.contains(node)
     }
 }
 
@@ -98,6 +108,7 @@ impl Relay {
                 parts: sender,
                 over: CancellationToken::new(),
                 answering: BTreeSet::new(),
+                caught_up: BTreeSet::new(),
                 answered: BTreeSet::new(),
             },
         );
@@ -127,6 +138,7 @@ impl Relay {
             id,
             query: Some(open.question.query.clone()),
             seen: seen(open),
+            caught_up: open.has_caught_up(node),
         })
         .collect()
     }
@@ -193,6 +205,13 @@ impl Answering {
         open.get(&self.id).is_none_or(|open| !open.question.query.follow)
     }
 
+    /// Notes that the node has sent all it had.
+    pub(crate) fn has_caught_up(&self) {
+        if let Some(open) = self.relay.0.open.lock().get_mut(&self.id) {
+            open.caught_up.insert(self.node.clone());
+        }
+    }
+
     /// Ends the question.
     pub(crate) fn give_up(&self) {
         self.relay.end(self.id);
@@ -231,6 +250,7 @@ mod tests {
                     ..Default::default()
                 })
                 .into(),
+            caught_up: false,
         }
     }
 
@@ -268,6 +288,28 @@ mod tests {
         one.every_node = false;
         let _asker = relay.ask(one).unwrap();
         assert!(relay.wanted(&node_id("c")).is_empty());
+    }
+
+    #[test]
+    fn nodes_are_told_whether_their_workers_are_new_to_the_one_who_asked() {
+        let relay = Relay::default();
+        let is_told = |name: &str| relay.wanted(&node_id(name))[0].caught_up;
+        let asker = relay.ask(question(true, &["a", "b"])).unwrap();
+        assert!(!is_told("a") && !is_told("b"));
+        assert!(is_told("c"), "it came later, and its workers with it");
+        for (name, catches_up) in [("a", true), ("b", false)] {
+            let node = node_id(name);
+            let answering = relay.begin(relay.wanted(&node)[0].id, &node).unwrap();
+            if catches_up {
+                answering.has_caught_up();
+            }
+        }
+        assert!(is_told("a") && !is_told("b"), "of before their streams broke off");
+        drop(asker);
+        let mut again = question(true, &["a"]);
+        again.caught_up = true;
+        let _asker = relay.ask(again).unwrap();
+        assert!(is_told("a"));
     }
 
     #[test]

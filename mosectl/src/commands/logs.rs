@@ -89,7 +89,7 @@ fn parse_tail(text: &str) -> Result<u32, String> {
 
 impl Args {
     /// `elapsed`: since the beginning, by which what was recent enough then is older now.
-    fn request(&self, elapsed: Duration, seen: Vec<proto::LogsPosition>) -> proto::LogsRequest {
+    fn request(&self, elapsed: Duration, journal: &Journal) -> proto::LogsRequest {
         let since = self.since.map(|since| since + elapsed);
         let tail = if since.is_some() { u32::MAX } else { TAIL };
         proto::LogsRequest {
@@ -103,7 +103,8 @@ impl Args {
                 follow: self.follow,
             }),
             node: self.node.as_ref().map(ToString::to_string).unwrap_or_default(),
-            seen,
+            seen: journal.positions(),
+            caught_up: journal.has_caught_up(),
         }
     }
 }
@@ -115,7 +116,7 @@ pub(crate) async fn run(args: Args) -> Result {
     let started = Instant::now();
     let mut silence = Silence { since: started };
     loop {
-        let request = args.request(started.elapsed(), journal.positions());
+        let request = args.request(started.elapsed(), &journal);
         let (reason, was_heard) = match open(&cluster, request).await {
             Ok(mut stream) => match read(&mut stream, &mut journal, &mut printer).await? {
                 End::Complete => return complete(&args, &journal, &printer),
@@ -212,6 +213,7 @@ async fn read(
             }
             Some(Part::Problem(problem)) => printer.problem(problem),
             Some(Part::CaughtUp(_)) => {
+                journal.catch_up();
                 if !flush(&mut held, printer).await? {
                     return Ok(End::Unread);
                 }
@@ -339,7 +341,16 @@ mod tests {
 
     fn request(line: &str) -> proto::LogsRequest {
         let args = Line::try_parse_from(line.split(' ')).unwrap().args;
-        args.request(Duration::from_secs(1), Vec::new())
+        args.request(Duration::from_secs(1), &Journal::of("ocr"))
+    }
+
+    #[test]
+    fn one_who_asks_again_says_that_it_had_caught_up() {
+        let args = Line::try_parse_from(["logs", "ocr", "-f"]).unwrap().args;
+        let mut journal = Journal::of("ocr");
+        assert!(!args.request(Duration::ZERO, &journal).caught_up);
+        journal.catch_up();
+        assert!(args.request(Duration::ZERO, &journal).caught_up);
     }
 
     #[test]

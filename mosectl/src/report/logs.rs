@@ -44,6 +44,7 @@ pub(crate) struct Journal {
     pipeline: String,
     /// By worker: its agent's incarnation, and the number of the next line.
     positions: BTreeMap<Source, (u64, u64)>,
+    caught_up: bool,
 }
 
 impl Journal {
@@ -51,7 +52,18 @@ impl Journal {
         Self {
             pipeline: pipeline.to_string(),
             positions: BTreeMap::new(),
+            caught_up: false,
         }
+    }
+
+    /// Notes that everything has come that there was at the beginning.
+    pub(crate) fn catch_up(&mut self) {
+        self.caught_up = true;
+    }
+
+    /// Whether workers that have no position have begun since the beginning.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.caught_up
     }
 
     /// Whether no worker has been heard of.

@@ -103,7 +103,7 @@ impl Answer {
     fn new(output: Output, own: NodeOutputOf, wanted: &proto::LogsWanted) -> Self {
         let seen = wanted.seen.iter().filter_map(|seen| own.position(seen));
         let query = wanted.query.clone().unwrap_or_default();
-        let reader = Reader::new(query, seen.collect(), unix_ms());
+        let reader = Reader::new(query, seen.collect(), wanted.caught_up, unix_ms());
         let news = output.0.news.subscribe();
         Self {
             source: Some(Source { output, news, reader }),
@@ -208,7 +208,7 @@ pub(super) mod tests {
                 follow,
                 ..Default::default()
             }),
-            seen: Vec::new(),
+            ..Default::default()
         };
         Answer::new(output.clone(), own, &wanted).stream()
     }

@@ -24,7 +24,7 @@ fn said(output: &Output) -> Vec<(OutputStream, String)> {
         tail: 100,
         ..Default::default()
     };
-    let mut reader = Reader::new(query, Default::default(), unix_ms());
+    let mut reader = Reader::new(query, Default::default(), false, unix_ms());
     let workers = output.read(&mut reader, 100_000);
     let lines = workers.into_iter().flat_map(|worker| worker.lines);
     lines.map(|line| (line.stream(), line.text)).collect()

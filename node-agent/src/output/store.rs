@@ -199,18 +199,27 @@ pub(crate) struct Reader {
     since_unix_ms: u64,
     /// Numbers of the next lines.
     next: BTreeMap<Slot, u64>,
+    /// Everything has been read once. Workers that are new to the reader have begun since then, and no line of theirs is
+    /// too many or too old.
+    caught_up: bool,
     /// The worker that was read last: others come before it the next time, so that one that babbles does not have all the
     /// room.
     last: Option<Slot>,
 }
 
 impl Reader {
-    /// `seen`: how far the reader has been before, in this run of the agent.
-    pub(crate) fn new(query: proto::LogsQuery, seen: BTreeMap<Slot, u64>, now_unix_ms: u64) -> Self {
+    /// `seen`: how far the reader has been before, in this run of the agent. `caught_up`: it had read everything before.
+    pub(crate) fn new(
+        query: proto::LogsQuery,
+        seen: BTreeMap<Slot, u64>,
+        caught_up: bool,
+        now_unix_ms: u64,
+    ) -> Self {
         let since = query.since_ms.map(|age| now_unix_ms.saturating_sub(age));
         Self {
             since_unix_ms: since.unwrap_or(0),
             next: seen,
+            caught_up,
             last: None,
             query,
         }
@@ -230,6 +239,9 @@ impl Reader {
 
     /// Number of the first line that somebody wants who sees a worker for the first time.
     fn beginning(&self, kept: &Kept) -> u64 {
+        if self.caught_up {
+            return kept.begin;
+        }
         let tail = u64::from(self.query.tail).min(kept.lines.len() as u64);
         let is_old = |line: &&Line| line.at_unix_ms < self.since_unix_ms;
         let old = kept.lines.iter().take_while(is_old).count() as u64;
@@ -294,6 +306,7 @@ impl Reader {
                 begin: kept.begin,
             });
         }
+        self.caught_up |= output.is_empty();
         output
     }
 }

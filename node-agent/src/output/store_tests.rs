@@ -46,7 +46,7 @@ fn query(tail: u32) -> proto::LogsQuery {
 }
 
 fn reader(query: proto::LogsQuery) -> Reader {
-    Reader::new(query, BTreeMap::new(), NOW)
+    Reader::new(query, BTreeMap::new(), false, NOW)
 }
 
 fn texts(output: &[proto::WorkerOutput]) -> Vec<(u32, u64, Vec<&str>)> {
@@ -70,6 +70,44 @@ fn a_reader_gets_the_tail_of_each_worker_and_then_what_is_new() {
     assert!(reader.read(&store, 1000).is_empty());
     say(&mut store, 2, &["x"]);
     assert_eq!(texts(&reader.read(&store, 1000)), [(2, 0, vec!["x"])]);
+}
+
+#[test]
+fn of_workers_that_start_after_the_beginning_each_line_is_read() {
+    let limits = OutputLimits {
+        worker_lines: 3,
+        ..OutputLimits::default()
+    };
+    let start = |store: &mut Store| {
+        store.open(slot(2, 1), &PipelineName::new("ocr").unwrap(), "read");
+        for text in ["a", "b", "c", "d"] {
+            // By a clock that was set back meanwhile.
+            store.push(slot(2, 1), line(text, NOW - 10_000));
+        }
+    };
+    let query = proto::LogsQuery {
+        since_ms: Some(1000),
+        ..query(0)
+    };
+    let expected = [(1, 1, vec!["b", "c", "d"])];
+
+    let mut store = store(limits);
+    say(&mut store, 1, &["old"]);
+    let mut reader = reader(query.clone());
+    assert_eq!(
+        texts(&reader.read(&store, 1000)),
+        [(1, 0, vec![]), (2, 0, vec![])]
+    );
+    assert!(reader.read(&store, 1000).is_empty());
+    start(&mut store);
+    assert_eq!(texts(&reader.read(&store, 1000)), expected);
+
+    // So for one who asks again, and had caught up before.
+    let seen = || BTreeMap::from([(slot(1, 1), 1), (slot(1, 2), 0)]);
+    let mut again = Reader::new(query.clone(), seen(), true, NOW);
+    assert_eq!(texts(&again.read(&store, 1000)), expected);
+    let mut not_yet = Reader::new(query, seen(), false, NOW);
+    assert_eq!(texts(&not_yet.read(&store, 1000)), [(1, 0, vec![])]);
 }
 
 #[test]
@@ -125,9 +163,9 @@ fn a_slow_reader_is_told_what_it_has_lost() {
 fn a_reader_goes_on_where_it_was_and_not_after_another_life() {
     let mut store = store(OutputLimits::default());
     say(&mut store, 1, &["a", "b", "c"]);
-    let mut again = Reader::new(query(1), BTreeMap::from([(slot(1, 1), 1)]), NOW);
+    let mut again = Reader::new(query(1), BTreeMap::from([(slot(1, 1), 1)]), false, NOW);
     assert_eq!(texts(&again.read(&store, 1000))[0], (1, 0, vec!["b", "c"]));
-    let mut other = Reader::new(query(1), BTreeMap::from([(slot(1, 1), 99)]), NOW);
+    let mut other = Reader::new(query(1), BTreeMap::from([(slot(1, 1), 99)]), false, NOW);
     assert_eq!(texts(&other.read(&store, 1000))[0], (1, 0, vec!["c"]));
 }
 
@@ -149,7 +187,7 @@ fn a_place_that_was_forgotten_is_not_mistaken_for_what_it_was() {
         assert_eq!(texts(&output), [(1, 0, texts_of_new.to_vec())]);
         assert_eq!((output[0].begin, output[0].next), (3, 3 + new as u64));
         // So for who asks again, whatever it wants of those it does not know.
-        let mut again = Reader::new(query(0), seen, NOW);
+        let mut again = Reader::new(query(0), seen, false, NOW);
         assert_eq!(texts(&again.read(&store, 1000)), [(1, 0, texts_of_new.to_vec())]);
     }
 }

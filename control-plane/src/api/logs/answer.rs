@@ -84,6 +84,7 @@ async fn pass_on(
                     }
                     if chunk.caught_up && !caught_up {
                         caught_up = true;
+                        answering.has_caught_up();
                         send(answering, Part::CaughtUp(node.clone())).await?;
                     }
                     continue;
@@ -177,6 +178,7 @@ mod tests {
                 nodes: nodes.clone().into(),
                 every_node: true,
                 seen: Vec::new(),
+                caught_up: false,
             })
             .unwrap();
         let begin = |node| relay.begin(relay.wanted(node)[0].id, node).unwrap();

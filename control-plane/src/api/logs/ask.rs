@@ -97,6 +97,7 @@ fn question(model: &Model, request: proto::LogsRequest) -> Result<Question, Stat
         nodes,
         every_node,
         seen: request.seen,
+        caught_up: request.caught_up,
     })
 }
 
@@ -257,7 +258,7 @@ mod tests {
                 ..Default::default()
             }),
             node: node.into(),
-            seen: Vec::new(),
+            ..Default::default()
         }
     }
 
