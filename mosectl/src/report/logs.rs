@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use chrono::{DateTime, SecondsFormat};
+use mosec_wire::control::MAX_POSITIONS;
 use mosec_wire::control::proto::{self, OutputStream};
 use serde::Serialize;
 
@@ -38,12 +39,27 @@ pub(crate) struct Entry {
 /// One worker on one node.
 type Source = (String, u64, u32, u32);
 
+/// How far a worker has been read.
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    /// Of its agent.
+    incarnation: u64,
+    /// Number of the next line.
+    next: u64,
+    /// Which of all that was heard was its last.
+    heard: u64,
+}
+
 /// How far each worker has been read.
+///
+/// It has as many positions as a question may: with more, those of the oldest revisions go first, and among them of whoever has
+/// been quiet for longest. Their workers have ended long ago, so that agents have nothing to send again.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     pipeline: String,
-    /// By worker: its agent's incarnation, and the number of the next line.
-    positions: BTreeMap<Source, (u64, u64)>,
+    positions: BTreeMap<Source, Position>,
+    /// Counts what was heard of workers.
+    heard: u64,
     caught_up: bool,
 }
 
@@ -52,6 +68,7 @@ impl Journal {
         Self {
             pipeline: pipeline.to_string(),
             positions: BTreeMap::new(),
+            heard: 0,
             caught_up: false,
         }
     }
@@ -72,15 +89,15 @@ impl Journal {
     }
 
     pub(crate) fn positions(&self) -> Vec<proto::LogsPosition> {
-        let position = |(source, at): (&Source, &(u64, u64))| {
-            let ((node, revision, stage, replica), (incarnation, next)) = (source, at);
+        let position = |(source, at): (&Source, &Position)| {
+            let (node, revision, stage, replica) = source;
             proto::LogsPosition {
                 node: node.clone(),
-                incarnation: *incarnation,
+                incarnation: at.incarnation,
                 revision: *revision,
                 stage: *stage,
                 replica: *replica,
-                next: *next,
+                next: at.next,
             }
         };
         self.positions.iter().map(position).collect()
@@ -94,12 +111,11 @@ impl Journal {
             let count = worker.lines.len() as u64;
             let first = worker.next.saturating_sub(count);
             let known = self.positions.get(&source);
-            let known = known.filter(|(incarnation, next)| {
-                // What is before the beginning was of another one in this place, which the agent has forgotten.
-                *incarnation == output.incarnation && *next >= worker.begin
-            });
+            // What is before the beginning was of another one in this place, which the agent has forgotten.
+            let known = known.filter(|at| at.incarnation == output.incarnation && at.next >= worker.begin);
+            let known = known.map(|at| at.next);
             let (skip, mut lost) = match known {
-                Some((_, next)) => (next.saturating_sub(first), first.saturating_sub(*next)),
+                Some(next) => (next.saturating_sub(first), first.saturating_sub(next)),
                 None => (0, worker.lost),
             };
             let skip = usize::try_from(skip).unwrap_or(usize::MAX);
@@ -117,12 +133,29 @@ impl Journal {
                 lost: std::mem::take(&mut lost),
                 at_unix_ms: line.at_unix_ms,
             }));
-            let next = known.map_or(0, |(_, next)| *next).max(worker.next);
-            // Lines that are lost and not told yet are told with the next one.
-            self.positions
-                .insert(source, (output.incarnation, next.saturating_sub(lost)));
+            self.heard += 1;
+            let position = Position {
+                incarnation: output.incarnation,
+                // Lines that are lost and not told yet are told with the next one.
+                next: known.unwrap_or(0).max(worker.next).saturating_sub(lost),
+                heard: self.heard,
+            };
+            self.positions.insert(source, position);
+            if self.positions.len() > MAX_POSITIONS {
+                self.forget_one();
+            }
         }
         entries
+    }
+
+    fn forget_one(&mut self) {
+        let oldest = self
+            .positions
+            .iter()
+            .min_by_key(|(source, at)| (source.1, at.heard));
+        if let Some(source) = oldest.map(|(source, _)| source.clone()) {
+            self.positions.remove(&source);
+        }
     }
 }
 
@@ -321,6 +354,38 @@ mod tests {
             [("d", 0)],
             "each line once"
         );
+    }
+
+    #[test]
+    fn positions_are_as_many_as_may_be_asked_for_and_those_of_workers_that_are_there() {
+        let mut journal = Journal::of("ocr");
+        let mut take = |revision: u64, replica: u32| {
+            let mut said = output(1, 0, 1, &["a"]);
+            (said.workers[0].revision, said.workers[0].replica) = (revision, replica);
+            journal.take(said);
+        };
+        take(9, 0);
+        for _ in 0..2 {
+            take(2, 1);
+            take(2, 2);
+        }
+        take(2, 1);
+        let before = 3;
+        let new = u32::try_from(MAX_POSITIONS).unwrap() - before + 1;
+        (0..new).for_each(|replica| take(3, replica));
+        let positions = journal.positions();
+        assert_eq!(positions.len(), MAX_POSITIONS);
+        let has = |revision, replica| {
+            positions
+                .iter()
+                .any(|at| (at.revision, at.replica) == (revision, replica))
+        };
+        assert!(has(9, 0), "the newest revision, be it quiet");
+        assert!(
+            has(2, 1) && !has(2, 2),
+            "of the oldest, the one that was quiet for longest"
+        );
+        assert!(has(3, 0) && has(3, new - 1));
     }
 
     #[test]
