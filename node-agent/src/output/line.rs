@@ -73,6 +73,55 @@ impl Splitter {
     }
 }
 
+/// Cuts bytes at the ends of lines, as they are, so that lines of several workers can be written to one place.
+#[derive(Debug)]
+pub(crate) struct WholeLines {
+    max_bytes: usize,
+    begun: Vec<u8>,
+    /// The begun line was longer than may be held back, and a part of it has been given out.
+    is_broken: bool,
+}
+
+impl WholeLines {
+    /// `max_bytes`: most that is held back of a line that has not ended. Longer ones are given out in parts.
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Self {
+            max_bytes,
+            begun: Vec::new(),
+            is_broken: false,
+        }
+    }
+
+    /// Takes what was read. Gives out all lines that have ended now, or nothing.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let end = bytes
+            .iter()
+            .rposition(|&byte| byte == b'\n')
+            .map_or(0, |at| at + 1);
+        let (ended, begun) = bytes.split_at(end);
+        let mut whole = Vec::new();
+        if !ended.is_empty() {
+            whole = std::mem::take(&mut self.begun);
+            whole.extend_from_slice(ended);
+            self.is_broken = false;
+        }
+        self.begun.extend_from_slice(begun);
+        if self.begun.len() > self.max_bytes {
+            whole.append(&mut self.begun);
+            self.is_broken = true;
+        }
+        whole
+    }
+
+    /// What was begun and will not be ended, with an end, so that nothing of others follows on its line.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        if self.is_broken || !self.begun.is_empty() {
+            self.begun.push(b'\n');
+        }
+        self.begun
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -113,7 +162,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn lines_are_given_out_whole() {
+        let mut lines = WholeLines::new(4);
+        let parts: [(&[u8], &[u8]); 7] = [
+            (b"ab", b""),
+            (b"c\nde", b"abc\n"),
+            (b"\xff\r", b""),
+            (b"\n\n", b"de\xff\r\n\n"),
+            (b"", b""),
+            (b"x\n12345", b"x\n12345"),
+            (b"6", b""),
+        ];
+        for (part, expected) in parts {
+            assert_eq!(lines.take(part), expected, "{part:?}");
+        }
+        assert_eq!(lines.finish(), b"6\n");
+        let mut long = WholeLines::new(1);
+        assert_eq!(long.take(b"12"), b"12");
+        assert_eq!(long.finish(), b"\n", "it has not ended yet");
+        assert_eq!(WholeLines::new(1).finish(), b"");
+    }
+
     proptest! {
+        #[test]
+        fn what_is_given_out_is_what_was_taken_and_no_more_is_held_back(
+            parts in prop::collection::vec("[ab\n]{0,12}", 0..8),
+            max in 0usize..8,
+        ) {
+            let mut lines = WholeLines::new(max);
+            let (mut taken, mut given) = (Vec::new(), Vec::new());
+            for part in &parts {
+                taken.extend_from_slice(part.as_bytes());
+                let whole = lines.take(part.as_bytes());
+                given.extend_from_slice(&whole);
+                prop_assert!(taken.len() - given.len() <= max);
+            }
+            given.extend(lines.finish());
+            if !taken.is_empty() && !taken.ends_with(b"\n") {
+                taken.push(b'\n');
+            }
+            prop_assert_eq!(given, taken);
+        }
+
         #[test]
         fn it_does_not_matter_where_reads_end(text in "[ab\r\n]{0,60}", at in 0usize..60) {
             let at = at.min(text.len());

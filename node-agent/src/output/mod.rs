@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub(crate) use self::answer::answer;
-use self::line::{Line, Splitter};
+use self::line::{Line, Splitter, WholeLines};
 pub use self::store::OutputLimits;
 pub(crate) use self::store::Slot;
 use self::store::{Reader, Store};
@@ -132,7 +132,8 @@ impl Drop for WorkerOutput {
 }
 
 impl Output {
-    /// Keeps and passes on what comes out of a pipe until its end.
+    /// Keeps and passes on what comes out of a pipe until its end. It is passed on line by line, so that lines of several
+    /// workers do not get into each other; of those that are longer than what is kept, parts may.
     async fn follow(
         &self,
         slot: Slot,
@@ -140,7 +141,9 @@ impl Output {
         mut pipe: impl AsyncRead + Unpin,
         own: &tokio::sync::Mutex<impl AsyncWrite + Unpin>,
     ) {
-        let mut splitter = Splitter::new(self.0.store.lock().limits().line_bytes);
+        let line_bytes = self.0.store.lock().limits().line_bytes;
+        let mut splitter = Splitter::new(line_bytes);
+        let mut lines = WholeLines::new(line_bytes);
         let mut buffer = vec![0; READ_BYTES];
         loop {
             let bytes = match pipe.read(&mut buffer).await {
@@ -152,13 +155,22 @@ impl Output {
                 }
             };
             splitter.take(bytes, |text, cut_bytes| self.push(slot, stream, text, cut_bytes));
-            let mut own = own.lock().await;
-            // Whoever started the agent may have closed them; what is kept is none the worse for it.
-            let _ = own.write_all(bytes).await;
-            let _ = own.flush().await;
+            pass_on(&lines.take(bytes), own).await;
         }
         splitter.finish(|text, cut_bytes| self.push(slot, stream, text, cut_bytes));
+        pass_on(&lines.finish(), own).await;
     }
+}
+
+/// Writes to the agent's own output.
+async fn pass_on(bytes: &[u8], own: &tokio::sync::Mutex<impl AsyncWrite + Unpin>) {
+    if bytes.is_empty() {
+        return;
+    }
+    let mut own = own.lock().await;
+    // Whoever started the agent may have closed it; what is kept is none the worse for it.
+    let _ = own.write_all(bytes).await;
+    let _ = own.flush().await;
 }
 
 /// The tasks that read one process's pipes. Dropping it ends them.

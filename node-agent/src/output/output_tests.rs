@@ -65,6 +65,41 @@ async fn what_a_worker_says_last_is_kept_through_its_restarts_and_its_end() {
 }
 
 #[tokio::test]
+async fn lines_of_several_workers_do_not_get_into_each_other() {
+    let output = Output::new(OutputLimits::default());
+    let _worker = worker(&output);
+    let own = tokio::sync::Mutex::new(Vec::new());
+    let (mut one, one_pipe) = tokio::io::duplex(READ_BYTES);
+    let (mut other, other_pipe) = tokio::io::duplex(READ_BYTES);
+    let follow = |pipe| output.follow(slot(), OutputStream::Stdout, pipe, &own);
+    let said = async {
+        one.write_all(b"first\nsec").await.unwrap();
+        until(&own, b"first\n").await;
+        other.write_all(b"whole\nno end").await.unwrap();
+        until(&own, b"first\nwhole\n").await;
+        drop(other);
+        until(&own, b"first\nwhole\nno end\n").await;
+        one.write_all(b"ond\n").await.unwrap();
+        drop(one);
+    };
+    tokio::join!(follow(one_pipe), follow(other_pipe), said);
+    assert_eq!(own.into_inner(), b"first\nwhole\nno end\nsecond\n");
+}
+
+/// Waits until so much has been written.
+async fn until(own: &tokio::sync::Mutex<Vec<u8>>, expected: &[u8]) {
+    let written = async {
+        while own.lock().await.len() < expected.len() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), written)
+        .await
+        .unwrap();
+    assert_eq!(*own.lock().await, expected);
+}
+
+#[tokio::test]
 async fn a_process_left_behind_does_not_hold_up_the_end() {
     let output = Output::new(OutputLimits::default());
     let worker = worker(&output);
