@@ -22,6 +22,8 @@ pub(super) fn label<'n>(node: &'n Node, key: &str) -> Option<&'n str> {
 /// The places of one revision's replicas, as far as they are planned.
 pub(super) struct Layout<'a> {
     spec: &'a PipelineSpec,
+    /// How many replicas each stage is to have in the end.
+    goal: &'a [u32],
     /// The stages that each stage is kept apart from, whichever of the two says so.
     apart: Vec<BTreeSet<StageIndex>>,
     /// Replicas of each stage on each node.
@@ -37,7 +39,7 @@ pub(super) struct Layout<'a> {
 pub(super) type Evenness = (bool, Vec<(bool, usize)>);
 
 impl<'a> Layout<'a> {
-    pub(super) fn new(spec: &'a PipelineSpec) -> Self {
+    pub(super) fn new(spec: &'a PipelineSpec, goal: &'a [u32]) -> Self {
         let mut apart = vec![BTreeSet::new(); spec.stages.len()];
         for (index, stage) in (0u16..).map(StageIndex).zip(&spec.stages) {
             for &other in &stage.anti_affinity {
@@ -49,6 +51,7 @@ impl<'a> Layout<'a> {
         }
         Self {
             spec,
+            goal,
             apart,
             nodes: BTreeMap::new(),
             domains: BTreeMap::new(),
@@ -117,8 +120,8 @@ impl<'a> Layout<'a> {
         let apart = self.apart.get(usize::from(stage.0));
         let apart = apart.filter(|apart| !apart.is_empty())?;
         let replicas = |stage: &StageIndex| {
-            let spec = self.spec.stage(*stage);
-            spec.map_or(0, |spec| spec.replicas as usize)
+            let count = self.goal.get(usize::from(stage.0));
+            count.map_or(0, |&count| count as usize)
         };
         let (own, others) = (replicas(&stage), apart.iter().map(replicas).sum::<usize>());
         let part = (nodes * own).div_ceil((own + others).max(1));

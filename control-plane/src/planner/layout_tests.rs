@@ -18,14 +18,30 @@ fn run(
     current: &[Placement],
     starting: &BTreeSet<Placement>,
 ) -> Plan {
+    let goal: Vec<_> = spec.stages.iter().map(|stage| stage.replicas).collect();
+    scaled(spec, &goal, of, current, starting)
+}
+
+/// As [`run`], where the pipeline was scaled to other counts than its specification has.
+fn scaled(
+    spec: &PipelineSpec,
+    goal: &[u32],
+    of: &BTreeMap<NodeId, Node>,
+    current: &[Placement],
+    starting: &BTreeSet<Placement>,
+) -> Plan {
     let ready = current.iter().filter(|place| !starting.contains(place));
     plan(Input {
-        deployment: &Deployment::new(
-            Revision(5),
-            Arc::new(spec.clone()),
-            Phase::Serving,
-            current.to_vec(),
-        ),
+        deployment: &Deployment {
+            replicas: goal.to_vec(),
+            ..Deployment::new(
+                Revision(5),
+                Arc::new(spec.clone()),
+                Phase::Serving,
+                current.to_vec(),
+            )
+        },
+        goal,
         nodes: of,
         usage: &Usage::default(),
         ready: &ready.cloned().collect(),
@@ -155,6 +171,24 @@ fn stages_that_are_apart_leave_each_other_nodes() {
     assert_eq!(
         missing,
         ["stage B replica 1 fits no node: a runs stage A, which anti_affinity keeps apart"]
+    );
+}
+
+#[test]
+fn stages_that_are_apart_share_the_nodes_as_they_are_scaled() {
+    let spec = pipeline("p", vec![stage("A", 4), apart("B", 1, 0)]);
+    let of = nodes(["a", "b", "c", "d", "e"].map(up).to_vec());
+    let before = run(&spec, &of, &[], &BTreeSet::new());
+    assert_eq!(told(&before).0, ["0/1@a", "0/2@b", "0/3@c", "0/4@d", "1/1@e"]);
+    let after = scaled(&spec, &[1, 4], &of, &before.placements, &BTreeSet::new());
+    assert_eq!(
+        told(&after),
+        (
+            ["0/1@a", "1/1@e", "1/2@b", "1/3@c", "1/4@d"]
+                .map(str::to_owned)
+                .to_vec(),
+            vec![]
+        )
     );
 }
 

@@ -26,6 +26,9 @@ pub use self::usage::{Shortage, Usage};
 pub struct Input<'a> {
     /// The revision, with where its replicas are now.
     pub deployment: &'a Deployment,
+    /// How many replicas each stage is to have in the end, in the order of the stages: what scaling has made of the
+    /// specification, and in an update more than there are now.
+    pub goal: &'a [u32],
     pub nodes: &'a BTreeMap<NodeId, Node>,
     /// What other revisions take.
     pub usage: &'a Usage,
@@ -138,7 +141,7 @@ pub fn plan(input: Input<'_>) -> Plan {
     let mut planner = Planner {
         input,
         usage: input.usage.clone(),
-        layout: Layout::new(&input.deployment.spec),
+        layout: Layout::new(&input.deployment.spec, input.goal),
         plan: Plan::default(),
     };
     // All that stays first, so that new replicas find their neighbours, and no room that is taken.

@@ -25,8 +25,10 @@ fn run(
     }
     let current = current.to_vec();
     let ready = current.iter().cloned().collect();
+    let deployment = Deployment::new(Revision(5), Arc::new(spec.clone()), Phase::Serving, current);
     plan(Input {
-        deployment: &Deployment::new(Revision(5), Arc::new(spec.clone()), Phase::Serving, current),
+        deployment: &deployment,
+        goal: &deployment.counts(),
         nodes: of,
         usage: &usage,
         ready: &ready,
@@ -210,6 +212,7 @@ fn a_drained_node_keeps_a_replica_until_it_is_ready_elsewhere() {
         );
         let plan = plan(Input {
             deployment: &deployment,
+            goal: &deployment.counts(),
             nodes: &nodes(of.to_vec()),
             usage: &Usage::default(),
             ready: &ready.iter().cloned().collect(),

@@ -49,6 +49,7 @@ fn count(usage: &mut Usage, deployment: &Deployment, each: fn(&mut Usage, &Place
 fn plan_beside(model: &Model, rollout: &Rollout, ready: &BTreeSet<Placement>, usage: &Usage) -> Plan {
     planner::plan(planner::Input {
         deployment: &rollout.deployment,
+        goal: &rollout.goal(),
         nodes: &model.nodes,
         usage,
         ready,

@@ -6,7 +6,7 @@ use mosec_types::WorkerState::{BackOff, Ready, Starting};
 use mosec_types::topology::Node;
 use mosec_types::topology::NodeHealth::{Down, Suspect};
 use mosec_types::worker::MAX_ERROR_BYTES;
-use mosec_types::{Incarnation, NodeId, PipelineSpec, StageSpec, WorkerStatus};
+use mosec_types::{Incarnation, NodeId, PipelineSpec, StageIndex, StageSpec, WorkerStatus};
 
 use super::*;
 use crate::fixtures::{model, node, pipeline, placement, rollout, stage, up, worker};
@@ -63,6 +63,26 @@ fn placement_of(model: &Model) -> Option<Command> {
     let now = Instant::now();
     let leases = Leases::take_over(LeaseTiming::default(), &model.nodes, now);
     next_placement(model, &leases, now)
+}
+
+#[test]
+fn stages_that_are_apart_get_nodes_by_what_the_pipeline_was_scaled_to() {
+    let mut apart = stage("B", 1);
+    apart.anti_affinity = vec![StageIndex(0)];
+    let spec = pipeline("p", vec![stage("A", 4), apart]);
+    let at = vec![placement(0, 1, "a"), placement(1, 1, "e")];
+    let mut scaled = rollout(5, &spec, Phase::Serving, at);
+    scaled.scale = [(StageIndex(0), 1), (StageIndex(1), 4)].into();
+    scaled.deployment.replicas = vec![1, 4];
+    let model = model(7, ["a", "b", "c", "d", "e"].map(up), vec![scaled]);
+    let expected = [(0, 1, "a"), (1, 1, "e"), (1, 2, "b"), (1, 3, "c"), (1, 4, "d")];
+    let places = expected.map(|(stage, replica, node)| placement(stage, replica, node));
+    let expected = Command::SetPlacement {
+        revision: Revision(5),
+        places: places.into_iter().collect(),
+        based_on: 7,
+    };
+    assert_eq!(placement_of(&model), Some(expected));
 }
 
 fn reason(phase: Option<Phase>) -> String {
