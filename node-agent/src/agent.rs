@@ -21,7 +21,7 @@ use crate::pool::{Pool, PoolTarget};
 use crate::reconcile;
 use crate::status::StatusBoard;
 use crate::windows::{self, Place, Upstream, Windows};
-use crate::workers::Replica;
+use crate::workers::{Cgroups, Replica};
 
 /// A node agent. Clones share it.
 #[derive(Clone)]
@@ -33,6 +33,7 @@ struct Inner {
     registry: Registry,
     windows: Windows,
     board: StatusBoard,
+    cgroups: Cgroups,
     metrics: AgentMetrics,
     code: Option<Code>,
     output: Option<Output>,
@@ -77,6 +78,7 @@ impl Agent {
             registry,
             windows: Windows::new(),
             board: StatusBoard::new(),
+            cgroups: Cgroups::default(),
             metrics,
             code,
             output,
@@ -207,6 +209,7 @@ impl Agent {
             output: self.0.output.clone(),
             arena: self.0.arena.clone(),
             board: self.0.board.clone(),
+            cgroups: self.0.cgroups.clone(),
             drain_timeout: self.config().drain_timeout.max(deployment.spec.longest_request()),
             quiet: self.config().quiet,
         })

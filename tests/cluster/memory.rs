@@ -1,17 +1,36 @@
 //! A deployment whose workers need more memory than there is.
 
-use mosec_tests::{Cluster, MemoryCgroup, Options, descendants, services};
+use std::time::Duration;
+
+use mosec_tests::{Cluster, MemoryCgroup, Options, descendants, eventually, services};
 
 /// Room for the agent and for Python, and not for what the worker takes.
 const LIMIT_BYTES: u64 = 256 << 20;
 
+/// A cgroup with that limit; `None` where this machine lets nobody have one.
+fn cgroup() -> anyhow::Result<Option<MemoryCgroup>> {
+    match MemoryCgroup::new(LIMIT_BYTES) {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            Ok(None)
+        }
+    }
+}
+
 fn manifest(worker: &str) -> String {
+    named("service", worker)
+}
+
+fn named(name: &str, worker: &str) -> String {
     format!(
-        "pipeline: service
+        "pipeline: {name}
 source: {}
 stages:
   - name: only
     worker: bad_starts:{worker}
+routes:
+  - {{path: /{name}, stages: [only]}}
 ",
         services().display()
     )
@@ -20,13 +39,7 @@ stages:
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_the_kernel_kills_says_that_memory_ran_out() -> anyhow::Result<()> {
     // Before the cluster, so that it is removed after it.
-    let cgroup = match MemoryCgroup::new(LIMIT_BYTES) {
-        Ok(cgroup) => cgroup,
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            return Ok(());
-        }
-    };
+    let Some(cgroup) = cgroup()? else { return Ok(()) };
     let cluster = Cluster::start(Options {
         control: 1,
         agents: vec!["a"],
@@ -34,7 +47,7 @@ async fn a_worker_that_the_kernel_kills_says_that_memory_ran_out() -> anyhow::Re
     })
     .await?;
     cluster.deploy(&manifest("Works")).await?;
-    cluster.routed(0, "/inference").await?;
+    cluster.routed(0, "/service").await?;
     let agent = cluster.agents["a"].pid();
     cgroup.add(agent)?;
     let before = cluster.status()?.workers("service", "only");
@@ -53,12 +66,49 @@ async fn a_worker_that_the_kernel_kills_says_that_memory_ran_out() -> anyhow::Re
     }
 
     // The agent and the revision before are as they were.
-    let answer = cluster.client(0).post("/inference", "1").await?;
+    let answer = cluster.client(0).post("/service", "1").await?;
     assert_eq!((answer.status, &answer.body[..]), (200, &b"1"[..]));
     let after = cluster.status()?.workers("service", "only");
     let pids = |workers: &[mosec_tests::Worker]| workers.iter().map(|worker| worker.pid).collect::<Vec<_>>();
     assert_eq!(pids(&before), pids(&after));
     assert!(descendants(agent).contains(&before[0].pid.unwrap_or_default()));
+    cluster.end();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_somebody_kills_is_not_told_with_what_became_of_another() -> anyhow::Result<()> {
+    let Some(cgroup) = cgroup()? else { return Ok(()) };
+    let cluster = Cluster::start(Options {
+        control: 1,
+        agents: vec!["a"],
+        ..Options::default()
+    })
+    .await?;
+    cgroup.add(cluster.agents["a"].pid())?;
+    cluster.deploy(&named("first", "Works")).await?;
+    cluster.routed(0, "/first").await?;
+    let file = cluster.dir().join("bad.yaml");
+    std::fs::write(&file, named("second", "TakesAllMemory"))?;
+    let output = cluster.mosectl(&["deploy", "--timeout", "60s", &file.to_string_lossy()])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("out of memory: the kernel killed "), "{said}");
+
+    // Both share the cgroup, and the first has watched it for longer.
+    let pid = cluster.status()?.workers("first", "only")[0]
+        .pid
+        .expect("it runs");
+    mosec_tests::kill(pid)?;
+    let said = eventually("how it ended", Duration::from_secs(30), || async {
+        let output = cluster.mosectl(&["logs", "first"]).ok()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.contains("killed by signal 9").then_some(said)
+    })
+    .await?;
+    assert!(
+        said.contains("killed by signal 9, not by the kernel for lack of memory"),
+        "{said}"
+    );
     cluster.end();
     Ok(())
 }

@@ -7,6 +7,7 @@ mod supervisor;
 mod timing;
 mod worker;
 
+pub(crate) use oom::Cgroups;
 #[cfg(test)]
 pub(crate) use supervisor::read_ring;
 pub(crate) use supervisor::{Ending, Replica, supervise};

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use mosec_types::spec::PythonSource;
 use mosec_types::{ReplicaId, StageSpec};
@@ -11,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-use super::oom::{Memory, Watched};
+use super::oom::{Cgroups, LOOK_EVERY, Memory, Watched};
 use crate::code::Prepared;
 
 /// Tells CUDA which GPUs a process may use.
@@ -44,6 +46,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) gpus: Option<&'a str>,
     /// Its standard input.
     pub(crate) control: OwnedFd,
+    pub(crate) cgroups: &'a Cgroups,
     /// Whether its output goes into pipes, and not where the agent's goes.
     pub(crate) captured: bool,
 }
@@ -54,6 +57,8 @@ pub(crate) struct Process {
     pid: Option<u32>,
     /// What its cgroup tells of memory, where it does.
     memory: Option<Watched>,
+    /// Whether the agent has killed it itself.
+    killed: AtomicBool,
 }
 
 impl Process {
@@ -70,6 +75,7 @@ impl Process {
         let Surroundings {
             gpus,
             control,
+            cgroups,
             captured,
         } = surroundings;
         let source = &prepared.source;
@@ -95,8 +101,13 @@ impl Process {
         }
         let child = command.spawn()?;
         let pid = child.id();
-        let memory = pid.and_then(Watched::new);
-        Ok(Self { child, pid, memory })
+        let memory = pid.and_then(|pid| cgroups.watch(pid));
+        Ok(Self {
+            child,
+            pid,
+            memory,
+            killed: AtomicBool::new(false),
+        })
     }
 
     /// Its standard output and error, where they were captured and not taken yet.
@@ -110,8 +121,28 @@ impl Process {
 
     /// Waits for the end of the process and says how it ended. Cancel safe.
     pub(crate) async fn ended(&mut self) -> String {
-        match self.child.wait().await {
-            Ok(status) => describe(status, self.memory.as_ref().and_then(Watched::look)),
+        let ended = loop {
+            if let Some(memory) = &self.memory {
+                memory.note(Instant::now());
+            }
+            tokio::select! {
+                ended = self.child.wait() => break ended,
+                () = tokio::time::sleep(LOOK_EVERY), if self.memory.is_some() => {}
+            }
+        };
+        let cause = || {
+            let told = self.memory.as_ref();
+            let told = told.and_then(|memory| memory.tell(Instant::now()));
+            match told {
+                // One that is slow to go is killed by the agent as well.
+                Some(memory @ Memory::RanOut { .. }) => Cause::Memory(memory),
+                _ if self.killed.load(Ordering::Relaxed) => Cause::Agent,
+                Some(memory) => Cause::Memory(memory),
+                None => Cause::Unknown,
+            }
+        };
+        match ended {
+            Ok(status) => describe(status, cause),
             Err(error) => format!("could not be waited for: {error}"),
         }
     }
@@ -123,6 +154,7 @@ impl Process {
             .and_then(|pid| i32::try_from(pid).ok())
             .and_then(Pid::from_raw);
         if let Some(group) = group {
+            self.killed.store(true, Ordering::Relaxed);
             // ESRCH: everybody is gone already.
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -143,14 +175,25 @@ fn path_with(bin: &Path) -> OsString {
     std::env::join_paths(folders).unwrap_or(own)
 }
 
-/// `memory`: what its cgroup says.
-fn describe(status: std::process::ExitStatus, memory: Option<Memory>) -> String {
+/// Who has killed a process.
+enum Cause {
+    Agent,
+    /// Its cgroup tells.
+    Memory(Memory),
+    Unknown,
+}
+
+/// `cause`: asked only of a process that was killed.
+fn describe(status: std::process::ExitStatus, cause: impl FnOnce() -> Cause) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("the process exited with code {code}"),
-        (None, Some(9)) => match memory {
-            Some(memory) => format!("the process was killed by signal 9, {memory}"),
-            None => "the process was killed by signal 9, as the kernel does where memory runs out".into(),
+        (None, Some(9)) => match cause() {
+            Cause::Agent => "the process was killed by signal 9, by its agent".into(),
+            Cause::Memory(memory) => format!("the process was killed by signal 9, {memory}"),
+            Cause::Unknown => {
+                "the process was killed by signal 9, as the kernel does where memory runs out".into()
+            }
         },
         (None, Some(signal)) => format!("the process was killed by signal {signal}"),
         (None, None) => "the process ended".into(),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::backoff::BackOff;
+use super::oom::Cgroups;
 use super::process::{Process, Surroundings, worker_spec};
 use super::worker::Worker;
 use crate::code::{self, Code, Prepared};
@@ -34,6 +35,7 @@ pub(crate) struct Replica {
     pub(crate) output: Option<Output>,
     pub(crate) arena: Arena,
     pub(crate) board: StatusBoard,
+    pub(crate) cgroups: Cgroups,
     pub(crate) drain_timeout: Duration,
     pub(crate) quiet: Duration,
 }
@@ -179,6 +181,7 @@ impl Replica {
         let surroundings = Surroundings {
             gpus: self.gpus.as_deref(),
             control,
+            cgroups: &self.cgroups,
             captured: output.is_some(),
         };
         let process = Process::start(prepared, &self.stage, self.id, surroundings);
