@@ -190,3 +190,67 @@ fn refuses_what_is_wrong(cluster: &Cluster, file: &Path) -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_no_member_has_any_more_does_not_keep_the_rest_from_being_saved() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(Options {
+        control: 1,
+        agents: vec!["a"],
+        ..Options::default()
+    })
+    .await?;
+    let client = cluster.client(0);
+    let bundles = cluster.dir().join("data-1/bundles");
+    cluster.deploy(&service(&cluster, "changes", "one")?).await?;
+    let first = cluster.newest_revision("changes")?;
+    let old: Vec<_> = fs::read_dir(&bundles)?.collect::<Result<_, _>>()?;
+    cluster.deploy(&service(&cluster, "changes", "two")?).await?;
+    says(&client, "changes", "two").await?;
+    let last = cluster.newest_revision("changes")?;
+    eventually("the first revision's end", Duration::from_secs(30), || async {
+        let status = cluster.mosectl(&["status", "--output", "json"]).ok()?;
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
+        (!status.to_string().contains(&format!("\"revision\":{first},"))).then_some(())
+    })
+    .await?;
+    for file in old {
+        fs::remove_file(file.path())?;
+    }
+    let path = |name: &str| cluster.dir().join(name).to_string_lossy().into_owned();
+    let usable = path("usable.backup");
+    let made = cluster.mosectl(&["backup", &usable])?;
+    let said = errors(&made);
+    assert!(made.status.success(), "{said}");
+    let lacks = format!("warning: the code of changes {first} is missing: bundle ");
+    assert!(said.starts_with(&lacks), "{said}");
+    let text = String::from_utf8_lossy(&made.stdout).into_owned();
+    assert!(text.contains("bundles 1 (1 missing)"), "{text}");
+
+    for file in fs::read_dir(&bundles)? {
+        fs::remove_file(file?.path())?;
+    }
+    let poor = path("poor.backup");
+    let refused = cluster.mosectl(&["backup", &poor])?;
+    let said = errors(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    for part in [
+        &*format!("the code of changes {last} is missing, which changes {last} runs on"),
+        "the backup lacks 1 of the bundles that revisions run on",
+        "--allow-missing",
+    ] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    assert!(!Path::new(&poor).exists());
+    let taken = cluster.mosectl(&["backup", "--allow-missing", &poor])?;
+    assert!(taken.status.success(), "{}", errors(&taken));
+    let checked = cluster.mosectl(&["backup", "--check", &poor])?;
+    assert_eq!(checked.status.code(), Some(1), "{}", errors(&checked));
+
+    cluster.control.get_mut(&1).expect("it runs").kill()?;
+    fs::remove_dir_all(cluster.dir().join("data-1"))?;
+    let restored = cluster.restore(1, &usable, "test")?;
+    let said = errors(&restored);
+    assert!(restored.status.success() && said.starts_with(&lacks), "{said}");
+    cluster.end();
+    Ok(())
+}

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, ReplyStream, forward, origin};
 use crate::access;
-use crate::backup::{Encoder, Header, Kind};
+use crate::backup::{Encoder, Header, Kind, MAX_WHY_BYTES};
 use crate::raft::codec;
 use crate::raft::handle::ProposeError;
 use crate::state::Model;
@@ -43,6 +43,7 @@ pub(super) async fn give(
         let metrics = metrics.borrow();
         (metrics.current_term, metrics.last_log_index.unwrap_or(0))
     };
+    let bundles = keep(api, &model).await;
     let header = Header {
         layout: Header::LAYOUT,
         cluster_id: api.cluster_id.clone(),
@@ -53,7 +54,7 @@ pub(super) async fn give(
         term,
         index: point.map_or(0, |point| point.index),
         last_index,
-        bundles: model.bundles().into_iter().collect(),
+        bundles,
     };
     let caller = access::caller(request);
     tracing::info!(%caller, index = header.index, bundles = header.bundles.len(), "a backup is made");
@@ -70,6 +71,21 @@ pub(super) async fn give(
         }
     };
     Ok(Response::new(Box::pin(chunks.take_until(over))))
+}
+
+/// The bundles that the state names, which stay from now on for as long as one that was just put, should their revisions be
+/// forgotten meanwhile. Those that are not here, to be fetched where another member has them, come first.
+async fn keep(api: &Api, model: &Model) -> Vec<BundleId> {
+    let (mut here, mut elsewhere) = (Vec::new(), Vec::new());
+    for id in model.bundles() {
+        match api.bundles.renew(id).await {
+            Ok(true) => here.push(id),
+            // A file that cannot be used is as good as none.
+            Ok(false) | Err(_) => elsewhere.push(id),
+        }
+    }
+    elsewhere.append(&mut here);
+    elsewhere
 }
 
 /// A backup on its way.
@@ -133,9 +149,16 @@ impl Sending {
             };
             match self.bundles.pop_front() {
                 Some(id) => {
-                    let bytes = Bytes::clone(&*self.api.bundles.obtain(id).await?);
+                    let (kind, bytes) = match self.api.bundles.obtain(id).await {
+                        Ok(bytes) => (Kind::Bundle, Bytes::clone(&*bytes)),
+                        // The state is worth saving without it, when disks are lost above all.
+                        Err(status) => {
+                            tracing::warn!(bundle = %id.short(), error = status.message(), "a backup lacks a bundle");
+                            (Kind::Missing, why(&status))
+                        }
+                    };
                     let hash = move || {
-                        let parts = encoder.section(Kind::Bundle, bytes);
+                        let parts = encoder.section(kind, bytes);
                         (encoder, parts)
                     };
                     let hashed = tokio::task::spawn_blocking(hash).await;
@@ -163,4 +186,10 @@ impl Sending {
             self.api.handle.member
         )))
     }
+}
+
+/// Why a bundle could not be had, no longer than a backup takes it. Who reads it minds no character that is cut in two.
+fn why(status: &Status) -> Bytes {
+    let text = status.message().as_bytes();
+    Bytes::copy_from_slice(&text[..text.len().min(MAX_WHY_BYTES)])
 }

@@ -1,8 +1,8 @@
 //! The file of a backup.
 //!
 //! Magic (8 bytes), then sections: kind (1 byte), length of the content (8, little endian), content, SHA-256 of these
-//! three. First the header as JSON, then the state as a record of [`crate::raft::codec`], then each bundle that the header
-//! lists, in its order, and last the SHA-256 of everything before that section. Nothing comes after it.
+//! three. First the header as JSON, then the state as a record of [`crate::raft::codec`], then for each bundle that the
+//! header lists, in its order, its bytes, or why no member had it, and last the SHA-256 of everything before that section. Nothing comes after it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,6 +14,7 @@ use mosec_types::BundleId;
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use serde::{Deserialize, Serialize};
 
+use super::missing::Missing;
 use crate::raft::codec::{self, CodecError};
 use crate::state::{Formats, Model};
 
@@ -26,6 +27,9 @@ const MAX_HEADER_BYTES: u64 = 1 << 20;
 /// Longest state: a hundred times what the largest cluster that was measured has.
 const MAX_STATE_BYTES: u64 = 1 << 30;
 
+/// Longest text that says why a bundle is missing: a line for each member.
+pub(crate) const MAX_WHY_BYTES: usize = 4096;
+
 /// What a section holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -33,6 +37,8 @@ pub(crate) enum Kind {
     Header = b'H',
     State = b'S',
     Bundle = b'B',
+    /// In the place of a bundle: why it is not there.
+    Missing = b'M',
     End = b'E',
 }
 
@@ -42,6 +48,7 @@ impl Kind {
             Self::Header => MAX_HEADER_BYTES,
             Self::State => MAX_STATE_BYTES,
             Self::Bundle => mosec_bundle::MAX_BYTES,
+            Self::Missing => MAX_WHY_BYTES as u64,
             Self::End => SHA256_OUTPUT_LEN as u64,
         }
     }
@@ -67,7 +74,7 @@ pub struct Header {
     pub index: u64,
     /// No entry of that term or before was later than this.
     pub last_index: u64,
-    /// The bundles in the file, in their order.
+    /// The bundles that the state names, in the order in which they, or why they are missing, are in the file.
     pub bundles: Vec<BundleId>,
 }
 
@@ -145,6 +152,8 @@ pub enum BackupError {
 pub struct Contents {
     pub header: Header,
     pub model: Model,
+    /// The bundles that no member could give.
+    pub missing: Vec<Missing>,
     /// Of the whole file.
     pub bytes: u64,
 }
@@ -172,9 +181,16 @@ pub(super) fn read<E: From<BackupError>>(
         let problem = format!("the state names bundle {}, which is not there", lacking.short());
         return Err(reader.damaged("the header", problem).into());
     }
+    let mut missing = Vec::new();
     for (at, &id) in (1..).zip(&header.bundles) {
         let part = format!("bundle {} ({at} of {})", id.short(), header.bundles.len());
-        let content = Bytes::from(reader.section(Kind::Bundle, &part)?);
+        let (kind, content) = reader.section_of(&[Kind::Bundle, Kind::Missing], &part)?;
+        if kind == Kind::Missing {
+            let why = String::from_utf8_lossy(&content).into_owned();
+            missing.push(Missing::new(id, why, &model));
+            continue;
+        }
+        let content = Bytes::from(content);
         let found = mosec_bundle::id_of(&content);
         if found != id {
             return Err(reader
@@ -184,7 +200,12 @@ pub(super) fn read<E: From<BackupError>>(
         bundle(id, content)?;
     }
     let bytes = reader.end()?;
-    Ok(Contents { header, model, bytes })
+    Ok(Contents {
+        header,
+        model,
+        missing,
+        bytes,
+    })
 }
 
 fn model(record: &[u8]) -> Result<Model, CodecError> {
@@ -248,13 +269,19 @@ impl Reader {
 
     /// The content of the next section, which must be of `kind`.
     fn section(&mut self, kind: Kind, part: &str) -> Result<Vec<u8>, BackupError> {
+        Ok(self.section_of(&[kind], part)?.1)
+    }
+
+    /// The next section, which must be of one of `kinds`.
+    fn section_of(&mut self, kinds: &[Kind], part: &str) -> Result<(Kind, Vec<u8>), BackupError> {
         let head = self.take(HEAD_BYTES as u64, part)?;
         let (found, length) = head.split_first_chunk().map_or((0, 0), |([found], length)| {
             (*found, length.try_into().map_or(0, u64::from_le_bytes))
         });
-        if found != kind as u8 || length > kind.max_bytes() {
+        let kind = kinds.iter().copied().find(|&kind| kind as u8 == found);
+        let Some(kind) = kind.filter(|kind| length <= kind.max_bytes()) else {
             return Err(self.damaged(part, "another one stands in its place"));
-        }
+        };
         let content = self.take(length, part)?;
         let sum = self.take(SHA256_OUTPUT_LEN as u64, part)?;
         if sum != sum_of(&head, &content) {
@@ -265,7 +292,7 @@ impl Reader {
                 self.whole.update(bytes);
             }
         }
-        Ok(content)
+        Ok((kind, content))
     }
 
     /// Checks the end; gives the length of the file.

@@ -5,12 +5,14 @@
 
 mod file;
 mod living;
+mod missing;
 mod restore;
 #[cfg(test)]
 mod tests;
 
 pub use file::{BackupError, Contents, check};
 pub use living::{LivingError, refuse_living};
+pub use missing::Missing;
 pub use restore::{MARKER, Restore, RestoreError, restore};
 
-pub(crate) use file::{Encoder, Header, Kind};
+pub(crate) use file::{Encoder, Header, Kind, MAX_WHY_BYTES};

@@ -72,9 +72,13 @@ fn encoded(header: &Header, model: &Model) -> (Vec<u8>, Vec<(String, usize)>) {
     add("the state".into(), encoder.section(Kind::State, state.into()));
     for id in &header.bundles {
         let all = [bundle(1), bundle(2)];
-        let (_, content) = all.into_iter().find(|(known, _)| known == id).unwrap();
+        let content = all.into_iter().find(|(known, _)| known == id);
+        let (kind, content) = content.map_or_else(
+            || (Kind::Missing, Bytes::from_static(b"no member has it")),
+            |(_, content)| (Kind::Bundle, content),
+        );
         let name = format!("bundle {}", id.short());
-        add(name, encoder.section(Kind::Bundle, content));
+        add(name, encoder.section(kind, content));
     }
     add("its end".into(), encoder.end());
     (bytes, ends)
@@ -184,6 +188,37 @@ fn a_backup_without_its_code_or_of_a_later_build_is_refused() {
     assert!(
         format!("{error:#}").contains("the cluster is at format 99"),
         "{error:#}"
+    );
+}
+
+#[test]
+fn code_that_is_missing_is_named_with_who_needs_it() {
+    let place = Place::new();
+    let mut model = model();
+    deployed(&mut model, 11, "p", Some(bundle(3).0));
+    let missing = |model: &Model| {
+        fs::write(&place.backup, encoded(&header(model), model).0).unwrap();
+        let missing = check(&place.backup).unwrap().missing;
+        let told = |missing: &super::Missing| (missing.to_string(), missing.needed_by.len());
+        missing.iter().map(told).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        missing(&model),
+        [(
+            "the code of p 11 is missing, which p 11 runs on: no member has it".into(),
+            1
+        )]
+    );
+    // Members are made from it all the same, without that code.
+    let plan = place.plan(1);
+    let contents = restore(&plan).unwrap();
+    assert_eq!(contents.missing.len(), 1);
+    assert_eq!(fs::read_dir(plan.data_dir.join("bundles")).unwrap().count(), 2);
+    // Another one replaces it, and it can be gone back to.
+    deployed(&mut model, 15, "p", Some(bundle(1).0));
+    assert_eq!(
+        missing(&model),
+        [("the code of p 11 is missing: no member has it".into(), 0)]
     );
 }
 

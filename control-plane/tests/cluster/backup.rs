@@ -1,6 +1,7 @@
 //! Backups that are streamed from whoever leads.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use mosec_control_plane::backup::{self, Restore};
@@ -148,4 +149,23 @@ async fn only_admins_get_one() {
         message,
         "deployer/d may not call Backup: its role is deployer, expected admin"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_keeps_the_code_it_needs_from_being_removed() {
+    let cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    deploy(&cluster, "p", 1000).await;
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
+    let files = || {
+        let files = std::fs::read_dir(cluster.bundles(1)).unwrap();
+        files.map(|file| std::fs::File::open(file.unwrap().path()).unwrap())
+    };
+    files().for_each(|file| file.set_modified(long_ago).unwrap());
+    let mut stream = cluster.client(&[1]).backup().await.unwrap();
+    assert!(stream.next().await.unwrap().is_some());
+    let ages: Vec<_> = files()
+        .map(|file| file.metadata().unwrap().modified().unwrap())
+        .collect();
+    assert!(ages.len() == 1 && ages[0] > long_ago, "{ages:?}");
 }

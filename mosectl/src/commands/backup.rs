@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::status::Output;
 use crate::connect::{Connection, connect};
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::report::backup::{self as report, BackupReport};
 use crate::terminal;
 
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Look at a file instead: check every byte of it, and say what is in it. Asks no control plane.
     #[arg(long)]
     check: bool,
+    /// Take a backup that lacks code which a revision runs on.
+    #[arg(long)]
+    allow_missing: bool,
     #[arg(long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
@@ -36,6 +39,7 @@ pub(crate) async fn run(args: Args) -> Result {
     let Args {
         file,
         check,
+        allow_missing,
         output,
         connection,
     } = args;
@@ -44,7 +48,7 @@ pub(crate) async fn run(args: Args) -> Result {
             return Err(Failure::usage(format!("{} is there already", file.display())));
         }
         let stream = connect(&connection)?.client.backup().await?;
-        keep(stream, &file).await?;
+        keep(stream, &file, allow_missing).await?;
     }
     let contents = looked_at(&file).await?;
     let report = BackupReport::from(&contents);
@@ -52,11 +56,13 @@ pub(crate) async fn run(args: Args) -> Result {
         Output::Table => report::render(&report),
         Output::Json => serde_json::to_string_pretty(&report).context("cannot write JSON")? + "\n",
     };
-    Ok(terminal::print(&text)?)
+    terminal::print(&text)?;
+    warn_of(&contents);
+    refuse(&contents, allow_missing)
 }
 
 /// Writes what arrives to a file beside `path`, which takes the name when all of it is there and checked.
-async fn keep(mut stream: BackupStream, path: &Path) -> Result {
+async fn keep(mut stream: BackupStream, path: &Path, allow_missing: bool) -> Result {
     let dir = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -70,12 +76,37 @@ async fn keep(mut stream: BackupStream, path: &Path) -> Result {
         file.write_all(&bytes).with_context(failed)?;
     }
     file.as_file().sync_all().with_context(failed)?;
-    looked_at(file.path()).await?;
+    let contents = looked_at(file.path()).await?;
+    refuse(&contents, allow_missing).inspect_err(|_| warn_of(&contents))?;
     named(file, path).with_context(failed)?;
     // Without it, the name itself may be lost with the power.
     Ok(File::open(dir)
         .and_then(|dir| dir.sync_all())
         .with_context(failed)?)
+}
+
+/// Says on standard error what a backup lacks.
+pub(super) fn warn_of(contents: &backup::Contents) {
+    for missing in &contents.missing {
+        terminal::print_error(&format!(
+            "warning: {}\n",
+            terminal::printable(&missing.to_string())
+        ));
+    }
+}
+
+/// Refuses a backup that lacks what a revision runs on.
+fn refuse(contents: &backup::Contents, allow_missing: bool) -> Result {
+    let missing = contents.missing.iter();
+    match missing.filter(|missing| !missing.needed_by.is_empty()).count() {
+        0 => Ok(()),
+        _ if allow_missing => Ok(()),
+        count => {
+            let error = anyhow!("the backup lacks {count} of the bundles that revisions run on");
+            let hint = "deploy these again for a whole one, or take it as it is with --allow-missing";
+            Err(Failure::new(Exit::Failed, error).hint(hint))
+        }
+    }
 }
 
 fn named(file: NamedTempFile, path: &Path) -> anyhow::Result<()> {

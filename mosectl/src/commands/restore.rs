@@ -81,6 +81,7 @@ pub(crate) async fn run(args: Args) -> Result {
     backup::refuse_living(&plan.peers, &plan.cluster_id, id, identity.as_ref()).await?;
     let dir = plan.data_dir.clone();
     let contents = blocking(move || backup::restore(&plan)).await?;
+    super::backup::warn_of(&contents);
     let (taken, member) = (date(contents.header.taken_at_unix_ms), args.node_id);
     let text = format!(
         "member {member} is restored in {} from the backup of {taken}; revisions go on after {}\n",

@@ -1,8 +1,10 @@
 //! What is in a backup.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use mosec_control_plane::backup::Contents;
+use mosec_control_plane::backup::{Contents, Missing};
+use mosec_types::{PipelineName, Revision};
 use serde::Serialize;
 
 use super::history::date;
@@ -29,6 +31,32 @@ pub(crate) struct BackupReport {
     /// Join tokens, by their hashes.
     pub(crate) tokens: usize,
     pub(crate) pipelines: Vec<PipelineInBackup>,
+    /// Bundles that no member could give when it was made.
+    pub(crate) missing: Vec<MissingInBackup>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct MissingInBackup {
+    pub(crate) bundle: String,
+    /// Those that name it.
+    pub(crate) revisions: Vec<u64>,
+    /// Those of them that serve or are on their way.
+    pub(crate) needed_by: Vec<u64>,
+    pub(crate) why: String,
+}
+
+impl From<&Missing> for MissingInBackup {
+    fn from(missing: &Missing) -> Self {
+        let numbers = |revisions: &BTreeSet<(PipelineName, Revision)>| {
+            revisions.iter().map(|(_, revision)| revision.0).collect()
+        };
+        Self {
+            bundle: missing.bundle.to_string(),
+            revisions: numbers(&missing.revisions),
+            needed_by: numbers(&missing.needed_by),
+            why: missing.why.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,16 +70,20 @@ pub(crate) struct PipelineInBackup {
 
 impl From<&Contents> for BackupReport {
     fn from(contents: &Contents) -> Self {
-        let Contents { header, model, bytes } = contents;
-        let pipeline =
-            |(name, history): (&mosec_types::PipelineName, &mosec_control_plane::state::History)| {
-                let serving = model.serving(name);
-                PipelineInBackup {
-                    name: name.to_string(),
-                    revisions: history.records().iter().map(|record| record.revision.0).collect(),
-                    serving: serving.map(|rollout| rollout.deployment.revision.0),
-                }
-            };
+        let Contents {
+            header,
+            model,
+            missing,
+            bytes,
+        } = contents;
+        let pipeline = |(name, history): (&PipelineName, &mosec_control_plane::state::History)| {
+            let serving = model.serving(name);
+            PipelineInBackup {
+                name: name.to_string(),
+                revisions: history.records().iter().map(|record| record.revision.0).collect(),
+                serving: serving.map(|rollout| rollout.deployment.revision.0),
+            }
+        };
         Self {
             cluster: header.cluster_id.clone(),
             taken_at: date(header.taken_at_unix_ms),
@@ -61,10 +93,11 @@ impl From<&Contents> for BackupReport {
             term: header.term,
             index: header.index,
             bytes: *bytes,
-            bundles: header.bundles.len(),
+            bundles: header.bundles.len() - missing.len(),
             nodes: model.nodes.len(),
             tokens: model.tokens.list().len(),
             pipelines: model.histories.iter().map(pipeline).collect(),
+            missing: missing.iter().map(MissingInBackup::from).collect(),
         }
     }
 }
@@ -83,12 +116,17 @@ pub(crate) fn render(report: &BackupReport) -> String {
         nodes,
         tokens,
         pipelines,
+        missing,
     } = report;
     let mut text = String::new();
+    let lacking = match missing.len() {
+        0 => String::new(),
+        count => format!(" ({count} missing)"),
+    };
     let _ = writeln!(
         text,
         "cluster {}  taken {taken_at}  by member {member}, build {}, format {format}\n\
-         log entry {index} of term {term}  pipelines {}  bundles {bundles}  nodes {nodes}  tokens {tokens}  {bytes} bytes, \
+         log entry {index} of term {term}  pipelines {}  bundles {bundles}{lacking}  nodes {nodes}  tokens {tokens}  {bytes} bytes, \
          all checked",
         printable(cluster),
         printable(build),
