@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::stream;
 use mosec_types::BundleId;
 use mosec_wire::control::proto;
 use openraft::ServerState;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 
-use super::{Api, ReplyStream, forward, origin};
+use super::{Api, ReplyStream, forward, origin, sending};
 use crate::access;
 use crate::backup::{Encoder, Header, Kind, MAX_WHY_BYTES};
 use crate::raft::codec;
@@ -22,7 +22,7 @@ use crate::state::format::BUILD;
 
 /// Bytes of one message, as of a bundle's.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// How long one backup may take: 10 GiB of bundles at 25 Mbit/s. Beyond it, whoever reads has fallen asleep.
+/// How long one backup may take: 10 GiB of bundles at 25 Mbit/s.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 pub(super) async fn give(
@@ -58,19 +58,23 @@ pub(super) async fn give(
     };
     let caller = access::caller(request);
     tracing::info!(%caller, index = header.index, bundles = header.bundles.len(), "a backup is made");
-    let sending = Sending::begin(api.clone(), header, &model, turn).await?;
-    let chunks = stream::try_unfold(sending, |mut sending| async {
-        let chunk = sending.next().await?;
-        Ok::<_, Status>(chunk.map(|data| (proto::BackupChunk { data }, sending)))
+    let making = Making::begin(api.clone(), header, &model, turn).await?;
+    let chunks = stream::try_unfold(making, |mut making| async {
+        let chunk = making.next().await?;
+        Ok::<_, Status>(chunk.map(|data| (proto::BackupChunk { data }, making)))
     });
     let expiry = access::expiry(caller);
-    let over = async {
+    let closing = api.closing.clone();
+    let over = async move {
         tokio::select! {
-            () = expiry => {}
-            () = tokio::time::sleep(BACKUP_TIMEOUT) => {}
+            () = closing.cancelled() => Status::unavailable("this member stops"),
+            () = expiry => Status::unauthenticated("the certificate has expired: the backup is given up"),
+            () = tokio::time::sleep(BACKUP_TIMEOUT) => {
+                Status::deadline_exceeded(format!("the backup was not taken within {BACKUP_TIMEOUT:?}"))
+            }
         }
     };
-    Ok(Response::new(Box::pin(chunks.take_until(over))))
+    Ok(Response::new(sending::send(chunks, over)))
 }
 
 /// The bundles that the state names, which stay from now on for as long as one that was just put, should their revisions be
@@ -89,7 +93,7 @@ async fn keep(api: &Api, model: &Model) -> Vec<BundleId> {
 }
 
 /// A backup on its way.
-struct Sending {
+struct Making {
     api: Api,
     term: u64,
     /// Absent when the end is among the parts.
@@ -100,7 +104,7 @@ struct Sending {
     _turn: OwnedSemaphorePermit,
 }
 
-impl Sending {
+impl Making {
     async fn begin(
         api: Api,
         header: Header,

@@ -7,7 +7,7 @@ use mosec_wire::control::{BUNDLE_TIMEOUT, FORWARDED_KEY, bundle_chunks, collect_
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Api, ReplyStream, invalid};
+use super::{Api, ReplyStream, invalid, sending};
 use crate::state::Command;
 
 pub(super) async fn put(
@@ -84,25 +84,23 @@ pub(super) async fn give(
         let turn = api.bundles.turn().await?;
         (Some(turn), api.bundles.obtain(id).await?)
     };
-    // Ends with the transfer, or with the time that one may take.
-    let closing = api.closing.clone();
-    let late = tokio::time::Instant::now() + BUNDLE_TIMEOUT;
-    let sending = (bundle_chunks(&id, &bytes), turn, bytes);
-    let chunks = stream::unfold(sending, move |(mut chunks, turn, bytes)| {
-        let over = closing.is_cancelled() || tokio::time::Instant::now() > late;
-        async move {
-            let chunk = chunks.next()?;
-            let chunk = if over {
-                Err(Status::unavailable(
-                    "the transfer takes too long, or this member stops",
-                ))
-            } else {
-                Ok(chunk)
-            };
-            Some((chunk, (chunks, turn, bytes)))
-        }
+    // What is held goes with the transfer, or after the time that one may take.
+    let chunks = bundle_chunks(&id, &bytes);
+    let held = (chunks, turn, bytes);
+    let chunks = stream::unfold(held, |(mut chunks, turn, bytes)| async move {
+        let chunk = chunks.next()?;
+        Some((Ok(chunk), (chunks, turn, bytes)))
     });
-    Ok(Response::new(Box::pin(chunks)))
+    let closing = api.closing.clone();
+    let over = async move {
+        tokio::select! {
+            () = closing.cancelled() => Status::unavailable("this member stops"),
+            () = tokio::time::sleep(BUNDLE_TIMEOUT) => {
+                Status::unavailable(format!("the bundle was not taken within {BUNDLE_TIMEOUT:?}"))
+            }
+        }
+    };
+    Ok(Response::new(sending::send(chunks, over)))
 }
 
 /// Refuses a pipeline whose bundle a majority does not have. Asked on the leader, before it is logged.

@@ -14,6 +14,7 @@ mod logs;
 pub(crate) mod members;
 mod plan;
 mod revisions;
+mod sending;
 mod status;
 mod tokens;
 mod traffic;
