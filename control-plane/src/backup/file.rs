@@ -72,7 +72,8 @@ pub struct Header {
     pub term: u64,
     /// The state has at least all entries up to this one.
     pub index: u64,
-    /// No entry of that term or before was later than this.
+    /// The last entry in that leader's log when it made this. It went on logging in the same term: that a restored log is
+    /// later than all of that rests on the gap that a restore leaves after this index alone.
     pub last_index: u64,
     /// The bundles that the state names, in the order in which they, or why they are missing, are in the file.
     pub bundles: Vec<BundleId>,
