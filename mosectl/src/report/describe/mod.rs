@@ -66,6 +66,10 @@ mod tests {
         ]
     }
 
+    fn spread(by: &str, max: Option<u32>) -> proto::Spread {
+        proto::Spread { by: by.into(), max }
+    }
+
     #[test]
     fn a_pipeline_is_told_on_one_screen() {
         let name = PipelineName::new("ocr").unwrap();
@@ -82,6 +86,9 @@ mod tests {
         }];
         spec.stages[1].max_batch_size = 8;
         spec.stages[1].max_wait_ms = 10;
+        spec.stages[1].spread = vec![spread("rack", None), spread("node", Some(1))];
+        spec.stages[1].anti_affinity = vec![0];
+        spec.rollout.get_or_insert_default().progress_deadline_ms = Some(600_000);
         let found = PipelineDescription::new(&name, response, Vec::new(), trail())
             .unwrap()
             .unwrap();
@@ -90,7 +97,8 @@ mod tests {
             "pipeline ocr  specification of revision 9\n",
             "code      folder /srv\n",
             "route     /ocr: decode -> find\n",
-            "rollout   all replicas at once\n",
+            "rollout   all replicas at once; progress within 600s\n",
+            "spread=rack spread=node(max=1) anti_affinity=decode",
             "server:Stage",
             "8 in 10ms",
             "API_KEY",

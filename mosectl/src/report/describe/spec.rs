@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use mosec_types::resources::{WHOLE_CPU, WHOLE_GPU};
-use mosec_types::spec::{Batching, Delivery};
+use mosec_types::spec::{Batching, Delivery, Spread};
 use mosec_types::{PipelineSpec, StageSpec};
 use serde_json::Value;
 
@@ -79,6 +79,9 @@ fn takeover(spec: &PipelineSpec) -> String {
     if !rollout.min_healthy_time.is_zero() {
         parts.push(format!("healthy for {}", time(rollout.min_healthy_time)));
     }
+    if let Some(deadline) = rollout.progress_deadline {
+        parts.push(format!("progress within {}", time(deadline)));
+    }
     if let Some(canary) = &rollout.canary {
         let replicas = match canary.replicas {
             0 => "all replicas".to_owned(),
@@ -119,7 +122,7 @@ pub(super) fn stages(spec: &PipelineSpec) -> comfy_table::Table {
                 Delivery::AtMostOnce => "at most once".to_owned(),
                 Delivery::Retry => stage.attempts.to_string(),
             },
-            needs(stage),
+            needs(spec, stage),
             variables(stage),
         ]);
     }
@@ -137,7 +140,8 @@ fn batch(stage: &StageSpec) -> String {
     format!("{} in {}{how}", stage.max_batch_size, time(stage.max_wait))
 }
 
-fn needs(stage: &StageSpec) -> String {
+/// What its replicas need of nodes, and where they may be.
+fn needs(spec: &PipelineSpec, stage: &StageSpec) -> String {
     let needs = &stage.needs;
     let mut parts = Vec::new();
     if needs.gpus > 0 {
@@ -154,6 +158,15 @@ fn needs(stage: &StageSpec) -> String {
     }
     let labels = stage.node_labels.iter();
     parts.extend(labels.map(|(key, value)| format!("{key}={value}")));
+    parts.extend(stage.spread.iter().map(|Spread { by, max }| match max {
+        Some(max) => format!("spread={by}(max={max})"),
+        None => format!("spread={by}"),
+    }));
+    let others = stage.anti_affinity.iter().filter_map(|&other| spec.stage(other));
+    let others: Vec<_> = others.map(|other| other.name.as_str()).collect();
+    if !others.is_empty() {
+        parts.push(format!("anti_affinity={}", others.join(",")));
+    }
     if parts.is_empty() {
         dash()
     } else {
