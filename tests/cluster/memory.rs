@@ -1,5 +1,6 @@
 //! A deployment whose workers need more memory than there is.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use mosec_tests::{Cluster, MemoryCgroup, Options, descendants, eventually, services};
@@ -7,10 +8,18 @@ use mosec_tests::{Cluster, MemoryCgroup, Options, descendants, eventually, servi
 /// Room for the agent and for Python, and not for what the worker takes.
 const LIMIT_BYTES: u64 = 256 << 20;
 
-/// A cgroup with that limit; `None` where this machine lets nobody have one.
+/// Set to 1 where these tests must not be skipped.
+const MUST: &str = "MOSEC_TEST_MUST_CGROUP";
+
+/// A cgroup with that limit; `None` where this machine lets nobody have one, and nobody has said that it must.
 fn cgroup() -> anyhow::Result<Option<MemoryCgroup>> {
-    match MemoryCgroup::new(LIMIT_BYTES) {
-        Ok(cgroup) => Ok(Some(cgroup)),
+    or_skipped(MemoryCgroup::new(LIMIT_BYTES), std::env::var_os(MUST).as_deref())
+}
+
+fn or_skipped<T>(made: Result<T, String>, must: Option<&OsStr>) -> anyhow::Result<Option<T>> {
+    match made {
+        Ok(made) => Ok(Some(made)),
+        Err(why) if must.is_some_and(|must| must == "1") => anyhow::bail!("{MUST}=1, and {why}"),
         Err(why) => {
             eprintln!("skipped: {why}");
             Ok(None)
@@ -111,4 +120,14 @@ async fn a_worker_that_somebody_kills_is_not_told_with_what_became_of_another() 
     );
     cluster.end();
     Ok(())
+}
+
+#[test]
+fn a_skip_fails_where_the_tests_must_run() {
+    let none = || Err::<(), _>("there is none".to_owned());
+    assert_eq!(or_skipped(none(), None).unwrap(), None);
+    assert_eq!(or_skipped(none(), Some("0".as_ref())).unwrap(), None);
+    assert_eq!(or_skipped(Ok(1), Some("1".as_ref())).unwrap(), Some(1));
+    let error = or_skipped(none(), Some("1".as_ref())).unwrap_err();
+    assert_eq!(error.to_string(), "MOSEC_TEST_MUST_CGROUP=1, and there is none");
 }
