@@ -97,7 +97,17 @@ pub fn parse_peer(text: &str) -> Result<(u64, String), String> {
     let id = id
         .parse()
         .map_err(|error| format!("expected a number before '=', found {id:?}: {error}"))?;
+    port_of(address).map_err(|problem| format!("{problem} after '{id}='"))?;
     Ok((id, address.to_owned()))
+}
+
+/// The port of `host:port`.
+pub fn port_of(address: &str) -> Result<u16, String> {
+    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    parts
+        .and_then(|(_, port)| port.parse().ok())
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("expected host:port, found {address:?}"))
 }
 
 /// A certificate that lasts less is renewed all the time.
@@ -284,6 +294,11 @@ mod tests {
                 .is_err()
         );
         assert!(parse(&format!("{base} a:1")).is_err());
+        for bad in ["4=127.0.0.1", "4=:1", "4=a:0", "4=a:b", "x=a:1", "4"] {
+            assert!(parse_peer(bad).is_err(), "{bad}");
+        }
+        let text = parse_peer("4=127.0.0.1").unwrap_err();
+        assert_eq!(text, "expected host:port, found \"127.0.0.1\" after '4='");
     }
 
     #[test]

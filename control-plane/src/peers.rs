@@ -67,6 +67,16 @@ impl Peers {
         self.configured(member).unwrap_or(logged)
     }
 
+    /// The members that vote, with their addresses.
+    pub fn voters(&self) -> BTreeMap<MemberId, String> {
+        let membership = self.membership();
+        let voters = membership.voter_ids().filter_map(|voter| {
+            let logged = &membership.get_node(&voter)?.addr;
+            Some((voter, self.address(voter, logged).to_owned()))
+        });
+        voters.collect()
+    }
+
     /// The members with their addresses, learners too, in the order of their numbers.
     pub fn all(&self) -> Vec<(MemberId, String)> {
         let membership = self.membership();

@@ -255,7 +255,7 @@ impl Cluster {
             .context("cannot run mosectl")
     }
 
-    /// Runs `mosectl restore` for a member of this cluster, into its own folder.
+    /// Runs `mosectl restore` for a member of this cluster, into its own folder. The backup says who the members are.
     pub fn restore(&self, member: u64, backup: &str, cluster_id: &str) -> anyhow::Result<Output> {
         self.mosectl(&[
             "restore",
@@ -263,7 +263,6 @@ impl Cluster {
             &format!("--data-dir={}", self.file(&format!("data-{member}"))),
             &format!("--cluster-id={cluster_id}"),
             &format!("--node-id={member}"),
-            &format!("--peers={}", self.peer_list()),
         ])
     }
 

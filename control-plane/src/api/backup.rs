@@ -51,6 +51,7 @@ pub(super) async fn give(
         format: model.format.0,
         taken_at_unix_ms: origin("").at_unix_ms,
         member: api.handle.member,
+        members: api.handle.peers.voters(),
         term,
         index: point.map_or(0, |point| point.index),
         last_index,

@@ -4,7 +4,7 @@
 //! three. First the header as JSON, then the state as a record of [`crate::raft::codec`], then for each bundle that the
 //! header lists, in its order, its bytes, or why no member had it, and last the SHA-256 of everything before that section. Nothing comes after it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -68,6 +68,9 @@ pub struct Header {
     pub taken_at_unix_ms: u64,
     /// The leader that made it.
     pub member: u64,
+    /// `host:port` of each member that voted then. Empty in files from before they were kept.
+    #[serde(default)]
+    pub members: BTreeMap<u64, String>,
     /// Its term.
     pub term: u64,
     /// The state has at least all entries up to this one.

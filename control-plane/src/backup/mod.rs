@@ -13,6 +13,6 @@ mod tests;
 pub use file::{BackupError, Contents, check};
 pub use living::{LivingError, refuse_living};
 pub use missing::Missing;
-pub use restore::{MARKER, Restore, RestoreError, restore};
+pub use restore::{Checked, MARKER, Restore, RestoreError, restore};
 
 pub(crate) use file::{Encoder, Header, Kind, MAX_WHY_BYTES};

@@ -43,10 +43,22 @@ pub struct Restore {
     pub data_dir: PathBuf,
     pub cluster_id: String,
     pub member: MemberId,
-    /// `host:port` of every member of the new control plane, this one included; empty for a single one.
+    /// `host:port` of every member of the new control plane, this one included. Those of the backup where empty.
     pub peers: BTreeMap<MemberId, String>,
+    /// Whether `peers` may be others than the backup's members.
+    pub new_members: bool,
     /// 1 for the first control plane that is made from this backup, and one more for each after it.
     pub round: u32,
+}
+
+/// What [`Restore::check`] has found.
+#[derive(Debug)]
+pub struct Checked {
+    pub contents: Contents,
+    /// The log id from which the members go on.
+    pub id: LogId,
+    /// `host:port` of every member of the new control plane.
+    pub members: BTreeMap<MemberId, String>,
 }
 
 /// Why a folder was not made.
@@ -56,8 +68,22 @@ pub enum RestoreError {
     Backup(#[from] BackupError),
     #[error("the backup is of cluster {found:?}, not of {wanted:?}")]
     Cluster { found: String, wanted: String },
-    #[error("member {member} is not among the peers {peers:?}")]
-    NotAPeer { member: MemberId, peers: Vec<MemberId> },
+    #[error("member {member} is not among the members {}", listed(members))]
+    NotAMember {
+        member: MemberId,
+        members: BTreeMap<MemberId, String>,
+    },
+    #[error(
+        "the backup is of the members {}, and the peers are {}",
+        listed(members),
+        listed(peers)
+    )]
+    OtherMembers {
+        members: BTreeMap<MemberId, String>,
+        peers: BTreeMap<MemberId, String>,
+    },
+    #[error("the backup does not say who the members were, and no peers are given")]
+    NoMembers,
     #[error("{} is not empty: it has {found:?}; a member is restored into an empty folder", dir.display())]
     NotEmpty { dir: PathBuf, found: String },
     #[error("{} could not be used", path.display())]
@@ -81,15 +107,18 @@ fn restored_id(header: &Header, model: &Model, round: u32) -> LogId {
     LogId::new(CommittedLeaderId::new(term, 0), last.saturating_add(bump))
 }
 
+/// Members as `--peers` has them.
+fn listed(members: &BTreeMap<MemberId, String>) -> String {
+    let members = members
+        .iter()
+        .map(|(member, address)| format!("{member}={address}"));
+    members.collect::<Vec<_>>().join(",")
+}
+
 impl Restore {
-    /// Checks everything that can be checked here: the whole file, whose it is, and the folder. Blocks. Writes nothing.
-    pub fn check(&self) -> Result<(Contents, LogId), RestoreError> {
-        if !self.peers.is_empty() && !self.peers.contains_key(&self.member) {
-            return Err(RestoreError::NotAPeer {
-                member: self.member,
-                peers: self.peers.keys().copied().collect(),
-            });
-        }
+    /// Checks everything that can be checked here: the whole file, whose it is, the members, and the folder. Blocks. Writes
+    /// nothing.
+    pub fn check(&self) -> Result<Checked, RestoreError> {
         check_folder(&self.data_dir)?;
         let contents = file::check(&self.backup)?;
         if contents.header.cluster_id != self.cluster_id {
@@ -98,28 +127,56 @@ impl Restore {
                 wanted: self.cluster_id.clone(),
             });
         }
+        let members = self.members(&contents.header)?;
         let id = restored_id(&contents.header, &contents.model, self.round);
-        Ok((contents, id))
+        Ok(Checked {
+            contents,
+            id,
+            members,
+        })
     }
 
-    fn membership(&self) -> Membership<MemberId, BasicNode> {
-        let nodes: BTreeMap<_, _> = match self.peers.is_empty() {
-            // Its own configuration has the address.
-            true => BTreeMap::from([(self.member, BasicNode::new(""))]),
-            false => self
-                .peers
-                .iter()
-                .map(|(&id, address)| (id, BasicNode::new(address)))
-                .collect(),
+    /// The members of the new control plane. Settings of a member name those that it was started with once, and settings
+    /// with which each member would found its own cluster make two: the backup knows better than either.
+    fn members(&self, header: &Header) -> Result<BTreeMap<MemberId, String>, RestoreError> {
+        let known = &header.members;
+        let members = match (self.peers.is_empty(), known.is_empty()) {
+            (true, true) => return Err(RestoreError::NoMembers),
+            (true, false) => known,
+            (false, false) if self.peers != *known && !self.new_members => {
+                return Err(RestoreError::OtherMembers {
+                    members: known.clone(),
+                    peers: self.peers.clone(),
+                });
+            }
+            (false, _) => &self.peers,
         };
-        let voters: BTreeSet<_> = nodes.keys().copied().collect();
-        Membership::new(vec![voters], nodes)
+        if !members.contains_key(&self.member) {
+            return Err(RestoreError::NotAMember {
+                member: self.member,
+                members: members.clone(),
+            });
+        }
+        Ok(members.clone())
     }
+}
+
+fn membership(members: &BTreeMap<MemberId, String>) -> Membership<MemberId, BasicNode> {
+    let nodes: BTreeMap<_, _> = members
+        .iter()
+        .map(|(&member, address)| (member, BasicNode::new(address)))
+        .collect();
+    let voters: BTreeSet<_> = nodes.keys().copied().collect();
+    Membership::new(vec![voters], nodes)
 }
 
 /// Makes the folder. Blocks. Interrupted, it leaves one that is refused by a member and taken by the next restore.
 pub fn restore(plan: &Restore) -> Result<Contents, RestoreError> {
-    let (mut contents, id) = plan.check()?;
+    let Checked {
+        mut contents,
+        id,
+        members,
+    } = plan.check()?;
     let dir = &plan.data_dir;
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -148,7 +205,7 @@ pub fn restore(plan: &Restore) -> Result<Contents, RestoreError> {
     snapshots.save(&Stored {
         meta: SnapshotMeta {
             last_log_id: Some(id),
-            last_membership: StoredMembership::new(Some(id), plan.membership()),
+            last_membership: StoredMembership::new(Some(id), membership(&members)),
             snapshot_id: format!("restored-{}", id.index),
         },
         state: codec::encode_as(contents.model.format, &contents.model)?,

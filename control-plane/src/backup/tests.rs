@@ -42,6 +42,10 @@ fn model() -> Model {
     model
 }
 
+fn members() -> BTreeMap<u64, String> {
+    (1..=3).map(|id| (id, format!("host-{id}:7400"))).collect()
+}
+
 fn header(model: &Model) -> Header {
     Header {
         layout: Header::LAYOUT,
@@ -50,6 +54,7 @@ fn header(model: &Model) -> Header {
         format: model.format.0,
         taken_at_unix_ms: 86_400_000,
         member: 2,
+        members: members(),
         term: 5,
         index: 9,
         last_index: 11,
@@ -104,7 +109,8 @@ impl Place {
             data_dir: self.dir.path().join(member.to_string()),
             cluster_id: "c".into(),
             member,
-            peers: (1..=3).map(|id| (id, format!("host-{id}:7400"))).collect(),
+            peers: BTreeMap::new(),
+            new_members: false,
             round: 1,
         }
     }
@@ -315,7 +321,22 @@ fn nothing_is_written_where_something_is_wrong() {
         member: 4,
         ..good.clone()
     };
-    assert_eq!(refused(&stranger), "member 4 is not among the peers [1, 2, 3]");
+    let all = "1=host-1:7400,2=host-2:7400,3=host-3:7400";
+    assert_eq!(
+        refused(&stranger),
+        format!("member 4 is not among the members {all}")
+    );
+    // As the settings of a founder name them after one of three was replaced.
+    let founders = Restore {
+        peers: [1, 2, 4].map(|id| (id, format!("host-{id}:7400"))).into(),
+        ..good.clone()
+    };
+    assert_eq!(
+        refused(&founders),
+        format!(
+            "the backup is of the members {all}, and the peers are 1=host-1:7400,2=host-2:7400,4=host-4:7400"
+        )
+    );
     let nowhere = Restore {
         backup: place.dir.path().join("none"),
         ..good.clone()
@@ -324,10 +345,32 @@ fn nothing_is_written_where_something_is_wrong() {
     assert!(!good.data_dir.exists());
     fs::create_dir_all(good.data_dir.join("lost+found")).unwrap();
     restore(&good).unwrap();
+    let same = Restore {
+        peers: members(),
+        data_dir: place.dir.path().join("same"),
+        ..good.clone()
+    };
+    restore(&same).unwrap();
     let alone = Restore {
-        peers: BTreeMap::new(),
+        peers: BTreeMap::from([(2, "elsewhere:7400".into())]),
+        new_members: true,
         data_dir: place.dir.path().join("alone"),
         ..good
     };
+    assert_eq!(alone.check().unwrap().members, alone.peers);
     restore(&alone).unwrap();
+}
+
+#[test]
+fn a_backup_that_does_not_say_who_the_members_were_needs_peers() {
+    let place = Place::new();
+    let (model, mut plan) = (model(), place.plan(1));
+    let silent = Header {
+        members: BTreeMap::new(),
+        ..header(&model)
+    };
+    fs::write(&place.backup, encoded(&silent, &model).0).unwrap();
+    assert!(matches!(restore(&plan), Err(RestoreError::NoMembers)));
+    plan.peers = members();
+    restore(&plan).unwrap();
 }

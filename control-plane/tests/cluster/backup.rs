@@ -53,6 +53,8 @@ async fn any_member_leads_to_a_backup_and_all_go_on_from_it() {
         let contents = backup::check(&path).unwrap();
         assert_eq!(contents.header.cluster_id, "test");
         assert_eq!(contents.header.bundles.len(), 2);
+        let members = (1..=3).map(|id| (id, cluster.address(id).to_string()));
+        assert_eq!(contents.header.members, members.collect());
         assert_eq!(contents.model.histories.len(), 2);
     }
     let client = cluster.client(&[1, 2, 3]);
@@ -71,7 +73,8 @@ async fn any_member_leads_to_a_backup_and_all_go_on_from_it() {
             data_dir: folder.clone(),
             cluster_id: "test".into(),
             member,
-            peers: (1..=3).map(|id| (id, cluster.address(id).to_string())).collect(),
+            peers: Default::default(),
+            new_members: false,
             round: 1,
         };
         backup::restore(&plan).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
-use mosec_control_plane::backup::{self, Restore};
+use mosec_control_plane::backup::{self, Restore, RestoreError};
 use mosec_control_plane::cli::parse_peer;
 use mosec_wire::tls::Identity;
 
@@ -17,7 +17,8 @@ use crate::terminal;
 Run it on the host of each member, from the same file, while all members are stopped. Start them when all folders are made.
 
 Examples:
-  mosectl restore monday.backup --data-dir /var/lib/mosec --cluster-id prod --identity /etc/mosec/identity --node-id 1 --peers 1=10.0.0.1:7400,2=10.0.0.2:7400,3=10.0.0.3:7400")]
+  mosectl restore monday.backup --data-dir /var/lib/mosec --cluster-id prod --identity /etc/mosec/identity --node-id 1
+  mosectl restore monday.backup --data-dir /var/lib/mosec --cluster-id prod --identity /etc/mosec/identity --node-id 1 --new-members --peers 1=10.0.0.1:7400,2=10.0.0.2:7400,3=10.0.0.3:7400")]
 pub(crate) struct Args {
     /// The backup.
     file: PathBuf,
@@ -27,12 +28,16 @@ pub(crate) struct Args {
     /// Name of the cluster, which must be the backup's.
     #[arg(long, env = "MOSEC_CLUSTER_ID", value_name = "ID")]
     cluster_id: String,
-    /// Number of this member among the peers.
+    /// Number of this member.
     #[arg(long, env = "MOSEC_NODE_ID", value_name = "N", default_value_t = 1)]
     node_id: u64,
-    /// All members, this one included, as 1=host:port,2=host:port,3=host:port, the same on each. None for a single one.
+    /// All members, this one included, as 1=host:port,2=host:port,3=host:port, the same on each. Those of the backup where
+    /// absent.
     #[arg(long, env = "MOSEC_PEERS", value_delimiter = ',', value_parser = parse_peer, value_name = "N=HOST:PORT,..")]
     peers: Vec<(u64, String)>,
+    /// Takes --peers as the members although they are others, or elsewhere, than those of the backup.
+    #[arg(long, requires = "peers")]
+    new_members: bool,
     /// Which control plane from this file this is. Where one was restored before and is lost as well: 2, and so on, the
     /// same for all members, for numbers that are later than those that it gave away.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -71,14 +76,16 @@ pub(crate) async fn run(args: Args) -> Result {
         cluster_id: args.cluster_id,
         member: args.node_id,
         peers,
+        new_members: args.new_members,
         round: args.round,
     };
-    let (_, id) = blocking({
+    let checked = blocking({
         let plan = plan.clone();
         move || plan.check()
     })
     .await?;
-    backup::refuse_living(&plan.peers, &plan.cluster_id, id, identity.as_ref()).await?;
+    let id = checked.id;
+    backup::refuse_living(&checked.members, &plan.cluster_id, id, identity.as_ref()).await?;
     let dir = plan.data_dir.clone();
     let contents = blocking(move || backup::restore(&plan)).await?;
     super::backup::warn_of(&contents);
@@ -92,8 +99,19 @@ pub(crate) async fn run(args: Args) -> Result {
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, backup::RestoreError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|panicked| anyhow!("the restore did not end: {panicked}"))??)
+    let done = done.map_err(|panicked| anyhow!("the restore did not end: {panicked}"))?;
+    done.map_err(|error| {
+        let hint = match error {
+            RestoreError::OtherMembers { .. } => {
+                "without --peers and MOSEC_PEERS (`env -u MOSEC_PEERS mosectl restore ...`) they are the backup's; \
+                 --new-members takes those given"
+            }
+            RestoreError::NoMembers => "--peers names them all",
+            error => return error.into(),
+        };
+        Failure::from(error).hint(hint)
+    })
 }

@@ -15,6 +15,8 @@ use crate::terminal::printable;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct BackupReport {
     pub(crate) cluster: String,
+    /// Those that voted when it was made.
+    pub(crate) members: Vec<MemberInBackup>,
     /// RFC 3339, on the clock of the member that made it.
     pub(crate) taken_at: String,
     /// Version of the build that made it.
@@ -60,6 +62,13 @@ impl From<&Missing> for MissingInBackup {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct MemberInBackup {
+    pub(crate) member: u64,
+    /// `host:port`.
+    pub(crate) address: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct PipelineInBackup {
     pub(crate) name: String,
     /// Those that can be gone back to, oldest first.
@@ -76,6 +85,10 @@ impl From<&Contents> for BackupReport {
             missing,
             bytes,
         } = contents;
+        let members = header.members.iter().map(|(&member, address)| MemberInBackup {
+            member,
+            address: address.clone(),
+        });
         let pipeline = |(name, history): (&PipelineName, &mosec_control_plane::state::History)| {
             let serving = model.serving(name);
             PipelineInBackup {
@@ -86,6 +99,7 @@ impl From<&Contents> for BackupReport {
         };
         Self {
             cluster: header.cluster_id.clone(),
+            members: members.collect(),
             taken_at: date(header.taken_at_unix_ms),
             build: header.build.clone(),
             format: header.format,
@@ -105,6 +119,7 @@ impl From<&Contents> for BackupReport {
 pub(crate) fn render(report: &BackupReport) -> String {
     let BackupReport {
         cluster,
+        members,
         taken_at,
         build,
         format,
@@ -132,6 +147,11 @@ pub(crate) fn render(report: &BackupReport) -> String {
         printable(build),
         pipelines.len(),
     );
+    let members: Vec<_> = members
+        .iter()
+        .map(|MemberInBackup { member, address }| printable(&format!("{member}={address}")))
+        .collect();
+    let _ = writeln!(text, "members {}", members.join(","));
     if !pipelines.is_empty() {
         let mut table = table(&["PIPELINE", "SERVING", "REVISIONS"]);
         for pipeline in pipelines {

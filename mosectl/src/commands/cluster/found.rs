@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use mosec_control_plane::cli::port_of;
 use mosec_types::NodeId;
 use mosec_wire::control::{ClientConfig, ControlClient, JoinTarget, host_name, identity_in};
 use mosec_wire::tls::{ClusterCa, Role};
 
-use super::{MemberAt, Places, port_of, settings, text_of};
+use super::{MemberAt, Places, settings, text_of};
 use crate::failure::{Failure, Result};
 use crate::terminal;
 

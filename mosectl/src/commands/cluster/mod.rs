@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use mosec_control_plane::cli::parse_peer;
 use mosec_wire::control::{ControlError, proto};
 use tokio::time::{Instant, sleep};
 
@@ -97,14 +98,8 @@ impl FromStr for MemberAt {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("expected NUMBER=HOST:PORT, found {text:?}");
-        let (id, address) = text.split_once('=').ok_or_else(expected)?;
-        let id = id.parse().map_err(|_| expected())?;
-        port_of(address)?;
-        Ok(Self {
-            id,
-            address: address.to_owned(),
-        })
+        let (id, address) = parse_peer(text)?;
+        Ok(Self { id, address })
     }
 }
 
@@ -112,15 +107,6 @@ impl fmt::Display for MemberAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.id, self.address)
     }
-}
-
-/// The port of `host:port`.
-fn port_of(address: &str) -> Result<u16, String> {
-    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    parts
-        .and_then(|(_, port)| port.parse().ok())
-        .filter(|port| *port > 0)
-        .ok_or_else(|| format!("expected HOST:PORT, found {address:?}"))
 }
 
 pub(crate) async fn run(args: Args) -> Result {
