@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mosec_wire::tls::{ClusterCa, Identity, Role};
+use mosec_wire::tls::{ClusterCa, Identity, PeerIdentity, Role};
+
+use crate::failure::Failure;
 
 /// Identities are good for a year; those of a folder that has been in use for longer than this are made anew.
 const RENEW_AFTER: Duration = Duration::from_secs(300 * 24 * 60 * 60);
@@ -36,6 +38,18 @@ pub(crate) fn identity(ca: &ClusterCa, dir: &Path, role: Role, name: &str) -> an
     Ok(identity)
 }
 
+/// Refuses to write the identity of `wanted` over another one's: whoever has lost an admin's key needs the authority's.
+pub(crate) fn refuse_other(dir: &Path, wanted: &PeerIdentity) -> Result<(), Failure> {
+    match Identity::load(dir) {
+        Ok(kept) if kept.peer() != wanted => {
+            let error = anyhow::anyhow!("{} is {}'s, and not {wanted}'s", dir.display(), kept.peer());
+            Err(Failure::from(error))
+        }
+        // One that cannot be used is no loss.
+        _ => Ok(()),
+    }
+}
+
 fn is_young(path: &Path) -> bool {
     let age = fs::metadata(path)
         .and_then(|found| found.modified())
@@ -48,6 +62,22 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+
+    #[test]
+    fn another_ones_identity_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = ClusterCa::create().unwrap();
+        let (admin, ann) = (ca.issue(Role::Admin, "admin"), ca.issue(Role::Deployer, "ann"));
+        let (admin, ann) = (admin.unwrap(), ann.unwrap());
+        refuse_other(folder.path(), ann.peer()).unwrap();
+        admin.save(folder.path()).unwrap();
+        refuse_other(folder.path(), admin.peer()).unwrap();
+        let text = refuse_other(folder.path(), ann.peer()).unwrap_err().to_string();
+        assert!(
+            text.ends_with(" is admin/admin's, and not deployer/ann's"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn identities_are_kept_until_they_are_old_or_do_not_fit() {

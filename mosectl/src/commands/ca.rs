@@ -6,6 +6,7 @@ use clap::Subcommand;
 use mosec_wire::tls::{ClusterCa, Role};
 
 use crate::failure::{Failure, Result};
+use crate::pki;
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
@@ -42,6 +43,9 @@ Examples:
         /// Folder to write into.
         #[arg(long)]
         out: PathBuf,
+        /// Writes over the identity of another role or name that is in that folder.
+        #[arg(long)]
+        replace: bool,
     },
 }
 
@@ -56,10 +60,20 @@ pub(crate) fn run(args: Args) -> Result {
             ClusterCa::create()?.save(&dir)?;
             terminal::print(&format!("made an authority in {}\n", dir.display()))?;
         }
-        Action::Issue { dir, role, name, out } => {
+        Action::Issue {
+            dir,
+            role,
+            name,
+            out,
+            replace,
+        } => {
             let ca = ClusterCa::load(&dir)
                 .map_err(|error| Failure::from(error).hint("`mosectl ca init` makes an authority"))?;
             let identity = ca.issue(role, &name)?;
+            if !replace {
+                pki::refuse_other(&out, identity.peer())
+                    .map_err(|error| error.hint("--out names another folder, or --replace"))?;
+            }
             identity.save(&out)?;
             terminal::print(&format!("issued {} to {}\n", identity.peer(), out.display()))?;
         }

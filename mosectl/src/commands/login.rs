@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mosec_wire::control::{ClientConfig, ControlClient, JoinTarget, identity_in};
+use mosec_wire::control::{ClientConfig, ControlClient, JoinError, JoinTarget, identity_in};
 use mosec_wire::tls::{Identity, LiveIdentity, Role};
 
 use crate::failure::{Failure, Result};
 use crate::login::{Login, LoginDir};
+use crate::pki;
 use crate::terminal;
 
 /// What people can be.
@@ -41,8 +42,11 @@ pub(crate) struct Args {
     /// Folder for the identity. Where absent, one that other mosectl calls of this user find by themselves.
     #[arg(long, env = "MOSEC_IDENTITY", value_name = "DIR")]
     identity: Option<PathBuf>,
+    /// Writes over the identity of another role or name that is in that folder.
+    #[arg(long)]
+    replace: bool,
     /// Has the identity that is there renewed.
-    #[arg(long, conflicts_with = "token")]
+    #[arg(long, conflicts_with_all = ["token", "replace"])]
     renew: bool,
 }
 
@@ -77,7 +81,30 @@ pub(crate) async fn run(args: Args) -> Result {
                 name: args.name.as_deref(),
                 fallback_name: user_name.as_deref(),
             };
-            let identity = identity_in(&target, Some(token)).await?;
+            let begun = fresh.exists();
+            let identity = identity_in(&target, Some(token)).await.map_err(|error| {
+                // The key of a token that is no good is of no use. One that is out of reach may be: it is good again for it.
+                if !begun && !matches!(error, JoinError::Unavailable { .. }) {
+                    std::fs::remove_dir_all(&fresh).ok();
+                }
+                refused(error, token)
+            })?;
+            if !args.replace
+                && let Err(failure) = pki::refuse_other(&dir, identity.peer())
+            {
+                // The token is used up, so what it has given is kept, where no later login takes it for its own.
+                let peer = identity.peer();
+                let kept = dir.with_file_name(format!("identity.{}-{}", peer.role, peer.name));
+                pki::refuse_other(&kept, peer)?;
+                identity.save(&kept)?;
+                std::fs::remove_dir_all(&fresh)
+                    .with_context(|| format!("cannot remove {}", fresh.display()))?;
+                let kept = kept.display();
+                return Err(failure.hint(format!(
+                    "{peer}'s identity is in {kept}: use it with --identity {kept}. A login into a folder of somebody \
+                     else's needs --replace"
+                )));
+            }
             identity.save(&dir)?;
             std::fs::remove_dir_all(&fresh).with_context(|| format!("cannot remove {}", fresh.display()))?;
             identity
@@ -91,6 +118,16 @@ pub(crate) async fn run(args: Args) -> Result {
         "logged in as {peer}, kept in {}\n",
         dir.display()
     ))?)
+}
+
+/// Why the token has led to no identity.
+fn refused(error: JoinError, token: &str) -> Failure {
+    let is_file = !token.starts_with('@') && Path::new(token).is_file();
+    let failure = Failure::from(error);
+    match is_file {
+        true => failure.hint(format!("{token} is a file: --token @{token} reads it")),
+        false => failure,
+    }
 }
 
 async fn renewed(dir: &Path, control_plane: &[String]) -> Result<Identity> {
