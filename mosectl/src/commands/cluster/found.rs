@@ -89,6 +89,12 @@ pub(super) fn init(args: &Init) -> Result {
             args.members[twice]
         )));
     }
+    if !(1..=64).contains(&args.name.len()) || settings(&[("--name", args.name.clone())]).is_err() {
+        return Err(Failure::usage(format!(
+            "--name: expected 1 to 64 bytes, without spaces and what a shell would change, found {:?}",
+            args.name
+        )));
+    }
     let ports = args.members.iter().map(|address| port_of(address));
     let ports: Result<Vec<_>, _> = ports.collect();
     let ports = ports.map_err(|problem| Failure::usage(format!("--members: {problem}")))?;
@@ -109,28 +115,36 @@ pub(super) fn init(args: &Init) -> Result {
             .to_string()
         })
         .collect();
+    // All that can be wrong is found before the first file is written: the command is run again in the same folder.
+    let (data_dir, install_dir) = (absolute(&args.places.data_dir)?, absolute(&args.install_dir)?);
+    let mut texts = Vec::new();
+    for (at, port) in ports.into_iter().enumerate() {
+        let mut lines = vec![
+            ("MOSEC_CLUSTER_ID", args.name.clone()),
+            ("MOSEC_NODE_ID", (at + 1).to_string()),
+            ("MOSEC_LISTEN", args.places.listen_on(port)),
+            ("MOSEC_PEERS", peers.join(",")),
+            ("MOSEC_DATA_DIR", text_of(&data_dir)?),
+            ("MOSEC_IDENTITY", text_of(&install_dir.join("identity"))?),
+        ];
+        if at < SIGNERS {
+            lines.push(("MOSEC_CA", text_of(&install_dir.join("ca"))?));
+        }
+        texts.push(settings(&lines)?);
+    }
     let ca = ClusterCa::create()?;
     ca.save(&args.dir.join("ca"))?;
     ca.issue(Role::Admin, args.admin.as_str())?
         .save(&args.dir.join("admin"))?;
-    for (at, port) in ports.into_iter().enumerate() {
+    for (at, text) in texts.iter().enumerate() {
         let id = at + 1;
         let dir = args.dir.join(format!("control-{id}"));
         ca.issue(Role::ControlPlane, &format!("control-{id}"))?
             .save(&dir.join("identity"))?;
-        let mut lines = vec![
-            ("MOSEC_CLUSTER_ID", args.name.clone()),
-            ("MOSEC_NODE_ID", id.to_string()),
-            ("MOSEC_LISTEN", args.places.listen_on(port)),
-            ("MOSEC_PEERS", peers.join(",")),
-            ("MOSEC_DATA_DIR", text_of(&args.places.data_dir)?),
-            ("MOSEC_IDENTITY", text_of(&args.install_dir.join("identity"))?),
-        ];
         if at < SIGNERS {
             ca.save(&dir.join("ca"))?;
-            lines.push(("MOSEC_CA", text_of(&args.install_dir.join("ca"))?));
         }
-        write(&dir.join(SETTINGS), &settings(&lines)?)?;
+        write(&dir.join(SETTINGS), text)?;
     }
     Ok(terminal::print(&founded(args))?)
 }
@@ -155,7 +169,10 @@ fn founded(args: &Init) -> String {
 }
 
 pub(super) async fn join(args: Join) -> Result {
-    let identity_dir = args.dir.join("identity");
+    let (dir, data_dir) = (absolute(&args.dir)?, absolute(&args.places.data_dir)?);
+    let path = dir.join(SETTINGS);
+    refuse_again(&path)?;
+    let identity_dir = dir.join("identity");
     let host = host_name();
     let target = JoinTarget {
         dir: &identity_dir,
@@ -180,10 +197,9 @@ pub(super) async fn join(args: Join) -> Result {
         ("MOSEC_NODE_ID", id.to_string()),
         ("MOSEC_LISTEN", args.places.listen_on(port)),
         ("MOSEC_SEEDS", seeds.join(",")),
-        ("MOSEC_DATA_DIR", text_of(&args.places.data_dir)?),
+        ("MOSEC_DATA_DIR", text_of(&data_dir)?),
         ("MOSEC_IDENTITY", text_of(&identity_dir)?),
     ])?;
-    let path = args.dir.join(SETTINGS);
     write(&path, &text)?;
     let at = MemberAt {
         id,
@@ -200,6 +216,67 @@ pub(super) async fn join(args: Join) -> Result {
     ))?)
 }
 
+/// Refuses to write over settings, which somebody may have changed.
+fn refuse_again(path: &Path) -> Result {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        read => read.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let number = text.lines().find_map(|line| line.strip_prefix("MOSEC_NODE_ID="));
+    let error = anyhow::anyhow!(
+        "{} is there already; member {} is started with it",
+        path.display(),
+        number.unwrap_or("?")
+    );
+    Err(Failure::from(error).hint("remove it to begin anew"))
+}
+
+/// Settings are read in another folder than this one.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    Ok(std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))?)
+}
+
 fn write(path: &Path, text: &str) -> Result {
     Ok(fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Init,
+    }
+
+    #[test]
+    fn nothing_is_written_where_something_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("prod");
+        let made = |name: &str, more: &[&str]| {
+            let line = ["init", "--members", "a:1", "--name", name, "--dir"];
+            let line = line
+                .into_iter()
+                .chain([dir.to_str().unwrap()])
+                .chain(more.iter().copied());
+            init(&Line::try_parse_from(line).unwrap().args)
+        };
+        let long = "x".repeat(65);
+        for bad in ["Prod X", "", long.as_str()] {
+            let text = made(bad, &[]).unwrap_err().to_string();
+            assert!(text.starts_with("--name: expected 1 to 64 bytes"), "{text}");
+        }
+        let text = made("prod", &["--data-dir", "/my data"]).unwrap_err().to_string();
+        assert!(text.starts_with("MOSEC_DATA_DIR: expected no spaces"), "{text}");
+        assert!(!dir.exists());
+        made("prod", &["--data-dir", "data"]).unwrap();
+        let path = dir.join("control-1").join(SETTINGS);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("MOSEC_DATA_DIR=/"), "{text}");
+        let text = refuse_again(&path).unwrap_err().to_string();
+        assert!(text.contains("is there already; member 1 is started"), "{text}");
+    }
 }

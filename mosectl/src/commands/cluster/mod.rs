@@ -129,11 +129,15 @@ async fn add(args: Add) -> Result {
     let cluster = connect(&args.connection)?;
     let MemberAt { id, address } = &args.member;
     let step = || cluster.client.add_member(*id, address);
-    let hint = format!(
-        "`mosectl cluster add {}` goes on where it was; `mosectl cluster remove {id}` takes it back",
-        args.member
-    );
-    until_done(step, args.timeout, &hint).await?;
+    let hint = async || {
+        let mut hint = format!("`mosectl cluster add {}` goes on where it was", args.member);
+        let found = cluster.client.members().await;
+        if found.is_ok_and(|found| found.members.iter().any(|member| member.id == *id)) {
+            hint += &format!("; `mosectl cluster remove {id}` takes it back");
+        }
+        hint
+    };
+    until_done(step, args.timeout, hint).await?;
     Ok(terminal::print(&format!("member {id} at {address} votes\n"))?)
 }
 
@@ -146,14 +150,15 @@ async fn remove(args: Remove) -> Result {
         return Err(Failure::from(error).hint("`mosectl cluster status` lists the members"));
     }
     let step = || cluster.client.remove_member(id);
-    until_done(step, args.timeout, "`mosectl cluster status` shows the members").await?;
+    let hint = async || "`mosectl cluster status` shows the members".to_owned();
+    until_done(step, args.timeout, hint).await?;
     Ok(terminal::print(&format!(
         "member {id} is removed; if its process still runs, it ends by itself\n"
     ))?)
 }
 
-/// Asks for one step after the other.
-async fn until_done<F>(step: impl Fn() -> F, timeout: Duration, hint: &str) -> Result
+/// Asks for one step after the other. `hint` says what may be done when the time is over.
+async fn until_done<F>(step: impl Fn() -> F, timeout: Duration, hint: impl AsyncFnOnce() -> String) -> Result
 where
     F: Future<Output = Result<proto::MemberChange, ControlError>>,
 {
@@ -174,7 +179,7 @@ where
         if Instant::now() >= deadline {
             progress.end();
             let error = anyhow!("not done after {timeout:?}: {waits_for}");
-            return Err(Failure::from(error).hint(hint));
+            return Err(Failure::from(error).hint(hint().await));
         }
         sleep(LOOK).await;
     }
