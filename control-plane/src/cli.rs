@@ -113,7 +113,8 @@ pub fn port_of(address: &str) -> Result<u16, String> {
 /// A certificate that lasts less is renewed all the time.
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(10);
 
-fn parse_lifetime(text: &str) -> Result<Duration, String> {
+/// A lifetime, as `90d`, `12h`, `30m` or `60s`.
+pub fn parse_lifetime(text: &str) -> Result<Duration, String> {
     let expected = || format!("expected a time as 90d, 12h, 30m or 60s, found {text:?}");
     let unit = text.chars().last().ok_or_else(expected)?;
     let seconds = match unit {

@@ -235,6 +235,7 @@ mod tests {
         assert!(parse("mosectl deploy server.py --name Big").is_err());
         assert!(parse("mosectl up --agents 0").is_err());
         assert!(parse("mosectl token create --role agent --ttl 2h --uses 8").is_ok());
+        assert!(parse("mosectl token create --role agent --ttl 30d").is_ok());
         assert!(parse("mosectl token create --role king").is_err());
         assert!(parse("mosectl token create --role agent --ttl 0s").is_err());
         assert!(parse("mosectl login").is_err());

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use mosec_control_plane::cli::parse_lifetime;
 use mosec_types::NodeId;
 use mosec_wire::control::TokenSpec;
 use mosec_wire::tls::{Fingerprint, JoinToken, Role};
 
-use super::deploy::parse_timeout;
 use super::status::Output;
 use crate::connect::{Connection, connect};
 use crate::failure::Result;
@@ -36,8 +36,8 @@ Examples:
         /// The one name it is for, also if that is taken already. Any free name where absent.
         #[arg(long, value_parser = |text: &str| NodeId::new(text))]
         name: Option<NodeId>,
-        /// How long it is good.
-        #[arg(long, default_value = "1h", value_parser = parse_timeout)]
+        /// How long it is good, as 7d, 12h, 30m or 60s: up to 30 days.
+        #[arg(long, default_value = "1h", value_parser = parse_lifetime)]
         ttl: Duration,
         /// How many may join with it.
         #[arg(long, default_value_t = 1)]
