@@ -1,6 +1,6 @@
 //! `mosectl logs`: what workers write, from wherever they run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -23,6 +23,8 @@ const TAIL: u32 = 100;
 const MAX_HELD_BYTES: usize = 32 * 1024 * 1024;
 /// How long the control plane may be away before this stops following: many elections long.
 const SILENCE: Duration = Duration::from_secs(20);
+/// How many replicas are named where the one that is asked for has no output.
+const NAMED: usize = 10;
 /// Time between tries when streams break off at once.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -119,7 +121,7 @@ pub(crate) async fn run(args: Args) -> Result {
         let request = args.request(started.elapsed(), &journal);
         let (reason, was_heard) = match open(&cluster, request).await {
             Ok(mut stream) => match read(&mut stream, &mut journal, &mut printer).await? {
-                End::Complete => return complete(&args, &journal, &printer),
+                End::Complete => return complete(&cluster, &args, &journal, &printer).await,
                 End::Unread => return Ok(()),
                 End::Broken { reason, was_heard } => (reason, was_heard),
             },
@@ -255,7 +257,45 @@ fn is_final(status: &Status) -> bool {
     )
 }
 
-fn complete(args: &Args, journal: &Journal, printer: &Printer) -> Result {
+/// The replicas of which there is output, as `STAGE/REPLICA`, whichever is asked for.
+async fn kept(cluster: &Cluster, args: &Args) -> Result<BTreeSet<String>> {
+    let mut request = args.request(Duration::ZERO, Vec::new());
+    if let Some(query) = &mut request.query {
+        query.replica = None;
+        query.since_ms = None;
+        query.tail = 1;
+        query.follow = false;
+    }
+    let mut stream = open(cluster, request).await?;
+    let mut journal = Journal::of(&args.pipeline);
+    let mut found = BTreeSet::new();
+    while let Some(reply) = stream.message().await? {
+        match reply.part {
+            Some(Part::Output(output)) => {
+                let entries = journal.take(output).into_iter();
+                found.extend(entries.map(|entry| format!("{}/{}", entry.stage, entry.replica)));
+            }
+            Some(Part::CaughtUp(_)) => break,
+            Some(Part::Problem(_)) | None => {}
+        }
+    }
+    Ok(found)
+}
+
+/// What is said where there is output, and none of the replica that is asked for.
+fn other_replicas(replica: u32, pipeline: &PipelineName, kept: &BTreeSet<String>) -> String {
+    let some: Vec<_> = kept.iter().take(NAMED).map(String::as_str).collect();
+    let more = match kept.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "no output of replica {replica} of {pipeline} is kept; there is that of {}{more}",
+        some.join(", ")
+    )
+}
+
+async fn complete(cluster: &Cluster, args: &Args, journal: &Journal, printer: &Printer) -> Result {
     if !journal.is_empty() {
         return Ok(());
     }
@@ -271,6 +311,12 @@ fn complete(args: &Args, journal: &Journal, printer: &Printer) -> Result {
             problems.join(", ")
         );
         return Err(error.into());
+    }
+    if let Some(replica) = args.replica {
+        let kept = kept(cluster, args).await?;
+        if !kept.is_empty() {
+            return Err(anyhow!(other_replicas(replica, &args.pipeline, &kept)).into());
+        }
     }
     terminal::print_error(&format!("no output of {} is kept anywhere\n", args.pipeline));
     Ok(())
@@ -363,6 +409,17 @@ mod tests {
         assert!(silence.is_too_long(false, broke_off + SILENCE + PAUSE));
         let mut never = Silence { since: started };
         assert!(never.is_too_long(false, started + SILENCE + PAUSE));
+    }
+
+    #[test]
+    fn a_replica_without_output_is_told_with_those_that_have_some() {
+        let kept = (10..22).map(|number| format!("read/{number}")).collect();
+        let text = other_replicas(77, &PipelineName::new("echo").unwrap(), &kept);
+        assert!(
+            text.starts_with("no output of replica 77 of echo is kept; there is that of read/10, ")
+                && text.ends_with("read/19 and 2 more"),
+            "{text}"
+        );
     }
 
     #[test]
