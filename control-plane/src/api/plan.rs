@@ -9,9 +9,9 @@ use mosec_wire::control::proto;
 use tonic::{Request, Response, Status};
 
 use super::revisions::checked;
-use super::{Api, forward};
+use super::{Api, forward, refused};
 use crate::reconcile::rollout::plan_of;
-use crate::state::{Model, Rollout};
+use crate::state::{Model, Rollout, check_routes};
 
 pub(super) async fn plan(
     api: &Api,
@@ -19,7 +19,12 @@ pub(super) async fn plan(
 ) -> Result<Response<proto::PlanResponse>, Status> {
     let spec = checked(request.get_ref().spec.clone())?;
     let send = |mut client: forward::Client, request| async move { client.plan(request).await };
-    let answer = |_: &proto::PlanRequest| Ok(answer(&api.model.borrow().clone(), spec));
+    let answer = |_: &proto::PlanRequest| {
+        let model = api.model.borrow().clone();
+        // What a deployment would be refused for.
+        check_routes(&model, &spec).map_err(|refusal| refused(&refusal))?;
+        Ok(answer(&model, spec))
+    };
     api.read(request, send, answer).await
 }
 

@@ -20,4 +20,5 @@ pub use command::{Command, Dedup, Origin, Places, Proposal, Refusal, Reply, Step
 pub use format::{Format, FormatError, Formats};
 pub use history::{History, Outcome, Record};
 pub use model::{Model, Rollout};
+pub(crate) use revisions::check_routes;
 pub use tokens::{NewToken, Peer, TokenProblem, Tokens, Usage};

@@ -80,7 +80,7 @@ pub(super) fn deploy(model: &mut Model, healthy_deadline_ms: u64, record: Record
 }
 
 /// A path leads to one pipeline.
-fn check_routes(model: &Model, spec: &PipelineSpec) -> Result<(), Refusal> {
+pub(crate) fn check_routes(model: &Model, spec: &PipelineSpec) -> Result<(), Refusal> {
     let others = model.rollouts.values().map(|rollout| &rollout.deployment);
     for other in others.filter(|other| other.phase.runs() && other.spec.name != spec.name) {
         if let Some(route) = other

@@ -246,6 +246,9 @@ async fn mistakes_are_refused_with_their_reason() {
             "the path \"/p\" belongs to pipeline p".into()
         )
     );
+    // A plan is refused for what its deployment would be.
+    let planned = client.plan(&thief).await.map(|_| mosec_types::Revision(0));
+    assert_eq!(refused(planned), taken);
     let unknown = client
         .delete(&PipelineName::new("x").unwrap())
         .await
