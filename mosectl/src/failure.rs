@@ -125,6 +125,22 @@ pub(crate) fn refused(error: ControlError, codes: &[tonic::Code], hint: &str) ->
     if helps { failure.hint(hint) } else { failure }
 }
 
+/// The failure of a call about a pipeline. What is not there is looked for in the status; `hint` is for what is not possible.
+pub(crate) fn refused_of_pipeline(error: ControlError, hint: &str) -> Failure {
+    let failure = refused(error, &[tonic::Code::FailedPrecondition], hint);
+    let is_missing = matches!(
+        failure.error.downcast_ref(),
+        Some(ControlError::Refused {
+            code: tonic::Code::NotFound,
+            ..
+        })
+    );
+    match is_missing {
+        true => failure.hint("`mosectl status` lists the pipelines with their stages and revisions"),
+        false => failure,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
@@ -163,6 +179,13 @@ mod tests {
             code: tonic::Code::NotFound,
             message: "no".into(),
         };
-        assert_eq!(Failure::from(refused).exit, Exit::Failed);
+        let failure = refused_of_pipeline(refused, "not this");
+        assert_eq!(failure.exit, Exit::Failed);
+        assert!(
+            failure
+                .to_string()
+                .ends_with("hint: `mosectl status` lists the pipelines with their stages and revisions"),
+            "{failure}"
+        );
     }
 }

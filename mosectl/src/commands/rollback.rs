@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use mosec_types::{PipelineName, Revision};
-use mosec_wire::control::ControlError;
-use tonic::Code;
 
 use super::deploy::parse_timeout;
 use crate::connect::{Connection, connect};
-use crate::failure::{Failure, Result};
+use crate::failure::{Result, refused_of_pipeline};
 use crate::follow;
 
 #[derive(Debug, clap::Args)]
@@ -37,15 +35,9 @@ pub(crate) async fn run(args: Args) -> Result {
         .await
     {
         Ok(revision) => follow::until_it_serves(&cluster, &args.pipeline, revision, args.timeout).await,
-        Err(
-            error @ ControlError::Refused {
-                code: Code::NotFound | Code::FailedPrecondition,
-                ..
-            },
-        ) => {
+        Err(error) => {
             let hint = format!("`mosectl history {}` lists its revisions", args.pipeline);
-            Err(Failure::from(error).hint(hint))
+            Err(refused_of_pipeline(error, &hint))
         }
-        Err(error) => Err(error.into()),
     }
 }

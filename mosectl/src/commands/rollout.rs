@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use mosec_types::{PipelineName, Revision};
-use tonic::Code;
 
 use super::deploy::parse_timeout;
 use super::history;
 use super::status::{Output, report};
 use crate::connect::{Cluster, Connection, connect};
-use crate::failure::{Failure, Result, refused};
+use crate::failure::{Failure, Result, refused_of_pipeline};
 use crate::follow;
 use crate::report::{Report, RevisionReport, rollout};
 use crate::terminal;
@@ -147,5 +146,5 @@ fn on_its_way(report: &Report, pipeline: &PipelineName) -> Option<Revision> {
 
 fn explain(error: mosec_wire::control::ControlError, pipeline: &PipelineName) -> Failure {
     let hint = format!("`mosectl rollout status {pipeline}` shows its revisions");
-    refused(error, &[Code::NotFound, Code::FailedPrecondition], &hint)
+    refused_of_pipeline(error, &hint)
 }

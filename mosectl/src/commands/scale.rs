@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mosec_types::PipelineName;
-use tonic::Code;
 
 use super::deploy::parse_timeout;
 use crate::connect::{Connection, connect};
-use crate::failure::{Result, refused};
+use crate::failure::{Result, refused_of_pipeline};
 use crate::follow;
 
 #[derive(Debug, clap::Args)]
@@ -47,7 +46,7 @@ pub(crate) async fn run(args: Args) -> Result {
     let replicas: BTreeMap<_, _> = args.stages.into_iter().collect();
     let scaled = cluster.client.scale(&args.pipeline, &replicas).await;
     let hint = format!("`mosectl rollout status {}` shows its stages", args.pipeline);
-    scaled.map_err(|error| refused(error, &[Code::NotFound, Code::FailedPrecondition], &hint))?;
+    scaled.map_err(|error| refused_of_pipeline(error, &hint))?;
     if args.no_wait {
         return Ok(());
     }

@@ -1,10 +1,9 @@
 //! `mosectl traffic`: the share of a canary.
 
 use mosec_types::{PipelineName, units};
-use tonic::Code;
 
 use crate::connect::{Connection, connect};
-use crate::failure::{Result, refused};
+use crate::failure::{Result, refused_of_pipeline};
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +31,7 @@ pub(crate) async fn run(args: Args) -> Result {
     let cluster = connect(&args.connection)?;
     let set = cluster.client.set_traffic(&args.pipeline, args.weight).await;
     let hint = format!("`mosectl rollout status {}` shows its revisions", args.pipeline);
-    set.map_err(|error| refused(error, &[Code::NotFound, Code::FailedPrecondition], &hint))?;
+    set.map_err(|error| refused_of_pipeline(error, &hint))?;
     let text = format!(
         "{}: the canary takes {}% of the requests\n",
         args.pipeline, args.weight
