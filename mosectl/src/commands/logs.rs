@@ -259,7 +259,7 @@ fn is_final(status: &Status) -> bool {
 
 /// The replicas of which there is output, as `STAGE/REPLICA`, whichever is asked for.
 async fn kept(cluster: &Cluster, args: &Args) -> Result<BTreeSet<String>> {
-    let mut request = args.request(Duration::ZERO, Vec::new());
+    let mut request = args.request(Duration::ZERO, &Journal::of(&args.pipeline));
     if let Some(query) = &mut request.query {
         query.replica = None;
         query.since_ms = None;
