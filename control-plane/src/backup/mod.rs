@@ -1,7 +1,7 @@
 //! Backups of the control plane: its state and the code that revisions name, as one file.
 //!
-//! The leader streams the file (`api/backup.rs`), `mosectl backup` checks and keeps it ([`file`]), and `mosectl restore`
-//! makes the data folders of a new control plane from it ([`restore`]).
+//! The leader streams the file (`api/backup.rs`), `mosectl backup` checks and keeps it ([`mod@file`]), and `mosectl restore`
+//! makes the data folders of a new control plane from it ([`mod@restore`]).
 
 mod file;
 mod living;

@@ -625,6 +625,23 @@ fn without_room_for_both_replicas_are_replaced_in_place() {
 }
 
 #[test]
+fn what_fits_nowhere_takes_no_replica_from_what_serves() {
+    for gpus in [0, 1] {
+        let mut world = World::new([with_gpus("a", gpus), with_gpus("b", gpus)]);
+        world.deploy(&pipeline("p", vec![stage("A", 2)]));
+        world.settle();
+        let mut spec = pipeline("p", vec![on_gpu("A", 2)]);
+        spec.stages[0].needs.gpus = 200;
+        let next = world.deploy(&spec);
+        world.settle();
+        assert_eq!(world.row(), format!("2 serving 100% 2 | {next} starting 0% 1"));
+        assert_eq!(world.model.rollouts[&Revision(2)].deployment.placements.len(), 2);
+        world.pass(MINUTE);
+        assert_eq!(world.settle(), ["2 serving 100% 2"]);
+    }
+}
+
+#[test]
 fn a_last_replica_is_not_given_up() {
     let mut world = World::new([with_gpus("a", 1)]);
     let spec = pipeline("p", vec![on_gpu("A", 1)]);

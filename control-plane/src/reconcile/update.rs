@@ -218,9 +218,27 @@ impl Update<'_> {
             }
         }
         if lower != now {
-            return Some(step(deployment.replicas.clone(), lower));
+            let helps = self.fits_better_without(serving, &now, &lower, plan.unplaced.len());
+            return helps.then(|| step(deployment.replicas.clone(), lower));
         }
         self.takes_over(&ready).then(|| self.end(Phase::Serving))
+    }
+
+    /// Whether fewer replicas than `unplaced` would be without a place if the serving revision gave up those stages
+    /// that it could give up some of. What fits nowhere, with nothing in its way, costs nobody a replica.
+    fn fits_better_without(&self, serving: &Rollout, now: &[u32], lower: &[u32], unplaced: usize) -> bool {
+        let mut roomier = self.view.model.clone();
+        if let Some(serving) = roomier.rollouts.get_mut(&serving.deployment.revision) {
+            let stays = |stage: StageIndex| {
+                let at = usize::from(stage.0);
+                now.get(at) == lower.get(at)
+            };
+            serving
+                .deployment
+                .placements
+                .retain(|placement| stays(placement.stage));
+        }
+        plan_of(&roomier, self.rollout, &BTreeSet::new()).unplaced.len() < unplaced
     }
 
     /// Whether it may serve with the replicas it has: the serving one gives up its last for the others to find room.
