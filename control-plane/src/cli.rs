@@ -16,6 +16,7 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DEFAULT_HEALTHY_DEADLINE;
+use crate::peers::port_of;
 use crate::state::Formats;
 use crate::{Authority, BundleLimits, Config, ControlPlane, LeaseTiming, RaftTiming, Security};
 
@@ -99,15 +100,6 @@ pub fn parse_peer(text: &str) -> Result<(u64, String), String> {
         .map_err(|error| format!("expected a number before '=', found {id:?}: {error}"))?;
     port_of(address).map_err(|problem| format!("{problem} after '{id}='"))?;
     Ok((id, address.to_owned()))
-}
-
-/// The port of `host:port`.
-pub fn port_of(address: &str) -> Result<u16, String> {
-    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    parts
-        .and_then(|(_, port)| port.parse().ok())
-        .filter(|port| *port > 0)
-        .ok_or_else(|| format!("expected host:port, found {address:?}"))
 }
 
 /// A certificate that lasts less is renewed all the time.

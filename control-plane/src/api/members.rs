@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{Api, answer, forward, invalid, origin};
 use crate::access;
 use crate::bundles::Bundles;
+use crate::peers::port_of;
 use crate::raft::MemberId;
 use crate::raft::describe::{Description, describe_all};
 use crate::raft::handle::ProposeError;
@@ -221,10 +222,8 @@ fn number(member: MemberId) -> Result<(), Status> {
 }
 
 fn check_address(address: &str) -> Result<(), Status> {
-    let parts = address.rsplit_once(':');
-    let port = parts.map(|(host, port)| (host.is_empty(), port.parse::<u16>()));
-    match port {
-        Some((false, Ok(1..))) if address.len() <= MAX_ADDRESS_BYTES => Ok(()),
+    match port_of(address) {
+        Ok(_) if address.len() <= MAX_ADDRESS_BYTES => Ok(()),
         _ => Err(invalid(
             "address",
             format!("expected host:port of at most {MAX_ADDRESS_BYTES} bytes, found {address:?}"),

@@ -39,6 +39,7 @@ use crate::authority::Authority;
 use crate::bundles::Bundles;
 use crate::feed::Feed;
 use crate::metrics::Metrics;
+use crate::peers::port_of;
 use crate::raft::handle::{Handle, ProposeError};
 use crate::raft::members::Members;
 use crate::raft::network::Network;
@@ -405,16 +406,7 @@ fn registration(message: &proto::RegisterNodeRequest) -> Result<Command, Status>
         ));
     }
     // What gateways dial: a mistake shows here, not as an unreachable node.
-    let port = message
-        .address
-        .rsplit_once(':')
-        .map(|(host, port)| (host.is_empty(), port.parse::<u16>()));
-    if !matches!(port, Some((false, Ok(1..)))) {
-        return Err(invalid(
-            "address",
-            format!("expected host:port, found {:?}", message.address),
-        ));
-    }
+    port_of(&message.address).map_err(|problem| invalid("address", problem))?;
     Ok(Command::RegisterNode {
         id: NodeId::new(&message.id).map_err(|error| invalid("id", error))?,
         incarnation: Incarnation(message.incarnation),

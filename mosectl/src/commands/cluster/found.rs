@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mosec_control_plane::cli::port_of;
+use mosec_control_plane::peers::port_of;
 use mosec_types::NodeId;
 use mosec_wire::control::{ClientConfig, ControlClient, JoinTarget, host_name, identity_in};
 use mosec_wire::tls::{ClusterCa, Role};
