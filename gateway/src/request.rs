@@ -50,6 +50,11 @@ impl Shared {
         routes.find(path)?.pick(headers, self.turns.next()).cloned()
     }
 
+    /// The route that takes the requests of one whose revision has ended.
+    fn successor(&self, ended: &Route, headers: &HeaderMap) -> Result<Arc<Route>, ErrorCode> {
+        self.route(&ended.path, headers).ok_or(ErrorCode::UnknownRoute)
+    }
+
     /// Whether a request to `route` is to be refused before its body is here.
     fn refuse_early(&self, route: &Route) -> Option<ErrorCode> {
         // A route without a dispatcher may have a successor by the time the body is here.
@@ -184,29 +189,43 @@ async fn answer(
     if body.is_empty() {
         return Ok(respond::no_data(route.streams));
     }
-    let (queued, answer) = enqueue(shared, route, &parts.headers, body)?;
-    match answer {
-        Awaited::Whole(outcome) => {
-            let outcome = wait(queued.deadline, outcome).await;
-            let code = outcome.as_ref().map_or_else(|&code| code, |outcome| outcome.code);
-            shared.note(&queued.route, code, started);
-            let outcome = outcome?;
-            Ok(whole(shared, &queued, outcome, started))
-        }
-        Awaited::Events(events) => {
-            let shared = shared.clone();
-            events.hold(room);
-            let events = events.on_end(move |code| {
-                // The request's place is held as long as its stream, whoever ends it.
-                drop(permit);
+    let mut sent = Sent {
+        body,
+        arrived: Instant::now(),
+        losses: None,
+    };
+    let mut route = route;
+    loop {
+        let (queued, answer) = enqueue(shared, route, &parts.headers, &sent)?;
+        match answer {
+            Awaited::Whole(outcome) => {
+                let outcome = wait(queued.deadline, outcome).await;
+                if let Ok(Outcome { lost: Some(lost), .. }) = outcome {
+                    // Its revision is replaced, and it was still in the queue: the successor's turn.
+                    sent.losses = Some(lost.losses);
+                    route = shared.successor(&queued.route, &parts.headers)?;
+                    continue;
+                }
+                let code = outcome.as_ref().map_or_else(|&code| code, |outcome| outcome.code);
                 shared.note(&queued.route, code, started);
-                // As MOSEC counts it: its head said 200, whatever came after.
-                shared
-                    .metrics
-                    .answered(StatusCode::OK.as_u16(), &queued.route.path);
-                shared.metrics.worked(started.elapsed());
-            });
-            Ok(respond::events(events))
+                let outcome = outcome?;
+                return Ok(whole(shared, &queued, outcome, started));
+            }
+            Awaited::Events(events) => {
+                let shared = shared.clone();
+                events.hold(room);
+                let events = events.on_end(move |code| {
+                    // The request's place is held as long as its stream, whoever ends it.
+                    drop(permit);
+                    shared.note(&queued.route, code, started);
+                    // As MOSEC counts it: its head said 200, whatever came after.
+                    shared
+                        .metrics
+                        .answered(StatusCode::OK.as_u16(), &queued.route.path);
+                    shared.metrics.worked(started.elapsed());
+                });
+                return Ok(respond::events(events));
+            }
         }
     }
 }
@@ -248,6 +267,15 @@ struct Queued {
     traced: bool,
 }
 
+/// What goes into a queue, and once more into another where its revision is replaced meanwhile.
+struct Sent {
+    body: Bytes,
+    /// When all of the body was here. The deadline counts from then: a slow client does not use up its own time.
+    arrived: Instant,
+    /// Replicas that were lost under it in an earlier queue; absent where it was in none.
+    losses: Option<u8>,
+}
+
 enum Awaited {
     Whole(oneshot::Receiver<Outcome>),
     Events(EventStream),
@@ -267,29 +295,26 @@ impl Awaited {
 
 /// Puts the request into its first stage's queue.
 ///
-/// Its revision may have ended while its body came: then the newest one takes it, once.
+/// Its revision may have ended meanwhile: then the newest one takes it, once.
 fn enqueue(
     shared: &Shared,
     mut route: Arc<Route>,
     http: &HeaderMap,
-    body: Bytes,
+    sent: &Sent,
 ) -> Result<(Queued, Awaited), ErrorCode> {
     let traced = http.contains_key(TRACE_HEADER);
-    let mut payload = Payload::Bytes(body);
     let mut is_last_try = false;
     loop {
         let (reply, answer) = Awaited::new(&route);
-        // The deadline counts from the body's end: a slow client does not use up its own time.
-        let now = Instant::now();
-        let deadline = now + route.spec.timeout;
+        let deadline = sent.arrived + route.spec.timeout;
         let request = Request {
             id: shared.ids.next(),
             route: route.index,
             deadline,
-            arrived: now,
+            arrived: sent.arrived,
             headers: headers::collect(&route.headers, http),
-            payload,
-            losses: 0,
+            payload: Payload::Bytes(sent.body.clone()),
+            losses: sent.losses.unwrap_or_default(),
             traced,
             spans: Vec::new(),
             stream: Stream::new(route.spec.timeout),
@@ -298,9 +323,11 @@ fn enqueue(
         let dispatcher = shared.dispatchers.dispatcher(route.first);
         let refused = match &dispatcher {
             None => Some((request, ErrorCode::NoReplica)),
+            // It was let in before. To refuse it now would be to drop it.
+            Some(dispatcher) if sent.losses.is_some() => dispatcher.offer_unheld(request),
             Some(dispatcher) => dispatcher.offer(request),
         };
-        let Some((mut refused, code)) = refused else {
+        let Some((refused, code)) = refused else {
             let queued = Queued {
                 route,
                 deadline,
@@ -308,17 +335,13 @@ fn enqueue(
             };
             return Ok((queued, answer));
         };
-        payload = std::mem::replace(&mut refused.payload, Payload::Bytes(Bytes::new()));
         refused.fail(code);
         let is_gone = dispatcher.is_none() || code == ErrorCode::Draining;
         if !is_gone || is_last_try {
-            shared.note(&route, code, now);
+            shared.note(&route, code, sent.arrived);
             return Err(code);
         }
-        let Some(newest) = shared.route(&route.path, http) else {
-            return Err(ErrorCode::UnknownRoute);
-        };
-        route = newest;
+        route = shared.successor(&route, http)?;
         is_last_try = true;
     }
 }

@@ -121,6 +121,22 @@ impl Table {
         self.routes().map(|route| (route.first, route.as_ref())).collect()
     }
 
+    /// First stages that `former` led to and this does not, where other revisions of the pipeline have all their paths.
+    pub(crate) fn replaced(&self, former: &Self) -> Vec<StageKey> {
+        let mine = self.first_stages();
+        let has_successor = |route: &Arc<Route>| {
+            let successor = self.find(&route.path).and_then(|choice| choice.0.first());
+            successor.is_some_and(|successor| successor.route.spec.name == route.spec.name)
+        };
+        let has_successors = |key: StageKey| {
+            let mut routes = former.routes().filter(|route| route.first == key);
+            routes.all(has_successor)
+        };
+        let gone = former.first_stages().into_keys();
+        gone.filter(|&key| !mine.contains_key(&key) && has_successors(key))
+            .collect()
+    }
+
     /// The pipelines that serve, the oldest first.
     pub(crate) fn pipelines(&self) -> impl Iterator<Item = &PipelineSpec> {
         self.pipelines.iter().map(Arc::as_ref)
@@ -308,6 +324,32 @@ mod tests {
             route(&table, "/x").map(|route| (route.first, route.index)),
             Some((key(2, 0), RouteIndex(1)))
         );
+    }
+
+    #[test]
+    fn what_is_replaced_has_a_successor_for_each_of_its_paths() {
+        let both = spec(&["a"], &[("/one", &[0]), ("/two", &[0])]);
+        let one = spec(&["a"], &[("/one", &[0])]);
+        let mut other = (*both).clone();
+        other.name = PipelineName::new("other").unwrap();
+        let former = table(&[(3, Phase::Serving, both.clone())]);
+        for (now, expected) in [
+            (vec![(3, Phase::Serving, both.clone())], vec![]),
+            (
+                vec![
+                    (3, Phase::Rolling, both.clone()),
+                    (4, Phase::Rolling, both.clone()),
+                ],
+                vec![],
+            ),
+            (vec![(4, Phase::Serving, both)], vec![key(3, 0)]),
+            // A path is gone, the pipeline is, or another one has the paths.
+            (vec![(4, Phase::Serving, one)], vec![]),
+            (vec![], vec![]),
+            (vec![(4, Phase::Serving, Arc::new(other))], vec![]),
+        ] {
+            assert_eq!(table(&now).replaced(&former), expected, "{now:?}");
+        }
     }
 
     #[test]

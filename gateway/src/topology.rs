@@ -52,7 +52,13 @@ pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links
     }
     tracing::debug!(version = topology.version, "topology applied");
     shared.traffic.follow(topology);
-    shared.routes.store(Arc::new(table));
+    let table = Arc::new(table);
+    let former = shared.routes.swap(table.clone());
+    // Requests that wait for a revision which takes none any more need not wait for its replicas, slow or broken as those
+    // may be: what takes its place serves them.
+    for key in table.replaced(&former) {
+        shared.dispatchers.hand_back(key);
+    }
     // A revision that is gone has no new requests; those it has are finished first.
     shared.dispatchers.retire(|key| {
         topology

@@ -99,7 +99,24 @@ impl Dispatcher {
     /// Queues a request that an earlier stage has finished with, which may in turn wait for this one: if it held that
     /// stage's credit, both could stand still. Far beyond the capacity it is refused instead.
     pub fn submit_unheld(&self, request: Request) {
-        self.0.admit_unheld(request);
+        if let Some((request, code)) = self.offer_unheld(request) {
+            request.fail(code);
+        }
+    }
+
+    /// Queues a request as [`submit_unheld`](Self::submit_unheld) does, but gives it back, with the reason, where it is
+    /// refused. For one that another dispatcher had let in, too.
+    pub fn offer_unheld(&self, request: Request) -> Option<(Request, ErrorCode)> {
+        self.0.admit_unheld(request)
+    }
+
+    /// Gives back what is queued and can be sent elsewhere. What is at its replicas, or cannot, is finished here.
+    pub(crate) fn hand_back(&self) {
+        self.0.update(|state, outbox, _| {
+            state.hand_back(outbox);
+            let requests = outbox.given_back.len() as u64;
+            self.0.metrics.handed_over.inc_by(requests);
+        });
     }
 
     /// Adds a target or changes its window. A window of zero replicas keeps what is outstanding there.
@@ -188,19 +205,20 @@ impl Inner {
         });
     }
 
-    fn admit_unheld(&self, request: Request) {
-        self.update(|state, outbox, _| {
-            let refused = if state.closed {
+    fn admit_unheld(&self, request: Request) -> Option<(Request, ErrorCode)> {
+        let mut refused = None;
+        self.update(|state, _, _| {
+            refused = if state.closed {
                 Some((request, ErrorCode::Draining))
             } else {
                 let refused = state.queue.push_unheld(request);
                 refused.map(|request| (request, ErrorCode::QueueFull))
             };
-            if let Some((request, code)) = refused {
-                self.metrics.refused(code);
-                outbox.answers.push((request, code));
+            if let Some((_, code)) = &refused {
+                self.metrics.refused(*code);
             }
         });
+        refused
     }
 
     fn set_target(&self, id: &TargetId, target: &Arc<dyn Target>, window: Window) {

@@ -14,6 +14,7 @@ pub struct DispatchMetrics {
     batch_size: HistogramVec,
     refusals: IntCounterVec,
     losses: IntCounterVec,
+    handed_over: IntCounterVec,
 }
 
 /// Series of one stage.
@@ -23,6 +24,7 @@ pub(crate) struct StageMetrics {
     pub(crate) batches: IntCounter,
     pub(crate) batch_size: Histogram,
     pub(crate) losses: IntCounter,
+    pub(crate) handed_over: IntCounter,
     refusals: IntCounterVec,
     stage: String,
 }
@@ -70,6 +72,13 @@ impl DispatchMetrics {
                 ),
                 &["stage"],
             )?,
+            handed_over: IntCounterVec::new(
+                Opts::new(
+                    "mosec_dispatch_handed_over_total",
+                    "Requests that waited for a revision which is replaced, and went to its successor.",
+                ),
+                &["stage"],
+            )?,
         };
         registry.register(Box::new(metrics.queued.clone()))?;
         registry.register(Box::new(metrics.queue_wait.clone()))?;
@@ -77,6 +86,7 @@ impl DispatchMetrics {
         registry.register(Box::new(metrics.batch_size.clone()))?;
         registry.register(Box::new(metrics.refusals.clone()))?;
         registry.register(Box::new(metrics.losses.clone()))?;
+        registry.register(Box::new(metrics.handed_over.clone()))?;
         Ok(metrics)
     }
 
@@ -87,6 +97,7 @@ impl DispatchMetrics {
             batches: self.batches.with_label_values(&[stage]),
             batch_size: self.batch_size.with_label_values(&[stage]),
             losses: self.losses.with_label_values(&[stage]),
+            handed_over: self.handed_over.with_label_values(&[stage]),
             refusals: self.refusals.clone(),
             stage: stage.to_owned(),
         }

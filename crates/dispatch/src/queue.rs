@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_types::spec::Batching;
-use tokio::time::Instant;
 
 use crate::Request;
 use crate::batch::{self, Limits, QueueView};
@@ -100,20 +99,24 @@ impl Queue {
         requests
     }
 
-    /// Takes out the requests that nobody waits for any more.
-    pub(crate) fn take_over(&mut self, now: Instant, released: &mut Vec<Hold>) -> Vec<Request> {
+    /// Takes out the requests of which `is_taken` says so.
+    pub(crate) fn extract(
+        &mut self,
+        is_taken: impl Fn(&Request) -> bool,
+        released: &mut Vec<Hold>,
+    ) -> Vec<Request> {
         let waiting = std::mem::take(&mut self.waiting);
-        let (mut over, before) = (Vec::new(), released.len());
+        let (mut taken, before) = (Vec::new(), released.len());
         for Waiting { request, hold } in waiting {
-            if request.is_live(now) {
-                self.waiting.push_back(Waiting { request, hold });
-            } else {
-                over.push(request);
+            if is_taken(&request) {
+                taken.push(request);
                 released.extend(hold);
+            } else {
+                self.waiting.push_back(Waiting { request, hold });
             }
         }
         self.holding -= released.len() - before;
-        over
+        taken
     }
 
     /// Takes out everything.

@@ -88,6 +88,14 @@ impl Registry {
         }
     }
 
+    /// Gives back what waits for this stage and can be sent elsewhere, as another revision takes its place.
+    pub fn hand_back(&self, stage: StageKey) {
+        // The lock is released first: who gets a request back asks for another dispatcher.
+        if let Some(dispatcher) = self.dispatcher(stage) {
+            dispatcher.hand_back();
+        }
+    }
+
     async fn retire_one(&self, key: StageKey, number: u64) {
         let Some(dispatcher) = self.dispatcher(key) else {
             return;

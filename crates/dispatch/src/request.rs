@@ -165,6 +165,11 @@ pub trait Respond: Send + Sync {
 
     /// Whether the answer is still wanted.
     fn is_wanted(&self) -> bool;
+
+    /// Whether the request may be given back before it was begun, as whoever waits can send it elsewhere.
+    fn takes_back(&self) -> bool {
+        false
+    }
 }
 
 /// The right and the duty to answer one request.
@@ -185,6 +190,10 @@ impl Reply {
 
     pub fn is_wanted(&self) -> bool {
         self.0.as_ref().is_some_and(|respond| respond.is_wanted())
+    }
+
+    pub(crate) fn takes_back(&self) -> bool {
+        self.0.as_ref().is_some_and(|respond| respond.takes_back())
     }
 }
 
@@ -219,5 +228,9 @@ impl Respond for tokio::sync::oneshot::Sender<Outcome> {
 
     fn is_wanted(&self) -> bool {
         !self.is_closed()
+    }
+
+    fn takes_back(&self) -> bool {
+        true
     }
 }

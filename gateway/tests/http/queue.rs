@@ -144,3 +144,78 @@ async fn what_a_client_that_left_had_queued_is_not_sent() {
         eventually("nobody is in flight", async || bench.in_flight().await == 0.0).await;
     }
 }
+
+/// Revision 1, which runs what it has, and revision 2, which takes its requests.
+fn replaced(successor: PipelineSpec) -> std::sync::Arc<mosec_types::Topology> {
+    let former = deployment(1, spec(), Phase::Retiring);
+    topology(2, vec![former, deployment(2, successor, Phase::Serving)])
+}
+
+#[tokio::test]
+async fn what_waits_for_a_revision_that_is_replaced_is_served_by_its_successor() {
+    for version in BOTH {
+        let bench = Bench::start(spec()).await;
+        let running = bench.post(version, "1");
+        let (first, _credit) = only(bench.batch().await);
+        let waiting = [bench.post(version, "2"), bench.post(version, "2")];
+        eventually_queued(&bench, 2).await;
+
+        // It has room for one. What was let in once is not refused for that.
+        bench.grant(key(2, 0), ONE);
+        let successor = PipelineSpec {
+            capacity: 1,
+            ..spec()
+        };
+        bench.topology.send(replaced(successor)).unwrap();
+        for client in waiting {
+            let batch = bench.batch().await;
+            assert_eq!(batch.stage, key(2, 0));
+            let (request, _credit) = only(batch);
+            assert_eq!(text_of(&request), "2");
+            answer(request, ErrorCode::Ok, "by the second");
+            assert_eq!(client.await.unwrap().text(), "by the second");
+        }
+        answer(first, ErrorCode::Ok, "by the first");
+        assert_eq!(
+            running.await.unwrap().text(),
+            "by the first",
+            "what ran is finished"
+        );
+        let handed_over = bench
+            .series("mosec_dispatch_handed_over_total{stage=\"Echo_1\"}")
+            .await;
+        assert_eq!(handed_over, 2.0);
+        // Each request counts for the revision that answered it.
+        let answered = |revision| {
+            let counts = (bench.traffic)();
+            let found = counts
+                .into_iter()
+                .find(|(of, _)| *of == mosec_types::Revision(revision));
+            found.map(|(_, counts)| counts.requests)
+        };
+        assert_eq!(answered(2), Some(2));
+    }
+}
+
+#[tokio::test]
+async fn what_no_other_revision_serves_is_finished_where_it_waits() {
+    let bench = Bench::start(spec()).await;
+    let running = bench.post(Version::Http1, "1");
+    let (first, credit) = only(bench.batch().await);
+    let waiting = bench.post(Version::Http1, "2");
+    eventually_queued(&bench, 1).await;
+    let mut without_the_path = spec();
+    without_the_path.routes.remove(0);
+    bench.topology.send(replaced(without_the_path)).unwrap();
+    eventually("the path leads nowhere", async || {
+        bench.post(Version::Http1, "3").await.unwrap().status == 404
+    })
+    .await;
+    answer(first, ErrorCode::Ok, "1");
+    drop(credit);
+    let (second, _credit) = only(bench.batch().await);
+    answer(second, ErrorCode::Ok, "2");
+    for (client, text) in [(running, "1"), (waiting, "2")] {
+        assert_eq!(client.await.unwrap().text(), text);
+    }
+}

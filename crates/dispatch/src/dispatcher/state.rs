@@ -9,6 +9,7 @@ use mosec_wire::Window;
 use tokio::time::Instant;
 
 use crate::credit::BatchTime;
+use crate::custody::Loss;
 use crate::pick::Load;
 use crate::queue::{Hold, Queue};
 use crate::{Dispatched, Request, Target, TargetId};
@@ -76,6 +77,8 @@ impl Slot {
 pub(super) struct Outbox {
     pub(super) batches: Vec<(Arc<dyn Target>, Dispatched)>,
     pub(super) answers: Vec<(Request, ErrorCode)>,
+    /// Requests that go back unserved to whoever sent them here.
+    pub(super) given_back: Vec<Request>,
     pub(super) released: Vec<Hold>,
 }
 
@@ -86,6 +89,9 @@ impl Outbox {
         }
         for (request, code) in self.answers {
             request.fail(code);
+        }
+        for request in self.given_back {
+            request.give_back(Loss::Refused, ErrorCode::Draining);
         }
         drop(self.released);
     }
@@ -154,15 +160,27 @@ impl State {
 
     /// Takes out the requests that nobody waits for any more.
     pub(super) fn take_over(&mut self, now: Instant, outbox: &mut Outbox) {
-        let mut over = self.queue.take_over(now, &mut outbox.released);
-        for batch in &mut self.retry {
-            over.extend(batch.extract_if(.., |request| !request.is_live(now)));
-        }
-        self.retry.retain(|batch| !batch.is_empty());
+        let over = self.extract(|request| !request.is_live(now), &mut outbox.released);
         outbox.answers.extend(
             over.into_iter()
                 .map(|request| (request, ErrorCode::DeadlineExceeded)),
         );
+    }
+
+    /// Takes out the requests that can be sent elsewhere.
+    pub(super) fn hand_back(&mut self, outbox: &mut Outbox) {
+        let movable = self.extract(|request| request.reply.takes_back(), &mut outbox.released);
+        outbox.given_back.extend(movable);
+    }
+
+    fn extract(&mut self, is_taken: impl Fn(&Request) -> bool, released: &mut Vec<Hold>) -> Vec<Request> {
+        let mut taken = Vec::new();
+        for batch in &mut self.retry {
+            taken.extend(batch.extract_if(.., |request| is_taken(request)));
+        }
+        self.retry.retain(|batch| !batch.is_empty());
+        taken.extend(self.queue.extract(is_taken, released));
+        taken
     }
 
     /// Takes out everything.
