@@ -1,8 +1,10 @@
 //! Members of different builds in one control plane.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mosec_control_plane::state::{Format, Formats};
+use mosec_control_plane::state::{Command, Format, Formats};
+use mosec_types::{Incarnation, NodeId};
 
 use crate::directed::{Cluster, PATIENCE};
 use crate::run::in_virtual_time;
@@ -115,6 +117,50 @@ fn a_newer_member_works_with_older_ones_in_their_format() {
                 assert_eq!(cluster.format(member), 2);
                 assert_eq!(cluster.net.member(member).unwrap().failure(), None);
             }
+        });
+    }
+}
+
+#[test]
+fn what_a_leader_has_not_applied_yet_is_in_force() {
+    for seed in 0..10 {
+        in_virtual_time(async {
+            let mut cluster = Cluster::start(seed).await;
+            cluster.format_becomes(Formats::BUILD.max.0, &[1, 2, 3]).await;
+            // None of them knows at first how much of its log was committed.
+            for member in 1..=3 {
+                cluster.member(member).kill(true);
+            }
+            for member in 1..=3 {
+                cluster.member(member).start().await.unwrap();
+            }
+            let command = Command::RegisterNode {
+                id: NodeId::new("a").unwrap(),
+                incarnation: Incarnation(1),
+                address: "host:7443".into(),
+                labels: BTreeMap::new(),
+                capacity: Default::default(),
+                build: Some("1.2.3".into()),
+            };
+            let first = async {
+                loop {
+                    for member in 1..=3 {
+                        let handle = cluster.net.member(member).unwrap().handle.clone();
+                        if handle.propose(command.clone().into()).await.is_ok() {
+                            return handle;
+                        }
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let leader = tokio::time::timeout(PATIENCE, first).await.unwrap();
+            let model = leader.model.borrow().clone();
+            let node = model.nodes.values().next().unwrap();
+            assert_eq!(
+                node.build.as_deref(),
+                Some("1.2.3"),
+                "seed {seed}: it was left out"
+            );
         });
     }
 }

@@ -60,9 +60,16 @@ impl Handle {
     /// Has `proposal` committed and applied, without what the format in force does not have yet.
     pub async fn propose(&self, proposal: Proposal) -> Result<Reply, ProposeError> {
         let Proposal { command, dedup } = proposal;
+        let raises = matches!(command, Command::RaiseFormat { .. });
+        let lacks = |command: &Command| !raises && command.format() > self.model.borrow().format;
+        if lacks(&command) {
+            // The state of one that has just come to lead may lag behind, and the format with it: nothing is left out
+            // or refused for that.
+            self.read_barrier().await?;
+        }
         let command = self.fit(command);
-        let (needed, in_force) = (command.format(), self.model.borrow().format);
-        if needed > in_force && !matches!(command, Command::RaiseFormat { .. }) {
+        if lacks(&command) {
+            let (needed, in_force) = (command.format(), self.model.borrow().format);
             return Err(ProposeError::Format { needed, in_force });
         }
         let proposal = Proposal { command, dedup };
