@@ -41,7 +41,7 @@ enum Command {
     Traffic(traffic::Args),
     /// Lists nodes, and takes them out of service.
     Node(node::Args),
-    /// Goes back to an earlier revision and waits until it serves.
+    /// Goes back to an earlier revision at once and waits until it serves.
     Rollback(rollback::Args),
     /// Lists what was deployed of a pipeline, by whom, and what became of it.
     #[command(after_long_help = "\

@@ -264,6 +264,11 @@ async fn nothing_an_operator_does_fails_a_request() -> anyhow::Result<()> {
     scene.mosectl(&["rollback", "revised"])?;
     scene.is_served_by("r1").await?;
     scene.goes_on().await?;
+    // To one that began with a canary: it does not do so again.
+    let said = scene.mosectl(&["rollback", "revised"])?;
+    assert!(said.contains(" is serving\n"), "{said}");
+    scene.is_served_by("r2").await?;
+    scene.goes_on().await?;
 
     eprintln!("a drain");
     scene.mosectl(&["node", "drain", "a"])?;

@@ -109,6 +109,8 @@ pub struct Client {
     seq: u64,
     /// Revisions that were seen, for rollbacks.
     seen: BTreeMap<String, Vec<u64>>,
+    /// Whether rollbacks may be such as are never a canary: the format in force has them.
+    pub at_once: bool,
     incarnations: Arc<Mutex<u64>>,
 }
 
@@ -123,6 +125,7 @@ impl Client {
             template: Arc::new(crate::fixtures::with_canary(CANARY_WEIGHT)),
             seq: 0,
             seen: BTreeMap::new(),
+            at_once: false,
             incarnations: Arc::default(),
         }
     }
@@ -159,6 +162,8 @@ impl Client {
         let drawn = self.rng.random_range(0..100);
         match (shares.contains_key(&mark), shares.len()) {
             (false, 0) if drawn < 80 => Some(Act::Serve { pipeline, revision }),
+            // What is no canary goes on without being one, and what was to be one may, too.
+            (false, _) if drawn < 10 => Some(Act::Serve { pipeline, revision }),
             (false, _) if drawn < 80 => Some(Act::Canary {
                 pipeline,
                 revision,
@@ -196,6 +201,7 @@ impl Client {
                     pipeline,
                     to,
                     mark: self.notes.mark(),
+                    at_once: self.at_once && self.rng.random_bool(0.7),
                 }
             }
             70..77 => self.set_traffic(pipeline),
@@ -297,11 +303,17 @@ impl Client {
                     origin: origin(*mark),
                 }
             }
-            Act::Rollback { pipeline, to, mark } => Command::Rollback {
+            Act::Rollback {
+                pipeline,
+                to,
+                mark,
+                at_once,
+            } => Command::Rollback {
                 pipeline: name(pipeline),
                 to: Some(Revision(*to)),
                 healthy_deadline_ms: HOUR_MS,
                 origin: origin(*mark),
+                at_once: *at_once,
             },
             Act::Delete { pipeline } => Command::Delete {
                 pipeline: name(pipeline),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_control_plane::raft::MemberId;
+use mosec_control_plane::state::Formats;
 use mosec_control_plane::{Config, RaftTiming};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -110,7 +111,12 @@ async fn simulate(seed: u64, setup: Setup) -> Outcomes {
         setup.wipes,
         setup.changes,
     );
-    let started = troubles.start_all().await;
+    let mut started = troubles.start_all().await;
+    // The others begin while the format may still be raised, and have only what the first one has.
+    let at_once = seeds.random_bool(0.75);
+    if at_once && started.is_ok() {
+        started = newest_format(&net, &troubles.members()).await;
+    }
     let end = Instant::now() + TROUBLED;
     let incarnations = Arc::new(Mutex::new(0));
     let clients: Vec<_> = (1..=seeds.random_range(3..=5))
@@ -118,6 +124,7 @@ async fn simulate(seed: u64, setup: Setup) -> Outcomes {
             let (net, notes) = (net.clone(), notes.clone());
             let mut client = Client::new(id, seeds.random(), net, notes, setup.habits);
             client.share(&incarnations);
+            client.at_once = at_once;
             tokio::spawn(client.run(end))
         })
         .collect();
@@ -137,6 +144,25 @@ async fn simulate(seed: u64, setup: Setup) -> Outcomes {
         faults: troubles.faults(),
         messages: net.counts(),
     }
+}
+
+/// Waits until the newest format is in force, as somebody has applied what raised it.
+async fn newest_format(net: &Arc<Net>, members: &[MemberId]) -> Result<(), String> {
+    let end = Instant::now() + RECOVERY;
+    let newest = Formats::BUILD.max;
+    let is_there = |id: &MemberId| {
+        let live = net.member(*id);
+        live.is_some_and(|live| live.model.borrow().format == newest)
+    };
+    while !members.iter().any(is_there) {
+        if Instant::now() > end {
+            return Err(format!(
+                "{newest} was not in force within {RECOVERY:?} of the start"
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// With nothing in the way, a write and a read must succeed, and all members come to hold the same.

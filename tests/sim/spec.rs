@@ -27,6 +27,8 @@ pub enum Act {
         pipeline: String,
         to: u64,
         mark: u64,
+        /// Never as a canary.
+        at_once: bool,
     },
     Delete {
         pipeline: String,
@@ -151,6 +153,8 @@ struct Pipeline {
     /// Percent of the requests that the newest revision takes, where it is a canary. Where a reconciler makes it one,
     /// what it takes once it is.
     canary: Option<u32>,
+    /// Whether the newest revision goes back at once, and so never comes to be a canary.
+    at_once: bool,
 }
 
 impl Pipeline {
@@ -164,9 +168,10 @@ impl Pipeline {
     }
 
     /// Adds a revision that starts. What was on its way is replaced by it, what serves goes on and is not forgotten.
-    fn begin(&mut self, mark: u64, rollouts: Rollouts) {
+    fn begin(&mut self, mark: u64, at_once: bool, rollouts: Rollouts) {
         self.marks.push(mark);
-        self.canary = (rollouts == Rollouts::ByReconciler).then_some(CANARY_WEIGHT);
+        self.at_once = at_once;
+        self.canary = (rollouts == Rollouts::ByReconciler && !at_once).then_some(CANARY_WEIGHT);
         // A reconciler may have let any of them serve, which is not forgotten.
         if self.marks.len() > REMEMBERED && rollouts == Rollouts::ByCalls {
             let oldest = self.marks.iter().position(|&mark| Some(mark) != self.serving);
@@ -284,7 +289,7 @@ fn explain(calls: &[Call<Op>], longest: &[usize]) -> String {
 
 impl ControlPlane {
     /// The state with one more revision, if it can come after what there is.
-    fn revise(&self, state: &State, pipeline: &str, mark: u64) -> Option<State> {
+    fn revise(&self, state: &State, pipeline: &str, mark: u64, at_once: bool) -> Option<State> {
         let mut state = state.clone();
         if let Some(&revision) = self.revisions.get(&mark) {
             state.advance(revision)?;
@@ -293,7 +298,7 @@ impl ControlPlane {
             .pipelines
             .entry(pipeline.to_owned())
             .or_default()
-            .begin(mark, self.rollouts);
+            .begin(mark, at_once, self.rollouts);
         Some(state)
     }
 
@@ -334,7 +339,7 @@ impl ControlPlane {
         }
         after.version = based_on;
         let pipeline = self.starting(&mut after, pipeline, revision).ok()?;
-        if pipeline.serving.is_none() || pipeline.canary.is_some() {
+        if pipeline.serving.is_none() || pipeline.canary.is_some() || pipeline.at_once {
             return None;
         }
         pipeline.canary = Some(CANARY_WEIGHT);
@@ -445,17 +450,22 @@ impl Sequential for ControlPlane {
     fn step(&self, state: &State, op: &Op) -> Option<State> {
         match &op.act {
             Act::Deploy { pipeline, mark } => match op.outcome {
-                Outcome::Deployed(_) | Outcome::Unknown => self.revise(state, pipeline, *mark),
+                Outcome::Deployed(_) | Outcome::Unknown => self.revise(state, pipeline, *mark, false),
                 _ => None,
             },
-            Act::Rollback { pipeline, to, mark } => {
-                match (self.roll_back(state, pipeline, *to), &op.outcome) {
-                    (Ok(()), Outcome::Deployed(_) | Outcome::Unknown) => self.revise(state, pipeline, *mark),
-                    (Err(no), Outcome::Refused(told)) if no == *told => Some(state.clone()),
-                    (Err(_), Outcome::Unknown) => Some(state.clone()),
-                    _ => None,
+            Act::Rollback {
+                pipeline,
+                to,
+                mark,
+                at_once,
+            } => match (self.roll_back(state, pipeline, *to), &op.outcome) {
+                (Ok(()), Outcome::Deployed(_) | Outcome::Unknown) => {
+                    self.revise(state, pipeline, *mark, *at_once)
                 }
-            }
+                (Err(no), Outcome::Refused(told)) if no == *told => Some(state.clone()),
+                (Err(_), Outcome::Unknown) => Some(state.clone()),
+                _ => None,
+            },
             Act::Delete { pipeline } => {
                 let mut after = state.clone();
                 let there = after.pipelines.remove(pipeline).ok_or(No::UnknownPipeline);

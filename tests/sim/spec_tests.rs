@@ -158,6 +158,46 @@ fn a_weight_of_what_is_no_canary_is_caught() {
 }
 
 #[test]
+fn a_canary_of_what_goes_back_at_once_is_caught() {
+    let serve = Act::Serve {
+        pipeline: PIPELINE.into(),
+        revision: CANARY.0,
+    };
+    let next = Act::Deploy {
+        pipeline: PIPELINE.into(),
+        mark: 3,
+    };
+    let back = |at_once| Act::Rollback {
+        pipeline: PIPELINE.into(),
+        to: SERVING.0,
+        mark: 4,
+        at_once,
+    };
+    let canary = |outcome| {
+        let act = Act::Canary {
+            pipeline: PIPELINE.into(),
+            revision: 12,
+            based_on: 12,
+        };
+        (act, outcome)
+    };
+    let after = |at_once, call| {
+        let deployed = [
+            (serve.clone(), done(9)),
+            (next.clone(), Outcome::Deployed(10)),
+            (back(at_once), Outcome::Deployed(12)),
+        ];
+        [&deployed[..], &[call]].concat()
+    };
+    good(&after(false, canary(done(13))));
+    good(&after(true, canary(Outcome::Void)));
+    bad(&after(true, canary(done(13))));
+    let set = |outcome| (set_traffic(50), outcome);
+    good(&after(true, set(Outcome::Refused(No::NotCanary))));
+    bad(&after(true, set(done(13))));
+}
+
+#[test]
 fn a_step_based_on_what_is_no_longer_so_is_caught() {
     // What it was based on is older than what had been acknowledged.
     let mut history = History::new();

@@ -55,6 +55,7 @@ pub(super) async fn rollback(
         to: message.revision.map(Revision),
         healthy_deadline_ms: healthy_deadline(api, message.healthy_deadline_ms),
         origin: origin(&by),
+        at_once: true,
     };
     let dedup = dedup(message.dedup.clone())?;
     request.get_mut().by = by;

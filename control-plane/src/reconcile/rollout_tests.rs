@@ -559,6 +559,89 @@ fn a_canary_goes_on_by_itself_once_it_has_held_its_bounds() {
     );
 }
 
+/// A world in which two revisions with a canary have served, of which the later one does.
+fn with_a_way_back() -> (World, PipelineSpec) {
+    let mut world = World::new([up("a"), up("b")]);
+    let mut spec = with_canary(false);
+    spec.stages[0].replicas = 4;
+    for _ in 0..2 {
+        let revision = world.deploy(&spec);
+        world.settle();
+        // The first has nothing to replace.
+        if world.model.rolling_out(&spec.name).is_some() {
+            world.apply(Command::Promote {
+                pipeline: spec.name.clone(),
+                origin: Origin::default(),
+            });
+        }
+        while world.model.rolling_out(&spec.name).is_some() {
+            world.pass(Duration::from_secs(10));
+            world.settle();
+        }
+        assert_eq!(world.row(), format!("{revision} serving 100% 4"));
+    }
+    (world, spec)
+}
+
+fn back() -> Command {
+    Command::Rollback {
+        pipeline: spec().name,
+        to: None,
+        healthy_deadline_ms: 60_000,
+        origin: Origin::default(),
+        at_once: true,
+    }
+}
+
+#[test]
+fn a_rollback_waits_for_its_replicas_alone() {
+    let (mut world, spec) = with_a_way_back();
+    let serving = world.model.serving(&spec.name).unwrap().deployment.revision;
+    let next = world.apply(back());
+    // Neither a canary nor `min_healthy_time`, and as many replicas at a time as ever.
+    assert_eq!(
+        world.settle(),
+        [
+            format!("{serving} serving 75% 3 | {next} rolling 25% 2"),
+            format!("{serving} serving 50% 2 | {next} rolling 50% 3"),
+            format!("{serving} serving 25% 1 | {next} rolling 75% 4"),
+            format!("{next} serving 100% 4"),
+        ]
+    );
+}
+
+#[test]
+fn a_rollback_that_does_not_become_healthy_is_reverted() {
+    let (mut world, _) = with_a_way_back();
+    let before = world.row();
+    let next = world.apply(back());
+    world.broken.push(next);
+    assert_eq!(world.settle(), [""; 0]);
+    world.pass(MINUTE);
+    assert_eq!(world.settle(), [before]);
+}
+
+#[test]
+fn a_rollback_takes_the_place_of_a_canary() {
+    let (mut world, spec) = with_a_way_back();
+    let serving = world.model.serving(&spec.name).unwrap().deployment.revision;
+    let canary = world.deploy(&spec);
+    world.settle();
+    world.pass(Duration::from_secs(10));
+    world.settle();
+    assert_eq!(
+        world.row(),
+        format!("{serving} serving 90% 4 | {canary} canary 10% 1")
+    );
+    let next = world.apply(back());
+    assert_eq!(
+        world.row(),
+        format!("{serving} serving 100% 4 | {next} starting 0% 1")
+    );
+    let steps = world.settle();
+    assert_eq!(steps.last().unwrap(), &format!("{next} serving 100% 4"));
+}
+
 #[test]
 fn a_broken_bound_reverts_the_update() {
     let mut world = World::new([up("a"), up("b")]);

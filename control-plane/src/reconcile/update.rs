@@ -68,12 +68,21 @@ impl Update<'_> {
         counts.judge(&self.spec().rollout.bounds)
     }
 
+    /// How long replicas have to be ready before the next step.
+    fn min_healthy_time(&self) -> Duration {
+        if self.rollout.at_once {
+            Duration::ZERO
+        } else {
+            self.spec().rollout.min_healthy_time
+        }
+    }
+
     /// The step after one whose replicas have been ready for so long.
     fn forward(&self, healthy_for: Duration) -> Option<Command> {
         let Some(serving) = self.serving else {
             return Some(self.end(Phase::Serving));
         };
-        if healthy_for < self.spec().rollout.min_healthy_time {
+        if healthy_for < self.min_healthy_time() {
             return None;
         }
         if !self.rollout.promoted {
@@ -157,8 +166,9 @@ impl Update<'_> {
         };
         self.serving?;
         let healthy_for = self.view.now.saturating_duration_since(since);
-        if healthy_for < spec.min_healthy_time {
-            let (seconds, of) = (healthy_for.as_secs(), spec.min_healthy_time);
+        let of = self.min_healthy_time();
+        if healthy_for < of {
+            let seconds = healthy_for.as_secs();
             return Some(format!("min_healthy_time: {seconds}s of {of:?}"));
         }
         let canary = spec.canary.as_ref().filter(|_| !self.rollout.promoted)?;

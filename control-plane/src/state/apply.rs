@@ -98,12 +98,14 @@ fn carry_out(model: &mut Model, index: u64, command: Command) -> Reply {
                 rollback_of: None,
                 outcome: Outcome::Starting,
             },
+            false,
         ),
         Command::Rollback {
             pipeline,
             to,
             healthy_deadline_ms,
             origin,
+            at_once,
         } => revisions::earlier(model, &pipeline, to).and_then(|earlier| {
             let record = Record {
                 revision: Revision(index),
@@ -112,7 +114,7 @@ fn carry_out(model: &mut Model, index: u64, command: Command) -> Reply {
                 rollback_of: Some(earlier.revision),
                 outcome: Outcome::Starting,
             };
-            revisions::deploy(model, healthy_deadline_ms, record)
+            revisions::deploy(model, healthy_deadline_ms, record, at_once)
         }),
         Command::SetPlacement {
             revision,

@@ -305,6 +305,7 @@ fn a_rollback_deploys_an_earlier_specification_anew() {
         to: to.map(Revision),
         healthy_deadline_ms: 9,
         origin: origin(),
+        at_once: false,
     };
     let serve = |revision, phase| Command::SetPhase {
         revision: Revision(revision),
@@ -617,11 +618,14 @@ fn command() -> impl Strategy<Value = Command> {
             incarnation: Incarnation(incarnation),
             health
         }),
-        ("[pq]", proptest::option::of(revision())).prop_map(|(pipeline, to)| Command::Rollback {
-            pipeline: name(&pipeline),
-            to,
-            healthy_deadline_ms: 1,
-            origin: origin(),
+        ("[pq]", proptest::option::of(revision()), any::<bool>()).prop_map(|(pipeline, to, at_once)| {
+            Command::Rollback {
+                pipeline: name(&pipeline),
+                to,
+                healthy_deadline_ms: 1,
+                origin: origin(),
+                at_once,
+            }
         }),
         "[pq]".prop_map(|name| Command::Deploy {
             spec: Arc::new(pipeline(&name, vec![stage("S", 1)])),

@@ -78,6 +78,10 @@ pub enum Command {
         to: Option<Revision>,
         healthy_deadline_ms: u64,
         origin: Origin,
+        /// As a rolling update that waits for its replicas alone, whatever the specification says of canaries and
+        /// times. Otherwise as the specification says, a canary included.
+        #[serde(default, skip_serializing_if = "is_false")]
+        at_once: bool,
     },
     /// Places a revision's replicas. Void if anything changed since version `based_on`.
     SetPlacement {
@@ -140,6 +144,11 @@ pub enum Command {
     RemoveMember { member: u64, origin: Origin },
     /// From here on commands and state may be of this format. Every member has said that it supports it.
     RaiseFormat { to: Format },
+}
+
+/// A field that says nothing new is not written, so that what earlier builds know stays as it was.
+pub(super) fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// What one step of a rollout changes.

@@ -36,7 +36,7 @@ pub struct Format(pub u8);
 /// The first one, which is that of a state that does not say.
 pub const FIRST: Format = Format(1);
 /// Nodes say which build they run, and the audit trail has who changes the members. Stages are kept apart (`spread` and
-/// `anti_affinity`), and a rollout has a `progress_deadline`.
+/// `anti_affinity`), a rollout has a `progress_deadline`, and a rollback has no canary.
 pub const SECOND: Format = Format(2);
 
 impl Default for Format {
@@ -135,12 +135,13 @@ impl Command {
             | Self::AddMember { .. }
             | Self::RemoveMember { .. } => SECOND,
             Self::Deploy { spec, .. } if spec_says_more(spec) => SECOND,
+            Self::Rollback { at_once: true, .. } => SECOND,
             // Whoever reads it must know what comes after it.
             Self::RaiseFormat { to } => *to,
             Self::RegisterNode { build: None, .. }
             | Self::MarkNode { .. }
             | Self::Deploy { .. }
-            | Self::Rollback { .. }
+            | Self::Rollback { at_once: false, .. }
             | Self::SetPlacement { .. }
             | Self::Advance { .. }
             | Self::SetPhase { .. }
@@ -159,10 +160,15 @@ impl Command {
 
     /// The command without what `in_force` does not have, where the cluster can do without it.
     pub fn fitted(mut self, in_force: Format) -> Self {
-        if let Self::RegisterNode { build, .. } = &mut self
-            && in_force < SECOND
-        {
-            *build = None;
+        if in_force >= SECOND {
+            return self;
+        }
+        match &mut self {
+            Self::RegisterNode { build, .. } => *build = None,
+            // Going back as earlier builds do, with the canary that the specification has, is better than not at all:
+            // it can be promoted.
+            Self::Rollback { at_once, .. } => *at_once = false,
+            _ => {}
         }
         self
     }
@@ -212,6 +218,24 @@ mod tests {
         let mut patient = plain;
         patient.rollout.progress_deadline = Some(std::time::Duration::from_secs(1));
         assert_eq!(deploy(patient).format(), SECOND);
+    }
+
+    #[test]
+    fn a_rollback_is_as_earlier_builds_know_it_until_all_know_more() {
+        let back = Command::Rollback {
+            pipeline: mosec_types::PipelineName::new("p").unwrap(),
+            to: None,
+            healthy_deadline_ms: 1,
+            origin: Default::default(),
+            at_once: true,
+        };
+        assert_eq!(back.format(), SECOND);
+        assert_eq!(back.clone().fitted(SECOND), back);
+        let fitted = back.fitted(FIRST);
+        assert_eq!(fitted.format(), FIRST);
+        let text = serde_json::to_string(&fitted).unwrap();
+        assert!(!text.contains("at_once"), "{text}");
+        assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), fitted);
     }
 
     #[test]

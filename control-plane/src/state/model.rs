@@ -7,7 +7,7 @@ use mosec_types::{BundleId, NodeId, PipelineName, Revision, StageIndex, StageSpe
 use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;
-use super::command::{Origin, Reply};
+use super::command::{Origin, Reply, is_false};
 use super::format::Format;
 use super::history::History;
 use super::tokens::Tokens;
@@ -61,6 +61,9 @@ pub struct Rollout {
     /// Whether it has no canary to wait for any more.
     #[serde(default)]
     pub promoted: bool,
+    /// Whether it waits for its replicas alone: it is a way back, and what it brings has been seen to work.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub at_once: bool,
 }
 
 impl Rollout {
@@ -70,6 +73,7 @@ impl Rollout {
             healthy_deadline_ms,
             scale: BTreeMap::new(),
             promoted: false,
+            at_once: false,
         }
     }
 

@@ -45,7 +45,12 @@ pub(super) fn earlier(
     }
 }
 
-pub(super) fn deploy(model: &mut Model, healthy_deadline_ms: u64, record: Record) -> Result<Effect, Refusal> {
+pub(super) fn deploy(
+    model: &mut Model,
+    healthy_deadline_ms: u64,
+    record: Record,
+    at_once: bool,
+) -> Result<Effect, Refusal> {
     let (revision, spec) = (record.revision, record.spec.clone());
     check_routes(model, &spec)?;
     for older in model.revisions_of(&spec.name) {
@@ -67,9 +72,10 @@ pub(super) fn deploy(model: &mut Model, healthy_deadline_ms: u64, record: Record
     deployment.weight = 0;
     let mut rollout = Rollout {
         scale,
+        at_once,
         ..Rollout::new(deployment, healthy_deadline_ms)
     };
-    rollout.promoted = !is_update || rollout.deployment.spec.rollout.canary.is_none();
+    rollout.promoted = at_once || !is_update || rollout.deployment.spec.rollout.canary.is_none();
     rollout.deployment.replicas = if is_update {
         rollouts::first_step(&rollout)
     } else {

@@ -17,8 +17,8 @@ use super::revisions::{forget_old_failures, note};
 pub(super) fn first_step(rollout: &Rollout) -> Vec<u32> {
     let spec = &rollout.deployment.spec.rollout;
     let at_first = match &spec.canary {
-        Some(canary) => canary.replicas,
-        None => spec.max_parallel,
+        Some(canary) if !rollout.promoted => canary.replicas,
+        _ => spec.max_parallel,
     };
     up_to(&rollout.goal(), at_first)
 }
@@ -91,7 +91,12 @@ pub(super) fn advance(
     if model.version != based_on || !step.phase.is_rollout() {
         return Ok(Effect::Void);
     }
-    let deployment = &mut on_its_way(model, revision)?.deployment;
+    let rollout = on_its_way(model, revision)?;
+    // A way back is never a canary, whoever leads.
+    if rollout.at_once && step.phase == Phase::Canary {
+        return Ok(Effect::Void);
+    }
+    let deployment = &mut rollout.deployment;
     deployment.phase = step.phase;
     deployment.weight = step.weight.min(100);
     deployment.replicas = step.replicas;

@@ -43,6 +43,16 @@ fn scale(count: u32) -> Command {
     }
 }
 
+fn back(at_once: bool) -> Command {
+    Command::Rollback {
+        pipeline: name(),
+        to: None,
+        healthy_deadline_ms: 1,
+        origin: origin(),
+        at_once,
+    }
+}
+
 fn with_canary(mut spec: PipelineSpec) -> PipelineSpec {
     spec.rollout.canary = Some(CanarySpec {
         replicas: 1,
@@ -207,17 +217,60 @@ fn whatever_ends_a_rollout_gives_all_back() {
 }
 
 #[test]
+fn a_rollback_at_once_is_no_canary() {
+    let mut spec = with_canary(pipeline("p", vec![stage("A", 4)]));
+    spec.rollout.max_parallel = 2;
+    let served = || [deploy(&spec), serve(1), deploy(&spec), serve(3)];
+    // As earlier builds logged it: the canary that the specification has.
+    let mut state = State::after(served());
+    state.run(back(false));
+    assert_eq!(state.rows(), [(3, "serving", 4, 100), (5, "starting", 1, 0)]);
+    assert!(!state.model.rollouts[&Revision(5)].promoted);
+
+    let mut state = State::after(served());
+    state.run(back(true));
+    assert_eq!(state.rows(), [(3, "serving", 4, 100), (5, "starting", 2, 0)]);
+    assert!(state.model.rollouts[&Revision(5)].promoted);
+    let promote = Command::Promote {
+        pipeline: name(),
+        origin: origin(),
+    };
+    assert_eq!(
+        state.refused(promote),
+        "revision 5 of pipeline p is starting and has no canary to promote"
+    );
+    assert_eq!(state.advance(5, Phase::Canary, 10, [2, 4]), Reply::Void);
+    state.advance(5, Phase::Rolling, 50, [4, 2]);
+    assert_eq!(state.rows(), [(3, "serving", 2, 50), (5, "rolling", 4, 50)]);
+}
+
+#[test]
+fn a_rollback_ends_the_canary_that_is_there() {
+    let spec = with_canary(pipeline("p", vec![stage("A", 4)]));
+    let served = [deploy(&spec), serve(1), deploy(&spec), serve(3), deploy(&spec)];
+    let mut state = State::after(served);
+    state.advance(5, Phase::Canary, 10, [1, 4]);
+    assert_eq!(state.rows(), [(3, "serving", 4, 90), (5, "canary", 1, 10)]);
+    state.run(back(true));
+    // It takes no more requests from here on, and what serves has them until the way back takes over.
+    let expected = [(3, "serving", 4, 100), (5, "failed", 1, 0), (7, "starting", 4, 0)];
+    assert_eq!(state.rows(), expected);
+    let history = &state.model.histories[&name()];
+    let back = history.find(Revision(7)).unwrap();
+    assert_eq!(
+        back.rollback_of,
+        Some(Revision(1)),
+        "of the one before what serves"
+    );
+}
+
+#[test]
 fn a_scale_outlives_rollbacks_and_not_deployments() {
     let spec = pipeline("p", vec![stage("A", 2), stage("B", 1)]);
     let mut state = State::after([deploy(&spec), serve(1), deploy(&spec), serve(3), scale(6)]);
     assert_eq!(state.rows(), [(3, "serving", 6, 100)]);
     assert_eq!(state.run(scale(6)), Reply::Done { version: 5 }, "no news");
-    state.run(Command::Rollback {
-        pipeline: name(),
-        to: None,
-        healthy_deadline_ms: 1,
-        origin: origin(),
-    });
+    state.run(back(false));
     assert_eq!(state.rows()[1], (7, "starting", 6, 0));
     state.run(serve(7));
     assert_eq!(state.model.rollouts[&Revision(7)].goal(), [6, 1]);

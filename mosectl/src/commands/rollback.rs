@@ -1,4 +1,4 @@
-//! `mosectl rollback`: goes back to an earlier revision and waits until it serves.
+//! `mosectl rollback`: goes back to an earlier revision at once and waits until it serves.
 
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use crate::follow;
 #[command(after_long_help = "\
 Examples:
   mosectl rollback ocr                     to the revision that served before
-  mosectl rollback ocr 12                  to one that `mosectl history ocr` lists")]
+  mosectl rollback ocr 12                  to one that `mosectl history ocr` lists
+
+An update on its way is ended with `mosectl rollout abort`, which keeps the revision that serves.")]
 pub(crate) struct Args {
     /// Name of the pipeline.
     pipeline: PipelineName,
