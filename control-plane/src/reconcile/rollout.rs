@@ -111,8 +111,11 @@ pub(super) fn view_of<'a>(
 /// How far this leader has seen the current step of a rollout come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// What makes a step another one.
-    step: (Phase, Vec<u32>),
+    /// Replicas of each stage that there are to be: what makes a step another one. What is healthy stays so in the next
+    /// phase if that has no more of them.
+    replicas: Vec<u32>,
+    /// The phase, and since when it has been that.
+    phase: (Phase, Instant),
     pub(super) state: Seen,
     /// Most replicas that were ready at once in this step, and since when so many were.
     best: (u32, Instant),
@@ -132,8 +135,11 @@ impl Progress {
         let ready = view.ready_counts();
         let (is_healthy, ready) = (ready == rollout.deployment.counts(), ready.iter().sum());
         let deployment = &rollout.deployment;
-        let step = (deployment.phase.clone(), deployment.replicas.clone());
-        let known = known.filter(|known| known.step == step);
+        let phase = match &known {
+            Some(known) if known.phase.0 == deployment.phase => known.phase.clone(),
+            _ => (deployment.phase.clone(), now),
+        };
+        let known = known.filter(|known| known.replicas == deployment.replicas);
         let best = match &known {
             Some(known) if known.best.0 >= ready => known.best,
             _ => (ready, now),
@@ -156,7 +162,17 @@ impl Progress {
             (_, true) => Seen::Healthy(now),
             (_, false) => Seen::Unhealthy(now),
         };
-        Self { step, state, best }
+        Self {
+            replicas: deployment.replicas.clone(),
+            phase,
+            state,
+            best,
+        }
+    }
+
+    /// Since when it has been in its phase.
+    pub(super) fn in_phase_since(&self) -> Instant {
+        self.phase.1
     }
 
     /// When the step last came further: another replica was ready, or one that had been was missing again.

@@ -523,7 +523,9 @@ fn a_canary_waits_to_be_promoted() {
     };
     assert_eq!(waits(&world).unwrap(), "min_healthy_time: 0s of 10s");
     world.pass(Duration::from_secs(10));
+    assert_eq!(waits(&world), None, "it goes on at once");
     assert_eq!(world.settle(), ["2 serving 90% 2 | 5 canary 10% 1"]);
+    assert_eq!(waits(&world).unwrap(), "promotion: mosectl rollout promote p");
     world.pass(10 * MINUTE);
     assert_eq!(world.settle(), [""; 0], "it waits for as long as it has to");
     assert_eq!(waits(&world).unwrap(), "promotion: mosectl rollout promote p");
@@ -532,8 +534,67 @@ fn a_canary_waits_to_be_promoted() {
         origin: Origin::default(),
     });
     assert_eq!(world.settle(), ["2 serving 50% 1 | 5 rolling 50% 2"]);
+    assert_eq!(waits(&world).unwrap(), "min_healthy_time: 0s of 10s");
     world.pass(Duration::from_secs(10));
     assert_eq!(world.settle(), ["5 serving 100% 2"]);
+}
+
+#[test]
+fn what_is_healthy_as_a_canary_is_not_waited_for_again() {
+    let promote = || Command::Promote {
+        pipeline: spec().name,
+        origin: Origin::default(),
+    };
+    // Promoted as soon as it is a canary: only the replica that is new has to be ready for long enough.
+    for (replicas, steps) in [(1, 1), (2, 0)] {
+        let mut world = World::new([up("a"), up("b")]);
+        let mut spec = with_canary(false);
+        spec.rollout.canary.as_mut().unwrap().replicas = replicas;
+        world.deploy(&spec);
+        world.settle();
+        let canary = world.deploy(&spec);
+        world.settle();
+        world.pass(Duration::from_secs(10));
+        world.settle();
+        world.apply(promote());
+        let mut waited = 0;
+        world.settle();
+        while world.model.rolling_out(&spec.name).is_some() {
+            waited += 1;
+            world.pass(Duration::from_secs(10));
+            world.settle();
+        }
+        assert_eq!(world.row(), format!("{canary} serving 100% 2"));
+        assert_eq!(waited, steps, "with a canary of {replicas}");
+    }
+}
+
+#[test]
+fn a_canary_that_promotes_itself_takes_requests_for_long_enough() {
+    let mut world = World::new([up("a"), up("b")]);
+    world.deploy(&with_canary(true));
+    world.settle();
+    let canary = world.deploy(&with_canary(true));
+    world.settle();
+    world.pass(Duration::from_secs(10));
+    world.traffic.report("g", requests(1000, 0), world.now);
+    assert_eq!(world.settle(), ["2 serving 90% 2 | 5 canary 10% 1"]);
+    // It was ready for so long before, and took none.
+    world.pass(Duration::from_secs(9));
+    assert_eq!(world.settle(), [""; 0]);
+    let rollout = &world.model.rollouts[&Revision(canary)];
+    let waits = waits_for(
+        &world.model,
+        &world.leases(),
+        &world.traffic,
+        &world.watched,
+        rollout,
+        world.now,
+    );
+    assert_eq!(waits.unwrap(), "min_healthy_time: 9s of 10s");
+    world.pass(Duration::from_secs(1));
+    let steps = world.settle();
+    assert_eq!(steps.last().unwrap(), "2 serving 50% 1 | 5 rolling 50% 2");
 }
 
 #[test]

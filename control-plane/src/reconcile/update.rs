@@ -38,11 +38,14 @@ impl Update<'_> {
         if let Some(reason) = self.view.failure().or_else(|| self.broken_bound()) {
             return Some(self.end(Phase::Failed { reason }));
         }
-        let age = |since: Instant| self.view.now.saturating_duration_since(since);
         match self.progress.state {
-            Seen::Healthy(since) => self.forward(age(since)),
-            Seen::Unhealthy(since) => self.make_room().or_else(|| self.give_up(age(since))),
+            Seen::Healthy(since) => self.forward(self.age(since)),
+            Seen::Unhealthy(since) => self.make_room().or_else(|| self.give_up(self.age(since))),
         }
+    }
+
+    fn age(&self, since: Instant) -> Duration {
+        self.view.now.saturating_duration_since(since)
     }
 
     fn end(&self, phase: Phase) -> Command {
@@ -120,7 +123,9 @@ impl Update<'_> {
                 predecessor: serving.deployment.replicas.clone(),
             }));
         }
-        let goes_on = canary.auto_promote && self.judge() == Verdict::Held;
+        // It has to take requests for that long, however long it was ready before.
+        let is_due = self.age(self.progress.in_phase_since()) >= self.min_healthy_time();
+        let goes_on = canary.auto_promote && is_due && self.judge() == Verdict::Held;
         goes_on.then(|| Command::Promote {
             pipeline: self.spec().name.clone(),
             origin: Origin {
@@ -165,16 +170,24 @@ impl Update<'_> {
             return (!missing.is_empty()).then(|| format!("ready replicas: {}", missing.join(", ")));
         };
         self.serving?;
-        let healthy_for = self.view.now.saturating_duration_since(since);
-        let of = self.min_healthy_time();
-        if healthy_for < of {
-            let seconds = healthy_for.as_secs();
-            return Some(format!("min_healthy_time: {seconds}s of {of:?}"));
-        }
-        let canary = spec.canary.as_ref().filter(|_| !self.rollout.promoted)?;
-        if !canary.auto_promote {
+        let is_canary = self.deployment().phase == Phase::Canary;
+        let canary = spec
+            .canary
+            .as_ref()
+            .filter(|_| is_canary && !self.rollout.promoted);
+        // Time changes nothing for one that a person promotes.
+        if canary.is_some_and(|canary| !canary.auto_promote) {
             return Some(format!("promotion: mosectl rollout promote {}", self.spec().name));
         }
+        let since = match canary {
+            Some(_) => since.max(self.progress.in_phase_since()),
+            None => since,
+        };
+        let (passed, of) = (self.age(since), self.min_healthy_time());
+        if passed < of {
+            return Some(format!("min_healthy_time: {}s of {of:?}", passed.as_secs()));
+        }
+        canary?;
         let found = self.traffic.of(self.deployment().revision).requests;
         let wanted = spec.bounds.min_requests;
         (self.judge() == Verdict::TooFew).then(|| format!("requests to judge it by: {found} of {wanted}"))
