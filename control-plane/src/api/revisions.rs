@@ -135,7 +135,7 @@ pub(super) fn pipeline(name: &str) -> Result<PipelineName, Status> {
 
 fn to_message(record: &Record) -> proto::RevisionRecord {
     let (replaced_by, reason) = match &record.outcome {
-        Outcome::Replaced { by } => (Some(by.0), String::new()),
+        Outcome::Replaced { by } | Outcome::Superseded { by } => (Some(by.0), String::new()),
         Outcome::Failed { reason } => (None, reason.clone()),
         Outcome::Starting | Outcome::Canary | Outcome::Rolling | Outcome::Serving => (None, String::new()),
     };

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fixtures::{model, node, node_id, pipeline, placement, rollout, stage, up};
+use crate::state::Format;
 use crate::state::command::{Origin, Step};
 use crate::state::history::MAX_REMEMBERED;
 use crate::state::model::{MAX_FAILED, MAX_NODES, MAX_RETIRING};
@@ -687,8 +688,11 @@ proptest! {
 
     /// What must hold whatever happens, and that a state and a log survive their encoding.
     #[test]
-    fn any_history_keeps_the_rules(commands in proptest::collection::vec(command(), 0..30)) {
-        let mut state = Model::default();
+    fn any_history_keeps_the_rules(
+        commands in proptest::collection::vec(command(), 0..30),
+        format in (1u8..3).prop_map(Format),
+    ) {
+        let mut state = Model { format, ..Model::default() };
         for (index, mut command) in (1u64..).zip(commands) {
             // As a leader makes them: of the state as it is, for a revision that there is.
             if let Command::SetPlacement { revision, based_on, .. } | Command::Advance { revision, based_on, .. } = &mut command
@@ -730,8 +734,8 @@ proptest! {
                 let running = |r: &Revision| state.rollouts[r].deployment.phase.runs();
                 let expected: Vec<_> = state.revisions_of(pipeline).into_iter().filter(running).collect();
                 let records = state.histories.get(pipeline).map_or(&[][..], |history| history.records());
-                let is_there = |record: &&Record| !matches!(record.outcome, Outcome::Failed { .. } | Outcome::Replaced { .. });
-                let found: Vec<_> = records.iter().filter(is_there).map(|record| record.revision).collect();
+                let is_over = |outcome: &Outcome| matches!(outcome, Outcome::Failed { .. } | Outcome::Replaced { .. } | Outcome::Superseded { .. });
+                let found: Vec<_> = records.iter().filter(|record| !is_over(&record.outcome)).map(|record| record.revision).collect();
                 prop_assert_eq!(found, expected, "the history knows what runs");
                 prop_assert!(records.len() <= MAX_REMEMBERED);
             }

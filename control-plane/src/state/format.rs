@@ -36,7 +36,8 @@ pub struct Format(pub u8);
 /// The first one, which is that of a state that does not say.
 pub const FIRST: Format = Format(1);
 /// Nodes say which build they run, and the audit trail has who changes the members. Stages are kept apart (`spread` and
-/// `anti_affinity`), a rollout has a `progress_deadline`, and a rollback has no canary.
+/// `anti_affinity`), a rollout has a `progress_deadline`, and a rollback has no canary. What a newer
+/// revision took the place of on its way is known as superseded and not as failed.
 pub const SECOND: Format = Format(2);
 
 impl Default for Format {

@@ -36,6 +36,10 @@ pub enum Outcome {
     Replaced {
         by: Revision,
     },
+    /// A newer revision was deployed while it was on its way to serve. Of format 2: earlier ones have it as failed.
+    Superseded {
+        by: Revision,
+    },
     Failed {
         reason: String,
     },
@@ -49,6 +53,7 @@ impl Outcome {
             Self::Rolling => "rolling",
             Self::Serving => "serving",
             Self::Replaced { .. } => "replaced",
+            Self::Superseded { .. } => "superseded",
             Self::Failed { .. } => "failed",
         }
     }
@@ -83,6 +88,13 @@ impl History {
                 .iter()
                 .position(|record| record.outcome != Outcome::Serving);
             self.0.remove(oldest.unwrap_or(0));
+        }
+    }
+
+    /// Takes note that a newer revision has taken the place of one that was on its way.
+    pub(super) fn supersede(&mut self, revision: Revision, by: Revision) {
+        if let Some(record) = self.0.iter_mut().find(|record| record.revision == revision) {
+            record.outcome = Outcome::Superseded { by };
         }
     }
 

@@ -7,6 +7,7 @@ use mosec_types::{PipelineName, PipelineSpec, Revision};
 
 use super::apply::Effect;
 use super::command::{Places, Refusal};
+use super::format::SECOND;
 use super::history::{Outcome, Record};
 use super::model::{MAX_FAILED, MAX_RETIRING, Model, Rollout};
 use super::rollouts;
@@ -41,7 +42,7 @@ pub(super) fn earlier(
                 outcome: record.outcome.name().into(),
             })
         }
-        Outcome::Replaced { .. } | Outcome::Failed { .. } => Ok(record.clone()),
+        Outcome::Replaced { .. } | Outcome::Superseded { .. } | Outcome::Failed { .. } => Ok(record.clone()),
     }
 }
 
@@ -55,8 +56,7 @@ pub(super) fn deploy(
     check_routes(model, &spec)?;
     for older in model.revisions_of(&spec.name) {
         if model.rollouts[&older].deployment.phase.is_rollout() {
-            let reason = format!("replaced by revision {revision} before it was healthy");
-            rollouts::fail(model, older, &reason);
+            supersede(model, older, revision);
         }
     }
     forget_old_failures(model, &spec.name);
@@ -83,6 +83,24 @@ pub(super) fn deploy(
     };
     model.rollouts.insert(revision, rollout);
     Ok(Effect::Deployed)
+}
+
+/// Ends the rollout of a revision that a newer one takes the place of.
+fn supersede(model: &mut Model, older: Revision, by: Revision) {
+    if model.format < SECOND {
+        // As members of earlier builds have it, healthy or not.
+        let reason = format!("replaced by revision {by} before it was healthy");
+        return rollouts::fail(model, older, &reason);
+    }
+    rollouts::fail(
+        model,
+        older,
+        &format!("superseded by revision {by} before it served"),
+    );
+    let pipeline = &model.rollouts[&older].deployment.spec.name;
+    if let Some(history) = model.histories.get_mut(pipeline) {
+        history.supersede(older, by);
+    }
 }
 
 /// A path leads to one pipeline.

@@ -7,7 +7,8 @@ use mosec_types::rollout::CanarySpec;
 
 use super::*;
 use crate::fixtures::{pipeline, stage};
-use crate::state::{Command, Reply, apply};
+use crate::state::format::{FIRST, SECOND};
+use crate::state::{Command, Outcome, Reply, apply};
 
 fn name() -> PipelineName {
     PipelineName::new("p").unwrap()
@@ -262,6 +263,48 @@ fn a_rollback_ends_the_canary_that_is_there() {
         Some(Revision(1)),
         "of the one before what serves"
     );
+}
+
+#[test]
+fn what_a_newer_revision_takes_the_place_of_is_superseded() {
+    let spec = with_canary(pipeline("p", vec![stage("A", 4)]));
+    let after = |format| {
+        let mut state = State::after([deploy(&spec), serve(1), deploy(&spec)]);
+        state.model.format = format;
+        state.advance(3, Phase::Canary, 10, [1, 4]);
+        state.run(deploy(&spec));
+        let expected = [(1, "serving", 4, 100), (3, "failed", 1, 0), (5, "starting", 1, 0)];
+        assert_eq!(state.rows(), expected);
+        state
+    };
+    let outcome = |state: &State, revision| {
+        let record = state.model.histories[&name()].find(Revision(revision));
+        record.unwrap().outcome.clone()
+    };
+    let mut state = after(SECOND);
+    assert_eq!(outcome(&state, 3), Outcome::Superseded { by: Revision(5) });
+    let reason = "superseded by revision 5 before it served".into();
+    let failed = Phase::Failed { reason };
+    assert_eq!(state.model.rollouts[&Revision(3)].deployment.phase, failed);
+    // It has never served, but its number brings it back.
+    let unnamed = state.refused(back(true));
+    assert_eq!(
+        unnamed,
+        "no revision of pipeline p has served before the one that does now"
+    );
+    let named = Command::Rollback {
+        pipeline: name(),
+        to: Some(Revision(3)),
+        healthy_deadline_ms: 1,
+        origin: origin(),
+        at_once: true,
+    };
+    assert!(matches!(state.run(named), Reply::Deployed { .. }));
+
+    // What earlier builds apply alike.
+    let state = after(FIRST);
+    let reason = "replaced by revision 5 before it was healthy".into();
+    assert_eq!(outcome(&state, 3), Outcome::Failed { reason });
 }
 
 #[test]

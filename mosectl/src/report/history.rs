@@ -11,9 +11,9 @@ use crate::terminal::printable;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct RecordReport {
     pub(crate) revision: u64,
-    /// `starting`, `serving`, `replaced` or `failed`.
+    /// `starting`, `canary`, `rolling`, `serving`, `replaced`, `superseded` or `failed`.
     pub(crate) outcome: String,
-    /// The revision that replaced it.
+    /// The revision that replaced or superseded it.
     pub(crate) replaced_by: Option<u64>,
     /// Why it failed.
     pub(crate) reason: Option<String>,
@@ -55,7 +55,7 @@ pub(crate) fn render(records: &[RecordReport]) -> String {
     let mut table = table(&["REVISION", "OUTCOME", "DEPLOYED", "BY", "ROLLBACK OF", "REASON"]);
     for record in records {
         let outcome = match record.replaced_by {
-            Some(by) => format!("replaced by {by}"),
+            Some(by) => format!("{} by {by}", record.outcome),
             None => record.outcome.clone(),
         };
         table.add_row([
@@ -92,7 +92,16 @@ mod tests {
             at_unix_ms: u64::MAX,
             ..Default::default()
         };
-        let records: Vec<_> = [record, unknown].into_iter().map(RecordReport::from).collect();
+        let superseded = proto::RevisionRecord {
+            revision: 11,
+            outcome: "superseded".into(),
+            replaced_by: Some(12),
+            ..Default::default()
+        };
+        let records: Vec<_> = [record, superseded, unknown]
+            .into_iter()
+            .map(RecordReport::from)
+            .collect();
         let lines = render(&records);
         let rows: Vec<Vec<&str>> = lines
             .lines()
@@ -111,7 +120,8 @@ mod tests {
             rows[1],
             ["9", "replaced by 12", "2026-11-25T17:35:00Z", "ann", "4", "-"]
         );
-        assert_eq!(rows[2][..2], ["12", "failed"]);
+        assert_eq!(rows[2][..2], ["11", "superseded by 12"]);
+        assert_eq!(rows[3][..2], ["12", "failed"]);
         assert!(lines.contains("not healthy within 9s: no node") && !lines.contains("more"));
         let json = serde_json::to_value(&records[0]).unwrap();
         assert_eq!(
