@@ -43,6 +43,7 @@ pub(crate) fn stream(idle: Duration) -> (EventSink, EventStream) {
             unread: BytesMut::new(),
             behind_since: now,
             deadline: now + idle,
+            first: None,
             end: None,
             reader: None,
             room: None,
@@ -71,6 +72,8 @@ struct State {
     behind_since: Instant,
     /// When the silence has been too long.
     deadline: Instant,
+    /// When the first event came, or the end of a stream without any.
+    first: Option<Instant>,
     /// What became of the request; while there is none, events may be added and are wanted.
     end: Option<ErrorCode>,
     reader: Option<Waker>,
@@ -107,6 +110,7 @@ impl Respond for EventSink {
             return state.close(ErrorCode::Cancelled);
         }
         write_event(&mut state.unread, &text);
+        state.first.get_or_insert(now);
         state.deadline = now + self.0.idle;
         state.wake();
     }
@@ -136,8 +140,15 @@ impl State {
         self.end.is_none()
     }
 
+    /// What became of the request, once it has ended.
+    fn ended(&self) -> Option<End> {
+        let (code, first) = (self.end?, self.first?);
+        Some(End { code, first })
+    }
+
     /// Ends the stream, unless it has ended. The client reads first what it has not read yet.
     fn close(&mut self, code: ErrorCode) {
+        self.first.get_or_insert_with(Instant::now);
         self.end.get_or_insert(code);
         self.wake();
     }
@@ -149,12 +160,20 @@ impl State {
     }
 }
 
+/// What became of a request whose answer is a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) code: ErrorCode,
+    /// When its first event came, or its end where there was none: whatever its client took to read it.
+    pub(crate) first: Instant,
+}
+
 /// The body of an answer that is a stream of events. Dropping it tells the other side that nobody reads any more.
 pub(crate) struct EventStream {
     shared: Arc<Shared>,
     quiet_until: Instant,
     timer: Pin<Box<Sleep>>,
-    on_end: Option<Box<dyn FnOnce(ErrorCode) + Send>>,
+    on_end: Option<Box<dyn FnOnce(End) + Send>>,
     /// Absent where the kernel sees whether the client reads.
     progress: Option<Arc<Progress>>,
 }
@@ -170,14 +189,14 @@ impl EventStream {
 
     /// Calls `end` with what became of the request, when the client has read everything or leaves after the request
     /// had ended. It is dropped uncalled where the client leaves before.
-    pub(crate) fn on_end(mut self, end: impl FnOnce(ErrorCode) + Send + 'static) -> Self {
+    pub(crate) fn on_end(mut self, end: impl FnOnce(End) + Send + 'static) -> Self {
         self.on_end = Some(Box::new(end));
         self
     }
 
-    fn tell(&mut self, code: ErrorCode) {
-        if let Some(end) = self.on_end.take() {
-            end(code);
+    fn tell(&mut self, end: End) {
+        if let Some(told) = self.on_end.take() {
+            told(end);
         }
     }
 }
@@ -205,9 +224,9 @@ impl Body for EventStream {
             let data = if !state.unread.is_empty() {
                 state.behind_since = now;
                 state.unread.split().freeze()
-            } else if let Some(code) = state.end {
+            } else if let Some(end) = state.ended() {
                 drop(state);
-                this.tell(code);
+                this.tell(end);
                 return Poll::Ready(None);
             } else if this.quiet_until <= now {
                 Bytes::from_static(KEEP_ALIVE_TEXT)
@@ -234,9 +253,14 @@ impl Body for EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
-        let ended = self.shared.state.lock().end.replace(ErrorCode::Cancelled);
-        if let Some(code) = ended {
-            self.tell(code);
+        let ended = {
+            let mut state = self.shared.state.lock();
+            let ended = state.ended();
+            state.end = Some(ErrorCode::Cancelled);
+            ended
+        };
+        if let Some(end) = ended {
+            self.tell(end);
         }
     }
 }
@@ -453,12 +477,33 @@ mod tests {
         next(&mut stream).await.unwrap();
         assert!(end.try_recv().is_err());
         assert_eq!(next(&mut stream).await, None);
-        assert_eq!(end.try_recv().unwrap(), ErrorCode::Validation);
+        assert_eq!(end.try_recv().unwrap().code, ErrorCode::Validation);
     }
 
-    fn told(stream: EventStream) -> (EventStream, tokio::sync::oneshot::Receiver<ErrorCode>) {
+    fn told(stream: EventStream) -> (EventStream, tokio::sync::oneshot::Receiver<End>) {
         let (told, end) = tokio::sync::oneshot::channel();
-        (stream.on_end(|code| told.send(code).unwrap()), end)
+        (stream.on_end(|end| told.send(end).unwrap()), end)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_says_when_the_first_event_came_however_long_it_all_takes() {
+        for has_events in [true, false] {
+            let first = Instant::now() + Duration::from_secs(1);
+            let (sink, stream) = stream(IDLE);
+            let (mut stream, mut end) = told(stream);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            if has_events {
+                sink.event(event("a"));
+                tokio::time::advance(Duration::from_secs(5)).await;
+                sink.event(event("b"));
+            }
+            Box::new(sink).respond(outcome(ErrorCode::Ok, ""));
+            // Its client is in no hurry.
+            tokio::time::advance(Duration::from_secs(3)).await;
+            while next(&mut stream).await.is_some() {}
+            let code = ErrorCode::Ok;
+            assert_eq!(end.try_recv().unwrap(), End { code, first }, "{has_events}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -491,7 +536,8 @@ mod tests {
                 while next(&mut stream).await.is_some() {}
             }
             drop(stream);
-            assert_eq!(end.try_recv().ok(), expected, "{leaves} {ends:?}");
+            let found = end.try_recv().ok().map(|end| end.code);
+            assert_eq!(found, expected, "{leaves} {ends:?}");
             drop(sink);
         }
     }
@@ -504,7 +550,7 @@ mod tests {
             sink.event(event(&"x".repeat(MAX_BURST_BYTES)));
         }
         drop(stream);
-        assert_eq!(end.try_recv().unwrap(), ErrorCode::Cancelled);
+        assert_eq!(end.try_recv().unwrap().code, ErrorCode::Cancelled);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::admission::Admission;
 use crate::body::{Limits, Memory, Reader, Room};
 use crate::coding::{Coding, Codings};
 use crate::config::Config;
-use crate::events::{self, EventStream};
+use crate::events::{self, End, EventStream};
 use crate::headers;
 use crate::metrics::Metrics;
 use crate::pages;
@@ -63,10 +64,9 @@ impl Shared {
         refused.filter(|&code| code != ErrorCode::Draining)
     }
 
-    /// Counts what became of a request that began at `started`.
-    fn note(&self, route: &Route, code: ErrorCode, started: Instant) {
-        self.traffic
-            .note(route.first.revision, &route.spec, code, started.elapsed());
+    /// Counts what became of a request, whose answer took so long to begin.
+    fn note(&self, route: &Route, code: ErrorCode, took: Duration) {
+        self.traffic.note(route.first.revision, &route.spec, code, took);
     }
 
     fn body_limits(&self, route: &Route) -> Limits {
@@ -207,17 +207,18 @@ async fn answer(
                     continue;
                 }
                 let code = outcome.as_ref().map_or_else(|&code| code, |outcome| outcome.code);
-                shared.note(&queued.route, code, started);
+                shared.note(&queued.route, code, started.elapsed());
                 let outcome = outcome?;
                 return Ok(whole(shared, &queued, outcome, started));
             }
             Awaited::Events(events) => {
                 let shared = shared.clone();
                 events.hold(room);
-                let events = events.on_end(move |code| {
+                let events = events.on_end(move |End { code, first }| {
                     // The request's place is held as long as its stream, whoever ends it.
                     drop(permit);
-                    shared.note(&queued.route, code, started);
+                    // How long a stream lasts is the request's to say; how long its client waits for it, the service's.
+                    shared.note(&queued.route, code, first.saturating_duration_since(started));
                     // As MOSEC counts it: its head said 200, whatever came after.
                     shared
                         .metrics
@@ -338,7 +339,7 @@ fn enqueue(
         refused.fail(code);
         let is_gone = dispatcher.is_none() || code == ErrorCode::Draining;
         if !is_gone || is_last_try {
-            shared.note(&route, code, sent.arrived);
+            shared.note(&route, code, sent.arrived.elapsed());
             return Err(code);
         }
         route = shared.successor(&route, http)?;

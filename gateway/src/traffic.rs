@@ -33,7 +33,8 @@ impl Traffic {
         }
     }
 
-    /// Counts a request that was answered. `took`: from its head to its answer.
+    /// Counts a request that was answered. `took`: from its head to its answer, or to the first event of one that is a
+    /// stream.
     pub(crate) fn note(&self, revision: Revision, spec: &PipelineSpec, code: ErrorCode, took: Duration) {
         let counters = self.0.read();
         let Some(counter) = counters.get(&revision) else {

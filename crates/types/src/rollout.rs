@@ -66,7 +66,7 @@ pub struct HeaderMatch {
 pub struct Bounds {
     /// Most requests that may fail for the service's or the cluster's fault, in ten-thousandths.
     pub max_errors: Option<u32>,
-    /// Longest time within which 99 of 100 requests are answered.
+    /// Longest time within which 99 of 100 requests are answered, streams with their first event.
     #[serde(with = "optional_millis")]
     pub max_p99: Option<Duration>,
     /// Nothing is judged by fewer requests than these.

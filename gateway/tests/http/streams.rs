@@ -127,6 +127,32 @@ async fn a_stream_that_breaks_is_held_against_its_revision() {
 }
 
 #[tokio::test]
+async fn a_stream_is_as_slow_as_its_first_event() {
+    // Far longer than an event takes from here to there.
+    let bound = Duration::from_secs(1);
+    let mut spec = streaming();
+    spec.timeout = 10 * bound;
+    spec.rollout.bounds.max_p99 = Some(bound);
+    let bench = Bench::start(spec).await;
+    for (is_early, told) in [(true, (1, 0)), (false, (2, 1))] {
+        let mut client = open(&bench, POST).await;
+        let (mut request, _credit) = only(bench.batch().await);
+        if is_early {
+            assert!(event(&mut request, "a"));
+        }
+        tokio::time::sleep(bound).await;
+        assert!(event(&mut request, "b"));
+        answer(request, ErrorCode::Ok, "");
+        until(&mut client, "0\r\n\r\n").await;
+        eventually(
+            "it is counted",
+            async || matches!((bench.traffic)()[..], [(_, counts)] if (counts.requests, counts.slow) == told),
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn what_comes_before_a_stream_is_no_event() {
     let bench = Bench::start(streaming()).await;
     let mut client = bench.client(Version::Http1).await;
