@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::commands::status::report;
 use crate::connect::Cluster;
 use crate::failure::{Failure, Result};
+use crate::patience::{Patience, Patient};
 use crate::report::table::indent;
 use crate::report::{Report, RevisionReport, StageReport};
 use crate::terminal::{self, Progress};
@@ -19,8 +20,6 @@ use crate::terminal::{self, Progress};
 const LOOK: Duration = Duration::from_millis(200);
 /// How long the control plane may be silent meanwhile: many elections long.
 const SILENCE: Duration = Duration::from_secs(20);
-/// What the control plane is given beyond the deadline to say itself what was wrong.
-const MARGIN: Duration = Duration::from_secs(3);
 
 /// Waits until the revision serves, which is printed with its routes; an error says why it does not.
 pub(crate) async fn until_it_serves(
@@ -57,15 +56,15 @@ pub(crate) async fn until_it_serves(
             let message = anyhow!("{} revision {revision} is gone", pipeline);
             Err(Failure::from(message).hint("it was deleted, or replaced by a newer one"))
         }
-        Outcome::Waiting(report) => {
+        Outcome::Unjudged(found) => {
             progress.end();
-            Err(anyhow!(
-                "{} revision {revision} is not ready after {:?}:\n{}",
-                pipeline,
-                timeout,
-                indent(&report.missing().join("\n"))
-            )
-            .into())
+            Ok(terminal::print(&unjudged(pipeline, &found))?)
+        }
+        Outcome::Waiting(found) => {
+            progress.end();
+            let error = anyhow!(late(pipeline, &found, timeout));
+            let hint = format!("it goes on: `mosectl rollout status {pipeline} --watch` shows how");
+            Err(Failure::from(error).hint(hint))
         }
     }
 }
@@ -81,6 +80,8 @@ enum Outcome {
     },
     /// It takes some requests, and goes on when somebody promotes it.
     Canary(RevisionReport),
+    /// It takes some requests, too few to be judged by, and goes on by itself once there are enough.
+    Unjudged(RevisionReport),
     /// No longer known.
     Gone,
     Waiting(RevisionReport),
@@ -117,38 +118,26 @@ async fn wait(
     timeout: Duration,
 ) -> Result<Outcome> {
     let mut heard = Instant::now();
-    let mut deadline = heard + timeout + MARGIN;
-    let mut step = None;
+    let mut patience = Patience::new(timeout, heard.into_std());
     loop {
         match cluster.client.status().await {
             Ok(response) => {
                 heard = Instant::now();
                 let report =
                     Report::try_from(response).context("the control plane's answer is of another version")?;
-                let outcome = outcome(&report, revision);
-                if let Outcome::Waiting(found) = &outcome {
-                    // Each step has the time anew, and so has one that only waits to be sure, or comes further where
-                    // that counts.
-                    let progress = found
-                        .progress_deadline
-                        .map(|_| found.stages.iter().map(|stage| stage.ready).sum::<u32>());
-                    let counts: Vec<_> = found.stages.iter().map(|stage| stage.replicas).collect();
-                    let now = Some((found.phase, counts, progress));
-                    let is_ready = found.stages.iter().all(|stage| stage.ready >= stage.replicas);
-                    if step != now || is_ready {
-                        deadline = Instant::now() + found.progress_deadline.unwrap_or(timeout) + MARGIN;
-                        step = now;
-                    }
-                }
-                match outcome {
-                    Outcome::Waiting(found) if Instant::now() < deadline => {
-                        progress.show_with(&on_its_way(&found), &found.missing())
-                    }
+                match outcome(&report, revision) {
+                    Outcome::Waiting(found) => match patience.look(&report, &found, heard.into_std()) {
+                        Patient::Waits => progress.show_with(&on_its_way(&found), &found.missing()),
+                        Patient::IsDone if found.waits_for_requests => return Ok(Outcome::Unjudged(found)),
+                        Patient::IsDone => return Ok(Outcome::Waiting(found)),
+                    },
                     end => return Ok(end),
                 }
             }
             // A control plane that changes its leader is back soon; what was accepted goes on meanwhile.
-            Err(ControlError::Unavailable { .. }) if Instant::now() < deadline.min(heard + SILENCE) => {
+            Err(ControlError::Unavailable { .. })
+                if patience.lasts(Instant::now().into_std()) && heard.elapsed() < SILENCE =>
+            {
                 progress.show("the control plane does not answer");
             }
             Err(error) => {
@@ -182,6 +171,42 @@ fn waiting(pipeline: &PipelineName, revision: &RevisionReport) -> String {
          mosectl rollout promote {pipeline}   lets it take over\n  \
          mosectl rollout abort {pipeline}     takes it back\n",
         revision.revision, revision.weight
+    )
+}
+
+/// What is in the way of one that has had its time.
+fn late(pipeline: &PipelineName, found: &RevisionReport, timeout: Duration) -> String {
+    let revision = found.revision;
+    match &found.missing()[..] {
+        [] => format!(
+            "{pipeline} revision {revision} does not serve after {timeout:?}:\n{}",
+            indent(&on_its_way(found))
+        ),
+        missing => format!(
+            "{pipeline} revision {revision} is not ready after {timeout:?}:\n{}",
+            indent(&missing.join("\n"))
+        ),
+    }
+}
+
+fn unjudged(pipeline: &PipelineName, found: &RevisionReport) -> String {
+    let RevisionReport { revision, weight, .. } = found;
+    let bounds = &found.rollout.bounds;
+    let (judged, wanted) = (found.traffic.requests, bounds.min_requests);
+    let mut kept = Vec::new();
+    if let Some(parts) = bounds.max_errors {
+        kept.push(format!("at most {}% of them fail", f64::from(parts) / 100.0));
+    }
+    if let Some(time) = bounds.max_p99 {
+        kept.push(format!("99 of 100 are answered within {time:?}"));
+    }
+    let kept = kept.join(" and ");
+    format!(
+        "{pipeline} revision {revision} is a healthy canary with {weight}% of the requests\n  \
+         it promotes itself once it has had {wanted} requests ({judged} so far), if {kept}\n  \
+         mosectl rollout status {pipeline} --watch   shows how it goes on\n  \
+         mosectl rollout promote {pipeline}          lets it take over now\n  \
+         mosectl rollout abort {pipeline}            takes it back\n"
     )
 }
 
@@ -265,5 +290,46 @@ mod tests {
             outcome(&Report::try_from(response).unwrap(), Revision(9)),
             Outcome::Serving(found) if found.revision == 9
         ));
+    }
+
+    #[test]
+    fn a_canary_without_requests_says_what_it_waits_for() {
+        let mut response = response();
+        response.deployments[0].waits_for_requests = true;
+        let report = Report::try_from(response).unwrap();
+        let mut canary = report.revision(9).unwrap().clone();
+        canary.weight = 10;
+        canary.traffic.requests = 12;
+        canary.rollout.bounds.max_errors = Some(50);
+        canary.rollout.bounds.max_p99 = Some(Duration::from_millis(250));
+        let expected = "\
+ocr revision 9 is a healthy canary with 10% of the requests
+  it promotes itself once it has had 50 requests (12 so far), if at most 0.5% of them fail and 99 of 100 are answered within 250ms
+  mosectl rollout status ocr --watch   shows how it goes on
+  mosectl rollout promote ocr          lets it take over now
+  mosectl rollout abort ocr            takes it back
+";
+        let name = PipelineName::new("ocr").unwrap();
+        assert_eq!(unjudged(&name, &canary), expected);
+    }
+
+    #[test]
+    fn what_is_late_is_named_with_what_it_waits_for() {
+        let report = Report::try_from(response()).unwrap();
+        let mut found = report.revision(9).unwrap().clone();
+        let name = PipelineName::new("ocr").unwrap();
+        let text = late(&name, &found, Duration::from_secs(5));
+        assert!(
+            text.starts_with("ocr revision 9 is not ready after 5s:\n    stage find replica 1 on node a"),
+            "{text}"
+        );
+        (found.replicas, found.unplaced) = (Vec::new(), Vec::new());
+        found.waits_for = Some("min_healthy_time: 4s of 10s".into());
+        let text = late(&name, &found, Duration::from_secs(5));
+        assert!(
+            text.starts_with("ocr revision 9 does not serve after 5s:\n")
+                && text.ends_with("waits for min_healthy_time: 4s of 10s"),
+            "{text}"
+        );
     }
 }

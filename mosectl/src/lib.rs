@@ -14,6 +14,7 @@ mod follow;
 mod login;
 pub mod manifest;
 mod nearest;
+mod patience;
 mod pki;
 mod report;
 mod requirements;

@@ -7,9 +7,9 @@ use mosec_types::topology::{Node, Phase, Placement};
 use mosec_wire::control::proto;
 
 use super::Api;
-use crate::reconcile::Tenure;
 use crate::reconcile::lease::Leases;
 use crate::reconcile::rollout::{is_placed, plan_of};
+use crate::reconcile::{Awaited, Tenure};
 use crate::state::{Model, Rollout};
 
 /// Builds the answer from the state, the leases and Raft's metrics. The caller has seen to it that the state is fresh.
@@ -76,6 +76,7 @@ fn deployment_status(model: &Model, rollout: &Rollout, tenure: Option<&Tenure>) 
     let traffic = tenure
         .map(|tenure| tenure.traffic.of(revision))
         .unwrap_or_default();
+    let awaited = tenure.and_then(|tenure| tenure.waits_for(model, rollout, Instant::now()));
     let deployment = &rollout.deployment;
     let to_move = |placement: &Placement| model.nodes.get(&placement.node).is_some_and(|node| node.draining);
     let is_settled = is_placed(deployment) && !deployment.placements.iter().any(to_move);
@@ -98,8 +99,7 @@ fn deployment_status(model: &Model, rollout: &Rollout, tenure: Option<&Tenure>) 
         waits_for_promotion: rollout.deployment.phase == Phase::Canary
             && !rollout.promoted
             && !promotes_itself(rollout),
-        waits_for: tenure
-            .and_then(|tenure| tenure.waits_for(model, rollout, Instant::now()))
-            .unwrap_or_default(),
+        waits_for_requests: matches!(awaited, Some(Awaited::Requests { .. })),
+        waits_for: awaited.map(|awaited| awaited.to_string()).unwrap_or_default(),
     }
 }

@@ -25,6 +25,7 @@ use self::lease::{LeaseTiming, Leases, Unleased};
 use self::retire::Retiring;
 use self::rollout::Watched;
 use self::traffic::Traffic;
+pub use self::update::Awaited;
 use crate::raft::handle::{Handle, ProposeError};
 use crate::state::{Command, Model, Reply, Rollout};
 
@@ -79,7 +80,7 @@ impl Tenure {
 
 impl Tenure {
     /// What a rollout waits for; `None` where it is none, or goes on at once.
-    pub fn waits_for(&self, model: &Model, rollout: &Rollout, now: Instant) -> Option<String> {
+    pub fn waits_for(&self, model: &Model, rollout: &Rollout, now: Instant) -> Option<Awaited> {
         rollout::waits_for(model, &self.leases, &self.traffic, &self.watched, rollout, now)
     }
 }

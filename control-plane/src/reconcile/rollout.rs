@@ -13,7 +13,7 @@ use mosec_types::{Needs, Revision};
 
 use super::lease::Leases;
 use super::traffic::Traffic;
-use super::update::Update;
+use super::update::{Awaited, Update};
 use super::view::View;
 use crate::planner::{self, Plan, Usage};
 use crate::state::{Command, Model, Rollout};
@@ -234,7 +234,7 @@ pub fn next_steps(
     watched.0.iter().filter_map(decide).collect()
 }
 
-/// What a rollout waits for, in the words of a person; `None` where it is over or goes on at once.
+/// What a rollout waits for; `None` where it is over or goes on at once.
 pub fn waits_for(
     model: &Model,
     leases: &Leases,
@@ -242,7 +242,7 @@ pub fn waits_for(
     watched: &Watched,
     rollout: &Rollout,
     now: Instant,
-) -> Option<String> {
+) -> Option<Awaited> {
     let progress = watched.0.get(&rollout.deployment.revision)?;
     let update = Update {
         view: view_of(model, leases, rollout, now),

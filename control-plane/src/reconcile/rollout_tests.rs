@@ -520,6 +520,7 @@ fn a_canary_waits_to_be_promoted() {
             rollout,
             world.now,
         )
+        .map(|awaited| awaited.to_string())
     };
     assert_eq!(waits(&world).unwrap(), "min_healthy_time: 0s of 10s");
     world.pass(Duration::from_secs(10));
@@ -591,7 +592,7 @@ fn a_canary_that_promotes_itself_takes_requests_for_long_enough() {
         rollout,
         world.now,
     );
-    assert_eq!(waits.unwrap(), "min_healthy_time: 9s of 10s");
+    assert_eq!(waits.unwrap().to_string(), "min_healthy_time: 9s of 10s");
     world.pass(Duration::from_secs(1));
     let steps = world.settle();
     assert_eq!(steps.last().unwrap(), "2 serving 50% 1 | 5 rolling 50% 2");
@@ -602,13 +603,23 @@ fn a_canary_goes_on_by_itself_once_it_has_held_its_bounds() {
     let mut world = World::new([up("a"), up("b")]);
     world.deploy(&with_canary(true));
     world.settle();
-    world.deploy(&with_canary(true));
+    let canary = world.deploy(&with_canary(true));
     world.settle();
     world.pass(Duration::from_secs(10));
     world.settle();
     world.pass(Duration::from_secs(10));
     world.traffic.report("g", requests(49, 0), world.now);
     assert_eq!(world.settle(), [""; 0], "too few requests");
+    let awaited = waits_for(
+        &world.model,
+        &world.leases(),
+        &world.traffic,
+        &world.watched,
+        &world.model.rollouts[&Revision(canary)],
+        world.now,
+    );
+    let (found, wanted) = (49, 50);
+    assert_eq!(awaited, Some(Awaited::Requests { found, wanted }));
     world.traffic.report("g", requests(50, 0), world.now);
     let steps = world.settle();
     assert_eq!(

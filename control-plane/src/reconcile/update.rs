@@ -1,11 +1,12 @@
 //! Decides the next step of one rollout. Pure.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use mosec_types::topology::{Deployment, Phase};
 use mosec_types::traffic::Verdict;
-use mosec_types::{PipelineSpec, StageIndex, StageSpec};
+use mosec_types::{PipelineName, PipelineSpec, StageIndex, StageSpec};
 
 use super::rollout::{Progress, Seen, placed_counts, plan_of};
 use super::traffic::Traffic;
@@ -14,6 +15,32 @@ use crate::state::{Command, Origin, Rollout, Step};
 
 /// Who promotes canaries that go on by themselves.
 const AUTO_PROMOTE: &str = "auto_promote";
+
+/// What a rollout waits for, which people read as its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Awaited {
+    /// Stages with how many replicas are ready of how many, as `decode 1/2`.
+    Replicas(Vec<String>),
+    /// To be healthy for long enough.
+    Health { healthy_for: Duration, of: Duration },
+    /// Somebody who promotes the canary of this pipeline.
+    Promotion(PipelineName),
+    /// Enough requests to judge a canary by that promotes itself.
+    Requests { found: u64, wanted: u32 },
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replicas(missing) => write!(f, "ready replicas: {}", missing.join(", ")),
+            Self::Health { healthy_for, of } => {
+                write!(f, "min_healthy_time: {}s of {of:?}", healthy_for.as_secs())
+            }
+            Self::Promotion(pipeline) => write!(f, "promotion: mosectl rollout promote {pipeline}"),
+            Self::Requests { found, wanted } => write!(f, "requests to judge it by: {found} of {wanted}"),
+        }
+    }
+}
 
 /// One rollout, and all that its next step depends on.
 pub(super) struct Update<'a> {
@@ -157,7 +184,7 @@ impl Update<'_> {
         serving.deployment.stages().map(left).collect()
     }
 
-    pub(super) fn waits_for(&self) -> Option<String> {
+    pub(super) fn waits_for(&self) -> Option<Awaited> {
         let spec = &self.spec().rollout;
         let Seen::Healthy(since) = self.progress.state else {
             let ready = self.view.ready_counts();
@@ -167,7 +194,7 @@ impl Update<'_> {
                 (ready < count).then(|| format!("{} {ready}/{count}", stage.name))
             };
             let missing: Vec<_> = stages.filter_map(missing).collect();
-            return (!missing.is_empty()).then(|| format!("ready replicas: {}", missing.join(", ")));
+            return (!missing.is_empty()).then_some(Awaited::Replicas(missing));
         };
         self.serving?;
         let is_canary = self.deployment().phase == Phase::Canary;
@@ -177,20 +204,20 @@ impl Update<'_> {
             .filter(|_| is_canary && !self.rollout.promoted);
         // Time changes nothing for one that a person promotes.
         if canary.is_some_and(|canary| !canary.auto_promote) {
-            return Some(format!("promotion: mosectl rollout promote {}", self.spec().name));
+            return Some(Awaited::Promotion(self.spec().name.clone()));
         }
         let since = match canary {
             Some(_) => since.max(self.progress.in_phase_since()),
             None => since,
         };
-        let (passed, of) = (self.age(since), self.min_healthy_time());
-        if passed < of {
-            return Some(format!("min_healthy_time: {}s of {of:?}", passed.as_secs()));
+        let (healthy_for, of) = (self.age(since), self.min_healthy_time());
+        if healthy_for < of {
+            return Some(Awaited::Health { healthy_for, of });
         }
         canary?;
         let found = self.traffic.of(self.deployment().revision).requests;
         let wanted = spec.bounds.min_requests;
-        (self.judge() == Verdict::TooFew).then(|| format!("requests to judge it by: {found} of {wanted}"))
+        (self.judge() == Verdict::TooFew).then_some(Awaited::Requests { found, wanted })
     }
 
     fn stage_named(&self, name: &str) -> Option<usize> {

@@ -14,11 +14,10 @@ pub(crate) mod table;
 pub(crate) mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use mosec_types::resources::WHOLE_CPU;
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
-use mosec_types::{PipelineName, StageIndex, StageSpec, WorkerState, WorkerStatus};
+use mosec_types::{PipelineName, RolloutSpec, StageIndex, StageSpec, WorkerState, WorkerStatus};
 use mosec_wire::control::{ConvertError, proto};
 use serde::Serialize;
 
@@ -93,9 +92,11 @@ pub(crate) struct RevisionReport {
     pub(crate) waits_for: Option<String>,
     /// Whether that is somebody to promote it.
     pub(crate) waits_for_promotion: bool,
-    /// What its rollout's steps have for each further replica.
+    /// Whether that is requests to judge a canary by that promotes itself.
+    pub(crate) waits_for_requests: bool,
+    /// How it replaces the one that serves.
     #[serde(skip)]
-    pub(crate) progress_deadline: Option<Duration>,
+    pub(crate) rollout: RolloutSpec,
     pub(crate) traffic: TrafficReport,
 }
 
@@ -320,7 +321,8 @@ fn revision(
         unplaced: status.unplaced,
         waits_for: Some(status.waits_for).filter(|text| !text.is_empty()),
         waits_for_promotion: status.waits_for_promotion,
-        progress_deadline: spec.rollout.progress_deadline,
+        waits_for_requests: status.waits_for_requests,
+        rollout: spec.rollout.clone(),
         traffic: TrafficReport {
             requests: traffic.requests,
             errors: traffic.errors,

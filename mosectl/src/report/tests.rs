@@ -306,6 +306,7 @@ fn the_json_is_this_object() {
         "weight": 0,
         "waits_for": null,
         "waits_for_promotion": false,
+        "waits_for_requests": false,
         "traffic": {"requests": 0, "errors": 0, "slow": 0},
     });
     assert_eq!(json["pipelines"][1], expected);
