@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use mosec_wire::tls::Role::{self, Admin, Agent, ControlPlane, Deployer, Gateway, Viewer};
 use tonic::Status;
 
+use self::May::{Anyone, Only};
 use super::Caller;
 
 // Members are in every list of people's calls: they forward them to the leader, after they have checked the caller.
@@ -31,80 +32,88 @@ enum May {
     Only(&'static [Role]),
 }
 
+/// The commands of `mosectl` that make a call: a person who is refused is told of what they typed.
+type Commands = &'static [&'static str];
+
+/// Processes alone make the call.
+const PROCESSES: Commands = &[];
+
+const CONTROL: &str = "mosec.control.v1.ControlPlane";
+const RAFT: &str = "mosec.raft.v1.Raft";
+
 /// One line for each call of each service. A call without a line is refused to everybody, and fails a test.
-const TABLE: &[(&str, May)] = &[
-    ("/mosec.control.v1.ControlPlane/RegisterNode", May::Only(NODES)),
-    ("/mosec.control.v1.ControlPlane/Heartbeat", May::Only(NODES)),
-    ("/mosec.control.v1.ControlPlane/Deploy", May::Only(DEPLOYERS)),
-    ("/mosec.control.v1.ControlPlane/Rollback", May::Only(DEPLOYERS)),
-    ("/mosec.control.v1.ControlPlane/History", May::Only(VIEWERS)),
-    ("/mosec.control.v1.ControlPlane/Delete", May::Only(DEPLOYERS)),
-    ("/mosec.control.v1.ControlPlane/Promote", May::Only(DEPLOYERS)),
-    ("/mosec.control.v1.ControlPlane/Abort", May::Only(DEPLOYERS)),
-    ("/mosec.control.v1.ControlPlane/Scale", May::Only(DEPLOYERS)),
-    ("/mosec.control.v1.ControlPlane/SetTraffic", May::Only(DEPLOYERS)),
-    ("/mosec.control.v1.ControlPlane/DrainNode", May::Only(ADMINS)),
-    ("/mosec.control.v1.ControlPlane/RemoveNode", May::Only(ADMINS)),
-    ("/mosec.control.v1.ControlPlane/Plan", May::Only(DEPLOYERS)),
+const TABLE: &[(&str, &str, May, Commands)] = &[
+    (CONTROL, "RegisterNode", Only(NODES), PROCESSES),
+    (CONTROL, "Heartbeat", Only(NODES), PROCESSES),
+    (CONTROL, "Deploy", Only(DEPLOYERS), &["deploy"]),
+    (CONTROL, "Rollback", Only(DEPLOYERS), &["rollback"]),
+    (CONTROL, "History", Only(VIEWERS), &["history"]),
+    (CONTROL, "Delete", Only(DEPLOYERS), &["delete"]),
+    (CONTROL, "Promote", Only(DEPLOYERS), &["rollout promote"]),
+    (CONTROL, "Abort", Only(DEPLOYERS), &["rollout abort"]),
+    (CONTROL, "Scale", Only(DEPLOYERS), &["scale"]),
+    (CONTROL, "SetTraffic", Only(DEPLOYERS), &["traffic"]),
     (
-        "/mosec.control.v1.ControlPlane/ReportTraffic",
-        May::Only(GATEWAYS),
+        CONTROL,
+        "DrainNode",
+        Only(ADMINS),
+        &["node drain", "node uncordon"],
     ),
-    ("/mosec.control.v1.ControlPlane/PutBundle", May::Only(DEPLOYERS)),
-    ("/mosec.control.v1.ControlPlane/HasBundle", May::Only(DEPLOYERS)),
+    (CONTROL, "RemoveNode", Only(ADMINS), &["node remove"]),
+    (CONTROL, "Plan", Only(DEPLOYERS), &["plan"]),
+    (CONTROL, "ReportTraffic", Only(GATEWAYS), PROCESSES),
+    (CONTROL, "PutBundle", Only(DEPLOYERS), &["deploy"]),
+    (CONTROL, "HasBundle", Only(DEPLOYERS), &["deploy"]),
     // Those that run the code, and members that lack it.
-    ("/mosec.control.v1.ControlPlane/GetBundle", May::Only(NODES)),
-    ("/mosec.control.v1.ControlPlane/Status", May::Only(VIEWERS)),
-    (
-        "/mosec.control.v1.ControlPlane/WatchTopology",
-        May::Only(FOLLOWERS),
-    ),
-    ("/mosec.control.v1.ControlPlane/Audit", May::Only(VIEWERS)),
-    ("/mosec.control.v1.ControlPlane/Logs", May::Only(VIEWERS)),
-    ("/mosec.control.v1.ControlPlane/SendLogs", May::Only(NODES)),
-    ("/mosec.control.v1.ControlPlane/Backup", May::Only(ADMINS)),
-    ("/mosec.control.v1.ControlPlane/CreateToken", May::Only(ADMINS)),
-    ("/mosec.control.v1.ControlPlane/ListTokens", May::Only(ADMINS)),
-    ("/mosec.control.v1.ControlPlane/RevokeToken", May::Only(ADMINS)),
-    ("/mosec.control.v1.ControlPlane/Join", May::Anyone),
-    ("/mosec.control.v1.ControlPlane/UseToken", May::Only(MEMBERS)),
-    ("/mosec.control.v1.ControlPlane/Renew", May::Only(ALL)),
-    ("/mosec.control.v1.ControlPlane/ListMembers", May::Only(VIEWERS)),
-    ("/mosec.control.v1.ControlPlane/AddMember", May::Only(ADMINS)),
-    ("/mosec.control.v1.ControlPlane/RemoveMember", May::Only(ADMINS)),
-    ("/mosec.raft.v1.Raft/AppendEntries", May::Only(MEMBERS)),
-    ("/mosec.raft.v1.Raft/Vote", May::Only(MEMBERS)),
-    ("/mosec.raft.v1.Raft/InstallSnapshot", May::Only(MEMBERS)),
+    (CONTROL, "GetBundle", Only(NODES), PROCESSES),
+    (CONTROL, "Status", Only(VIEWERS), &["status"]),
+    (CONTROL, "WatchTopology", Only(FOLLOWERS), PROCESSES),
+    (CONTROL, "Audit", Only(VIEWERS), &["audit"]),
+    (CONTROL, "Logs", Only(VIEWERS), &["logs"]),
+    (CONTROL, "SendLogs", Only(NODES), PROCESSES),
+    (CONTROL, "Backup", Only(ADMINS), &["backup"]),
+    (CONTROL, "CreateToken", Only(ADMINS), &["token create"]),
+    (CONTROL, "ListTokens", Only(ADMINS), &["token list"]),
+    (CONTROL, "RevokeToken", Only(ADMINS), &["token revoke"]),
+    (CONTROL, "Join", Anyone, &["login"]),
+    (CONTROL, "UseToken", Only(MEMBERS), PROCESSES),
+    (CONTROL, "Renew", Only(ALL), &["login --renew"]),
+    (CONTROL, "ListMembers", Only(VIEWERS), &["cluster status"]),
+    (CONTROL, "AddMember", Only(ADMINS), &["cluster add"]),
+    (CONTROL, "RemoveMember", Only(ADMINS), &["cluster remove"]),
+    (RAFT, "AppendEntries", Only(MEMBERS), PROCESSES),
+    (RAFT, "Vote", Only(MEMBERS), PROCESSES),
+    (RAFT, "InstallSnapshot", Only(MEMBERS), PROCESSES),
     // Of people, those who restore a member from a backup.
-    ("/mosec.raft.v1.Raft/Describe", May::Only(ADMINS)),
+    (RAFT, "Describe", Only(ADMINS), &["restore"]),
 ];
 
 /// Whether `caller` may make the call at `path`, `/<package>.<service>/<call>`.
 pub(crate) fn check(caller: &Caller, path: &str, now: SystemTime) -> Result<(), Status> {
-    let call = path.rsplit('/').next().unwrap_or(path);
     let known = match caller {
         Caller::Unchecked => return Ok(()),
         Caller::Peer(known) => Some(known),
         Caller::Stranger => None,
     };
-    let may = TABLE
-        .iter()
-        .find(|(known, _)| *known == path)
-        .map(|(_, may)| *may);
+    let line = line(path);
+    let (may, commands) = line.map_or((None, PROCESSES), |(may, commands)| (Some(may), commands));
     match (may, known) {
-        (Some(May::Anyone), _) => Ok(()),
+        (Some(Anyone), _) => Ok(()),
         (_, None) => Err(Status::unauthenticated(format!(
-            "{call} needs a certificate of this cluster, and the connection came without one"
+            "{} needs a certificate of this cluster, and the connection came without one",
+            named(path, commands)
         ))),
         // Connections outlive certificates; who has a new one makes a new connection.
         (_, Some(known)) if now >= known.not_after => Err(Status::unauthenticated(format!(
             "the certificate of {} has expired",
             known.peer
         ))),
-        (Some(May::Only(roles)), Some(known)) if roles.contains(&known.peer.role) => Ok(()),
-        (Some(May::Only(roles)), Some(known)) => Err(Status::permission_denied(format!(
-            "{} may not call {call}: its role is {}, expected {}",
+        (Some(Only(roles)), Some(known)) if roles.contains(&known.peer.role) => Ok(()),
+        (Some(Only(roles)), Some(known)) => Err(Status::permission_denied(format!(
+            "{} may not {} {}: its role is {}, expected {}",
             known.peer,
+            if commands.is_empty() { "call" } else { "run" },
+            named(path, commands),
             known.peer.role,
             in_words(roles)
         ))),
@@ -112,6 +121,23 @@ pub(crate) fn check(caller: &Caller, path: &str, now: SystemTime) -> Result<(), 
             "{} may not call {path}: nobody may, as it is not known here",
             known.peer
         ))),
+    }
+}
+
+/// Who may make the call at `path`, and by which commands.
+fn line(path: &str) -> Option<(May, Commands)> {
+    let (service, call) = path.strip_prefix('/')?.split_once('/')?;
+    let mut lines = TABLE.iter();
+    let found = lines.find(|(known, name, ..)| *known == service && *name == call);
+    found.map(|(.., may, commands)| (*may, *commands))
+}
+
+/// A call by its commands, or by its own name where people have none for it. Logs have the path.
+fn named(path: &str, commands: Commands) -> String {
+    let commands: Vec<_> = commands.iter().map(|name| format!("`mosectl {name}`")).collect();
+    match commands.is_empty() {
+        true => path.rsplit('/').next().unwrap_or(path).to_owned(),
+        false => commands.join(" or "),
     }
 }
 
@@ -153,11 +179,12 @@ mod tests {
 
     #[test]
     fn every_call_has_one_line_and_every_line_a_call() {
-        let lines: BTreeSet<_> = TABLE.iter().map(|(call, _)| *call).collect();
+        let path = |(service, call, ..): &(&str, &str, May, Commands)| format!("/{service}/{call}");
+        let lines: BTreeSet<_> = TABLE.iter().map(path).collect();
         assert_eq!(lines.len(), TABLE.len(), "a call has two lines");
         assert_eq!(
             lines,
-            CALLS.iter().copied().collect(),
+            CALLS.iter().map(ToString::to_string).collect(),
             "who may make each call stands in the table"
         );
     }
@@ -205,9 +232,8 @@ mod tests {
                     assert_eq!(status.code(), Code::PermissionDenied);
                     let text = status.message();
                     assert!(
-                        text.starts_with(&format!(
-                            "{role}/x may not call {call}: its role is {role}, expected "
-                        )),
+                        text.starts_with(&format!("{role}/x may not "))
+                            && text.contains(&format!(": its role is {role}, expected ")),
                         "{text}"
                     );
                 }
@@ -235,12 +261,41 @@ mod tests {
         assert_eq!(status.code(), Code::Unauthenticated);
     }
 
+    /// All but the topology, which nobody follows by a command.
     #[test]
-    fn a_refusal_names_everything() {
-        let status = check(&peer(Viewer), "/mosec.control.v1.ControlPlane/Deploy", at(1)).unwrap_err();
+    fn every_call_of_people_has_its_commands() {
+        let is_theirs = |may: &May| match may {
+            Anyone => true,
+            Only(roles) => [Viewer, Deployer, Admin].iter().any(|role| roles.contains(role)),
+        };
+        for (_, call, may, commands) in TABLE {
+            let expected = is_theirs(may) && *call != "WatchTopology";
+            assert_eq!(!commands.is_empty(), expected, "{call}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_what_was_typed() {
+        let refused = |caller: &Caller, call: &str| {
+            let path = format!("/mosec.{call}");
+            check(caller, &path, at(1)).unwrap_err().message().to_owned()
+        };
         assert_eq!(
-            status.message(),
-            "viewer/x may not call Deploy: its role is viewer, expected deployer or admin"
+            refused(&peer(Viewer), "control.v1.ControlPlane/CreateToken"),
+            "viewer/x may not run `mosectl token create`: its role is viewer, expected admin"
+        );
+        assert_eq!(
+            refused(&peer(Viewer), "control.v1.ControlPlane/DrainNode"),
+            "viewer/x may not run `mosectl node drain` or `mosectl node uncordon`: its role is viewer, expected admin"
+        );
+        assert_eq!(
+            refused(&Caller::Stranger, "control.v1.ControlPlane/Status"),
+            "`mosectl status` needs a certificate of this cluster, and the connection came without one"
+        );
+        // Nobody types what processes call.
+        assert_eq!(
+            refused(&peer(Admin), "raft.v1.Raft/Vote"),
+            "admin/x may not call Vote: its role is admin, expected control-plane"
         );
     }
 }

@@ -150,7 +150,7 @@ async fn only_admins_get_one() {
     assert_eq!(code, Code::PermissionDenied);
     assert_eq!(
         message,
-        "deployer/d may not call Backup: its role is deployer, expected admin"
+        "deployer/d may not run `mosectl backup`: its role is deployer, expected admin"
     );
 }
 

@@ -145,7 +145,7 @@ async fn people_do_what_their_role_allows() {
     let refused = viewer.delete(&name).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "viewer/vera may not call Delete: its role is viewer, expected deployer or admin"
+        "viewer/vera may not run `mosectl delete`: its role is viewer, expected deployer or admin"
     );
     admin.delete(&name).await.unwrap();
 }
@@ -160,7 +160,8 @@ async fn without_a_certificate_there_is_no_call() {
         .status(proto::StatusRequest {})
         .await
         .unwrap_err();
-    let expected = "Status needs a certificate of this cluster, and the connection came without one";
+    let expected =
+        "`mosectl status` needs a certificate of this cluster, and the connection came without one";
     assert_eq!(
         (status.code(), status.message()),
         (Code::Unauthenticated, expected)
