@@ -13,7 +13,8 @@ Examples:
   mosectl explain no_replica               by its name, as in metrics and logs
   mosectl explain 503                      by its status")]
 pub(crate) struct Args {
-    /// Name of the error, as in metrics and logs (no_replica), or an HTTP status (503). All of them where absent.
+    /// Name of the error, as in metrics and logs (no_replica; no-replica and NoReplica are the same), or an HTTP status
+    /// (503). All of them where absent.
     code: Option<String>,
 }
 
@@ -21,19 +22,35 @@ pub(crate) fn run(args: Args) -> Result {
     let Some(wanted) = args.code else {
         return Ok(terminal::print(&list())?);
     };
-    let status: Option<u16> = wanted.parse().ok();
-    let matches = |code: &ErrorCode| code.meaning().name == wanted || status == Some(code.http_status());
-    let found: Vec<_> = ErrorCode::all().filter(matches).collect();
-    if found.is_empty() {
-        let names = ErrorCode::all().map(|code| code.meaning().name);
-        let failure = Failure::usage(format!("no error is called {wanted:?}"));
-        return Err(match nearest(&wanted, names) {
-            Some(name) => failure.hint(format!("did you mean {name}?")),
-            None => failure.hint("`mosectl explain` lists them"),
-        });
-    }
-    let texts: Vec<_> = found.into_iter().map(explain).collect();
+    let texts: Vec<_> = find(&wanted)?.into_iter().map(explain).collect();
     Ok(terminal::print(&texts.join("\n"))?)
+}
+
+/// The errors with this name or status.
+fn find(wanted: &str) -> Result<Vec<ErrorCode>> {
+    let status: Option<u16> = wanted.trim().parse().ok();
+    let letters = letters(wanted);
+    let matches =
+        |code: &ErrorCode| self::letters(code.name()) == letters || status == Some(code.http_status());
+    let found: Vec<_> = ErrorCode::all().filter(matches).collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let failure = match status {
+        Some(status) => Failure::usage(format!("no error is answered with {status}")),
+        None => Failure::usage(format!("no error is called {wanted:?}")),
+    };
+    let names = ErrorCode::all().map(ErrorCode::name);
+    Err(match nearest(&wanted.replace(['-', ' '], "_"), names) {
+        Some(name) => failure.hint(format!("did you mean {name}? `mosectl explain` lists them all")),
+        None => failure.hint("`mosectl explain` lists them"),
+    })
+}
+
+/// A name without what differs where it was read: case, and what is between its words.
+fn letters(name: &str) -> String {
+    let letters = name.chars().filter(|c| c.is_ascii_alphanumeric());
+    letters.map(|c| c.to_ascii_lowercase()).collect()
 }
 
 fn list() -> String {
@@ -56,10 +73,14 @@ fn list() -> String {
 
 fn explain(code: ErrorCode) -> String {
     let meaning = code.meaning();
-    let retried = if meaning.retryable {
-        "sent again by the cluster where the stage's delivery allows; a client may send it again, too"
-    } else {
-        "not sent again by the cluster"
+    let retried = match code {
+        ErrorCode::ReplicaLost => {
+            "by the cluster, up to the stage's attempts; by a client where it may run twice"
+        }
+        _ if meaning.retryable => {
+            "sent again by the cluster where the stage's delivery allows; a client may send it again, too"
+        }
+        _ => "not sent again by the cluster",
     };
     let answer = match meaning.text {
         "" => String::new(),
@@ -92,7 +113,9 @@ fn means(code: ErrorCode) -> &'static str {
         ErrorCode::QueueFull => "the first stage's queue has as many requests as capacity allows",
         ErrorCode::NoReplica => "no replica of a stage has been ready for some seconds",
         ErrorCode::Draining => "the gateway is being stopped",
-        ErrorCode::ReplicaLost => "the node was lost under the request, and it may not be sent again",
+        ErrorCode::ReplicaLost => {
+            "a node was lost under each attempt; `delivery: at_most_once` and streams that have begun have one"
+        }
         ErrorCode::WorkerCrashed => "the worker process died under the request, each time it was tried",
         ErrorCode::UnknownRoute => "no pipeline that serves has this path",
         ErrorCode::MethodNotAllowed => "the path takes POST alone",
@@ -122,7 +145,9 @@ fn helps(code: ErrorCode) -> &'static str {
         }
         ErrorCode::NoReplica => "`mosectl status` shows why the replicas are not ready",
         ErrorCode::Draining | ErrorCode::UnknownStage => "another try, at another gateway",
-        ErrorCode::ReplicaLost => "`delivery: retry`, where the stage may run twice for one request",
+        ErrorCode::ReplicaLost => {
+            "`mosectl node list` shows which nodes are down; `delivery: retry` where the stage may run twice"
+        }
         ErrorCode::UnknownRoute => "`mosectl status` lists the routes",
         ErrorCode::MethodNotAllowed => "POST",
         ErrorCode::BodyTooLarge => "a larger max_request_size; 64 MiB is the most on a cluster",
@@ -150,10 +175,42 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_found_however_it_is_written() {
+        for wanted in [
+            "no_replica",
+            "no-replica",
+            "NO_REPLICA",
+            "NoReplica",
+            "no replica",
+        ] {
+            assert_eq!(find(wanted).unwrap(), [ErrorCode::NoReplica], "{wanted}");
+        }
+        let unavailable = find("503").unwrap();
+        assert!(unavailable.contains(&ErrorCode::Draining) && unavailable.len() > 2);
+    }
+
+    #[test]
     fn a_name_that_is_almost_right_is_told() {
-        let wrong = Args {
-            code: Some("no_replca".into()),
-        };
-        assert!(run(wrong).is_err());
+        let hint = |wanted| find(wanted).unwrap_err().to_string();
+        for wanted in ["no_replca", "No-Replca"] {
+            let text = hint(wanted);
+            assert!(
+                text.ends_with("hint: did you mean no_replica? `mosectl explain` lists them all"),
+                "{text}"
+            );
+        }
+        assert!(hint("xyz").ends_with("hint: `mosectl explain` lists them"));
+        assert!(hint("302").starts_with("no error is answered with 302"));
+    }
+
+    /// What is sent again under one setting is not said never to be.
+    #[test]
+    fn a_lost_replica_is_told_without_contradiction() {
+        let text = explain(ErrorCode::ReplicaLost);
+        assert!(!text.contains("may not be sent again"), "{text}");
+        assert!(
+            text.contains("attempts") && text.contains("at_most_once"),
+            "{text}"
+        );
     }
 }
