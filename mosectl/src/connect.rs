@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use mosec_control_plane::peers::port_of;
 use mosec_wire::control::{ClientConfig, ControlClient};
 use mosec_wire::tls::Identity;
 
@@ -22,12 +23,19 @@ pub(crate) struct Connection {
         long,
         env = "MOSEC_CONTROL_PLANE",
         value_name = "HOST:PORT,..",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = parse_address
     )]
     control_plane: Vec<String>,
     /// Folder with ca.pem, cert.pem and key.pem of an admin, deployer or viewer.
     #[arg(long, env = "MOSEC_IDENTITY", value_name = "DIR")]
     identity: Option<PathBuf>,
+}
+
+/// An address that can be dialled: without its port nothing would answer, and nothing say why.
+pub(crate) fn parse_address(text: &str) -> Result<String, String> {
+    port_of(text).map_err(|_| "expected host:port, as 10.0.0.1:7400".to_owned())?;
+    Ok(text.to_owned())
 }
 
 /// A control plane to talk to.

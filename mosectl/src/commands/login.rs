@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use mosec_wire::control::{ClientConfig, ControlClient, JoinError, JoinTarget, identity_in};
 use mosec_wire::tls::{Identity, LiveIdentity, Role};
 
+use crate::connect::parse_address;
 use crate::failure::{Failure, Result};
 use crate::login::{Login, LoginDir};
 use crate::pki;
@@ -33,7 +34,8 @@ pub(crate) struct Args {
         long,
         env = "MOSEC_CONTROL_PLANE",
         value_name = "HOST:PORT,..",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = parse_address
     )]
     control_plane: Vec<String>,
     /// Name to appear under in the audit trail. The token's own where absent, else the user's.

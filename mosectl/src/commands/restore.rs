@@ -28,8 +28,8 @@ pub(crate) struct Args {
     /// Name of the cluster, which must be the backup's.
     #[arg(long, env = "MOSEC_CLUSTER_ID", value_name = "ID")]
     cluster_id: String,
-    /// Number of this member.
-    #[arg(long, env = "MOSEC_NODE_ID", value_name = "N", default_value_t = 1)]
+    /// Number of this member, another one on each host.
+    #[arg(long, env = "MOSEC_NODE_ID", value_name = "N")]
     node_id: u64,
     /// All members, this one included, as 1=host:port,2=host:port,3=host:port, the same on each. Those of the backup where
     /// absent.

@@ -10,6 +10,7 @@ use mosec_wire::control::{ClientConfig, ControlClient, JoinTarget, host_name, id
 use mosec_wire::tls::{ClusterCa, Role};
 
 use super::{MemberAt, Places, settings, text_of};
+use crate::connect::parse_address;
 use crate::failure::{Failure, Result};
 use crate::terminal;
 
@@ -53,6 +54,7 @@ pub(super) struct Join {
         env = "MOSEC_CONTROL_PLANE",
         value_name = "HOST:PORT,..",
         value_delimiter = ',',
+        value_parser = parse_address,
         required = true
     )]
     control_plane: Vec<String>,
