@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::commands::status::Output;
@@ -26,7 +25,7 @@ pub(crate) struct Watch {
 }
 
 /// Shows what `look` gives, once or for as long as the user wants.
-pub(crate) async fn show<T: Serialize, F: Future<Output = Result<T>>>(
+pub(crate) async fn show<T: Watched, F: Future<Output = Result<T>>>(
     Watch { watch }: Watch,
     output: Output,
     mut look: impl FnMut() -> F,
@@ -51,6 +50,19 @@ pub(crate) async fn show<T: Serialize, F: Future<Output = Result<T>>>(
     }
 }
 
+/// What is watched: two looks at it differ only where something has changed.
+pub(crate) trait Watched: Serialize {
+    /// The same without what changes with time alone, as how long ago something was heard of.
+    #[must_use]
+    fn ageless(&self) -> Self;
+}
+
+impl<T: Watched> Watched for Vec<T> {
+    fn ageless(&self) -> Self {
+        self.iter().map(T::ageless).collect()
+    }
+}
+
 /// How a value looks.
 struct View<R> {
     output: Output,
@@ -58,45 +70,28 @@ struct View<R> {
 }
 
 impl<R> View<R> {
-    /// The text of a value, and what tells it from one before it.
-    fn of<T: Serialize>(&self, value: &T) -> Result<(String, Value)>
+    fn of<T: Serialize>(&self, value: &T) -> Result<String>
     where
         R: Fn(&T) -> String,
     {
         match self.output {
-            Output::Table => {
-                let text = (self.render)(value);
-                let key = Value::String(text.clone());
-                Ok((text, key))
-            }
+            Output::Table => Ok((self.render)(value)),
             Output::Json => {
-                let value = serde_json::to_value(value).context("cannot write JSON")?;
-                Ok((format!("{value}\n"), without_ages(value)))
+                let text = serde_json::to_string(value).context("cannot write JSON")?;
+                Ok(text + "\n")
             }
         }
-    }
-}
-
-/// A value without what changes with time alone.
-fn without_ages(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let kept = map.into_iter().filter(|(key, _)| key != "silent_ms");
-            Value::Object(kept.map(|(key, value)| (key, without_ages(value))).collect())
-        }
-        Value::Array(items) => Value::Array(items.into_iter().map(without_ages).collect()),
-        other => other,
     }
 }
 
 /// One block or object after the other, for a file or another program.
-async fn list<T: Serialize, F: Future<Output = Result<T>>>(
+async fn list<T: Watched, F: Future<Output = Result<T>>>(
     first: T,
     look: impl FnMut() -> F,
     view: View<impl Fn(&T) -> String>,
 ) -> Result {
     let mut looks = Looks::new(look);
-    let (mut text, mut shown) = view.of(&first)?;
+    let (mut text, mut shown) = (view.of(&first)?, view.of(&first.ageless())?);
     loop {
         if !terminal::print_while_read(&text)? {
             return Ok(());
@@ -106,9 +101,10 @@ async fn list<T: Serialize, F: Future<Output = Result<T>>>(
             let Some(value) = looks.next().await? else {
                 continue;
             };
-            let (next, key) = view.of(&value)?;
-            if key != shown {
-                shown = key;
+            let ageless = view.of(&value.ageless())?;
+            if ageless != shown {
+                shown = ageless;
+                let next = view.of(&value)?;
                 // Blocks of tables have blank lines in them, so a line of its own says where the next one begins.
                 text = match view.output {
                     Output::Table => format!("---\n{next}"),
@@ -128,7 +124,7 @@ async fn redraw<T: Serialize, F: Future<Output = Result<T>>>(
     view: View<impl Fn(&T) -> String>,
 ) -> Result {
     let mut looks = Looks::new(look);
-    let mut shown = view.of(&first)?.0;
+    let mut shown = view.of(&first)?;
     screen.show(&shown);
     loop {
         let next = async {
@@ -147,7 +143,7 @@ async fn redraw<T: Serialize, F: Future<Output = Result<T>>>(
         };
         match looked {
             Ok(Some(value)) => {
-                shown = view.of(&value)?.0;
+                shown = view.of(&value)?;
                 screen.show(&shown);
             }
             Ok(None) => screen.show(&format!("the control plane does not answer\n{shown}")),
@@ -193,17 +189,31 @@ where
 #[cfg(test)]
 mod tests {
     use mosec_wire::control::ControlError;
-    use serde_json::json;
 
     use super::*;
+    use crate::report::Report;
+    use crate::report::tests::response;
 
     #[test]
     fn time_alone_is_no_change() {
-        let at = |silent: u64, state: &str| {
-            without_ages(json!({"nodes": [{"silent_ms": silent, "health": state}]}))
+        let now = Report::try_from(response()).unwrap();
+        let at = |change: fn(&mut Report)| {
+            let mut later = now.clone();
+            change(&mut later);
+            later.ageless()
         };
-        assert_eq!(at(1, "up"), at(2, "up"));
-        assert_ne!(at(1, "up"), at(1, "down"));
+        for output in [Output::Table, Output::Json] {
+            let render = crate::report::table::render;
+            let view = View { output, render };
+            let shown = view.of(&now.ageless()).unwrap();
+            let later = at(|report| report.nodes[0].silent_ms = Some(900));
+            assert_eq!(view.of(&later).unwrap(), shown);
+            let changed = at(|report| report.nodes[0].health = "down");
+            assert_ne!(view.of(&changed).unwrap(), shown);
+            // That nothing has been heard yet is no age.
+            let unheard = at(|report| report.nodes[0].silent_ms = None);
+            assert_ne!(view.of(&unheard).unwrap(), shown);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::table::{dash, table};
 use crate::terminal::printable;
+use crate::watch::Watched;
 
 /// The members and what they can bear.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -44,6 +45,12 @@ struct MemberReport {
     build: Option<String>,
     last_log: Option<u64>,
     last_applied: Option<u64>,
+}
+
+impl Watched for MembersReport {
+    fn ageless(&self) -> Self {
+        self.clone()
+    }
 }
 
 impl From<proto::ListMembersResponse> for MembersReport {

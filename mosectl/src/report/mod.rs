@@ -21,6 +21,8 @@ use mosec_types::{PipelineName, RolloutSpec, StageIndex, StageSpec, WorkerState,
 use mosec_wire::control::{ConvertError, proto};
 use serde::Serialize;
 
+use crate::watch::Watched;
+
 /// The whole cluster.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Report {
@@ -167,6 +169,30 @@ impl TryFrom<proto::StatusResponse> for Report {
             nodes: with_replicas(nodes, &pipelines),
             pipelines,
         })
+    }
+}
+
+impl Watched for Report {
+    fn ageless(&self) -> Self {
+        Self {
+            nodes: self.nodes.ageless(),
+            ..self.clone()
+        }
+    }
+}
+
+impl Watched for NodeReport {
+    fn ageless(&self) -> Self {
+        Self {
+            silent_ms: self.silent_ms.map(|_| 0),
+            ..self.clone()
+        }
+    }
+}
+
+impl Watched for RevisionReport {
+    fn ageless(&self) -> Self {
+        self.clone()
     }
 }
 

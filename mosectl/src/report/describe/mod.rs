@@ -89,6 +89,7 @@ mod tests {
         spec.stages[1].spread = vec![spread("rack", None), spread("node", Some(1))];
         spec.stages[1].anti_affinity = vec![0];
         spec.rollout.get_or_insert_default().progress_deadline_ms = Some(600_000);
+        response.deployments[0].goal = vec![1, 6];
         let found = PipelineDescription::new(&name, response, Vec::new(), trail())
             .unwrap()
             .unwrap();
@@ -100,6 +101,7 @@ mod tests {
             "rollout   all replicas at once; progress within 600s\n",
             "spread=rack spread=node(max=1) anti_affinity=decode",
             "server:Stage",
+            "6 (deployed with 2)",
             "8 in 10ms",
             "API_KEY",
             "back-off",

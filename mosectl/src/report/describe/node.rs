@@ -11,9 +11,10 @@ use crate::report::audit::{self, AuditReport};
 use crate::report::table::{self, dash, table};
 use crate::report::{NodeReport, ReplicaReport, Report, nodes};
 use crate::terminal::printable;
+use crate::watch::Watched;
 
 /// One node. Fields are only ever added: scripts read this.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct NodeDescription {
     pub(crate) node: NodeReport,
     pub(crate) replicas: Vec<PlacedReplica>,
@@ -24,13 +25,22 @@ pub(crate) struct NodeDescription {
 }
 
 /// A replica that is placed on the node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct PlacedReplica {
     pub(crate) pipeline: String,
     pub(crate) revision: u64,
     pub(crate) phase: &'static str,
     #[serde(flatten)]
     pub(crate) replica: ReplicaReport,
+}
+
+impl Watched for NodeDescription {
+    fn ageless(&self) -> Self {
+        Self {
+            node: self.node.ageless(),
+            ..self.clone()
+        }
+    }
 }
 
 impl NodeDescription {

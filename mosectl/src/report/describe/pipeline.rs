@@ -12,9 +12,10 @@ use super::{events, spec};
 use crate::report::audit::{self, AuditReport};
 use crate::report::history::{self, RecordReport};
 use crate::report::{Report, RevisionReport, rollout, table};
+use crate::watch::Watched;
 
 /// One pipeline. Fields are only ever added: scripts read this.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct PipelineDescription {
     pub(crate) name: String,
     /// The revision whose specification is `spec`: the one that serves, else the newest.
@@ -28,6 +29,12 @@ pub(crate) struct PipelineDescription {
     pub(crate) events: Vec<AuditReport>,
     #[serde(skip)]
     typed: Option<PipelineSpec>,
+}
+
+impl Watched for PipelineDescription {
+    fn ageless(&self) -> Self {
+        self.clone()
+    }
 }
 
 impl PipelineDescription {
@@ -70,7 +77,9 @@ impl PipelineDescription {
             let revision = self.revision.unwrap_or_default();
             let _ = writeln!(text, "  specification of revision {revision}");
             text += &spec::header(spec);
-            let _ = writeln!(text, "\n{}", spec::stages(spec).trim_fmt());
+            let shown = self.revisions.iter().find(|shown| shown.revision == revision);
+            let stages = shown.map_or(&[][..], |shown| &shown.stages);
+            let _ = writeln!(text, "\n{}", spec::stages(spec, stages).trim_fmt());
         } else {
             text.push('\n');
         }

@@ -10,6 +10,7 @@ use mosec_types::{PipelineSpec, StageSpec};
 use serde_json::Value;
 
 use super::size;
+use crate::report::StageReport;
 use crate::report::table::{dash, table};
 use crate::terminal::printable;
 
@@ -106,16 +107,21 @@ fn takeover(spec: &PipelineSpec) -> String {
     parts.join("; ")
 }
 
-/// The stages as a table.
-pub(super) fn stages(spec: &PipelineSpec) -> comfy_table::Table {
+/// The stages as a table. `scaled`: as many replicas as they are to have by now, in the same order.
+pub(super) fn stages(spec: &PipelineSpec, scaled: &[StageReport]) -> comfy_table::Table {
     let mut table = table(&[
         "STAGE", "WORKER", "REPLICAS", "BATCH", "TIMEOUT", "ATTEMPTS", "NEEDS", "ENV",
     ]);
-    for stage in &spec.stages {
+    for (at, stage) in spec.stages.iter().enumerate() {
+        let deployed = stage.replicas;
+        let goal = scaled.get(at).map_or(deployed, |scaled| scaled.goal);
         table.add_row([
             stage.name.clone(),
             printable(&format!("{}:{}", stage.module, stage.class)),
-            stage.replicas.to_string(),
+            match goal == deployed {
+                true => goal.to_string(),
+                false => format!("{goal} (deployed with {deployed})"),
+            },
             batch(stage),
             time(stage.timeout),
             match stage.delivery {
