@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{InvalidSpec, check};
+use crate::spec::Problems;
 
 /// A whole GPU, where shares of one are counted in hundredths.
 pub const WHOLE_GPU: u32 = 100;
@@ -52,18 +52,18 @@ impl Needs {
         *self == Self::default()
     }
 
-    pub(crate) fn validate(&self, at: &str) -> Result<(), InvalidSpec> {
+    pub(crate) fn validate(&self, at: &str, found: &mut Problems) {
         let most = MAX_GPUS as u32 * WHOLE_GPU;
         let is_sharable = self.gpus < WHOLE_GPU || self.gpus.is_multiple_of(WHOLE_GPU);
-        check(is_sharable && self.gpus <= most, &format!("{at}.gpus"), || {
-            let found = f64::from(self.gpus) / f64::from(WHOLE_GPU);
-            format!("expected a part of one GPU, as 0.25, or 1 to {MAX_GPUS} whole ones, found {found}")
-        })?;
-        check(
+        found.check(is_sharable && self.gpus <= most, &format!("{at}.gpus"), || {
+            let gpus = f64::from(self.gpus) / f64::from(WHOLE_GPU);
+            format!("expected a part of one GPU, as 0.25, or 1 to {MAX_GPUS} whole ones, found {gpus}")
+        });
+        found.check(
             self.gpu_memory == 0 || self.gpus > 0,
             &format!("{at}.gpu_memory"),
             || "expected gpus, too".into(),
-        )
+        );
     }
 }
 
@@ -79,7 +79,9 @@ mod tests {
                 gpu_memory,
                 ..Default::default()
             };
-            needs.validate("s").map_err(|error| error.place)
+            let mut found = Problems::up_to(1);
+            needs.validate("s", &mut found);
+            found.into_result().map_err(|error| error.place)
         };
         for gpus in [0, 1, 99, 100, 800, 3200] {
             assert_eq!(place(gpus, 0), Ok(()), "{gpus}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{InvalidSpec, MAX_REPLICAS, check, is_header_name, millis};
+use crate::spec::{MAX_REPLICAS, Problems, is_header_name, millis};
 
 /// Default of [`CanarySpec::weight`], in percent.
 pub const DEFAULT_CANARY_WEIGHT: u32 = 10;
@@ -90,45 +90,45 @@ impl Bounds {
 }
 
 impl RolloutSpec {
-    pub(crate) fn validate(&self) -> Result<(), InvalidSpec> {
+    pub(crate) fn validate(&self, found: &mut Problems) {
         let deadline = self.progress_deadline;
-        check(
+        found.check(
             deadline.is_none_or(|time| !time.is_zero()),
             "rollout.progress_deadline",
             || "expected a time above zero".into(),
-        )?;
+        );
         if let Some(canary) = &self.canary {
-            check(canary.weight <= 100, "rollout.canary.weight", || {
+            found.check(canary.weight <= 100, "rollout.canary.weight", || {
                 format!("expected 0% to 100%, found {}%", canary.weight)
-            })?;
-            check(canary.replicas <= MAX_REPLICAS, "rollout.canary.replicas", || {
+            });
+            found.check(canary.replicas <= MAX_REPLICAS, "rollout.canary.replicas", || {
                 format!("expected at most {MAX_REPLICAS}, found {}", canary.replicas)
-            })?;
+            });
             if let Some(HeaderMatch { name, value }) = &canary.header {
-                check(is_header_name(name), "rollout.canary.header", || {
+                found.check(is_header_name(name), "rollout.canary.header", || {
                     format!("expected the name of a header in lower case, found {name:?}")
-                })?;
+                });
                 let is_plain =
                     value.len() <= MAX_HEADER_TEXT && value.bytes().all(|b| (0x20..0x7f).contains(&b));
-                check(is_plain, "rollout.canary.header", || {
+                found.check(is_plain, "rollout.canary.header", || {
                     format!("expected at most {MAX_HEADER_TEXT} printable ASCII characters, found {value:?}")
-                })?;
+                });
             }
         }
         let bounds = &self.bounds;
-        check(
+        found.check(
             bounds.max_errors.is_none_or(|most| most <= WHOLE),
             "rollout.bounds.max_error_rate",
             || "expected 0% to 100%".into(),
-        )?;
-        check(
+        );
+        found.check(
             bounds.max_p99.is_none_or(|most| !most.is_zero()),
             "rollout.bounds.max_p99",
             || "expected a time above zero".into(),
-        )?;
-        check(bounds.min_requests >= 1, "rollout.bounds.min_requests", || {
+        );
+        found.check(bounds.min_requests >= 1, "rollout.bounds.min_requests", || {
             "expected at least 1".into()
-        })
+        });
     }
 }
 
@@ -172,7 +172,12 @@ mod tests {
                 ..canary.clone()
             })
         };
-        assert_eq!(header("x-canary", "1").validate(), Ok(()));
+        let place = |spec: RolloutSpec| {
+            let mut found = Problems::up_to(1);
+            spec.validate(&mut found);
+            found.into_result().map_err(|error| error.place)
+        };
+        assert_eq!(place(header("x-canary", "1")), Ok(()));
         let bounds = |bounds| RolloutSpec {
             bounds,
             ..Default::default()
@@ -201,11 +206,8 @@ mod tests {
             (bounds(errors), "rollout.bounds.max_error_rate"),
             (bounds(nothing), "rollout.bounds.min_requests"),
         ];
-        for (spec, place) in cases {
-            assert_eq!(
-                spec.validate().map_err(|error| error.place),
-                Err(place.to_owned())
-            );
+        for (spec, expected) in cases {
+            assert_eq!(place(spec), Err(expected.to_owned()));
         }
     }
 

@@ -159,9 +159,12 @@ fn from_manifest(path: &Path, python: Option<&str>) -> Result<PipelineSpec> {
     let dir = Path::new(&manifest.spec.source.dir);
     let found = script::check(&python, dir, &manifest.workers())?;
     let mut spec = manifest.spec.clone();
+    let mut problems = Vec::new();
     if let Some(file) = &manifest.requirements_file {
-        let lines = requirements::read(&dir.join(file));
-        spec.source.requirements = lines.map_err(|problem| manifest.refuse("requirements", problem))?;
+        match requirements::read(&dir.join(file)) {
+            Ok(lines) => spec.source.requirements = lines,
+            Err(problem) => problems.push(("requirements".to_owned(), problem)),
+        }
     }
     for line in requirements::without_mosec(&mut spec.source.requirements) {
         print_error(&format!(
@@ -170,15 +173,16 @@ fn from_manifest(path: &Path, python: Option<&str>) -> Result<PipelineSpec> {
     }
     for (index, (stage, worker)) in spec.stages.iter_mut().zip(found).enumerate() {
         if let Some(error) = worker.error {
-            return Err(manifest
-                .refuse(&format!("stages[{index}].worker"), error.to_string())
-                .into());
+            problems.push((format!("stages[{index}].worker"), error.to_string()));
         }
         if let Some(mime) = worker.mime {
             stage.mime = mime;
         }
         stage.streaming = worker.streaming;
         stage.request_headers = worker.request_headers;
+    }
+    if !problems.is_empty() {
+        return Err(manifest.refuse_all(problems).into());
     }
     Ok(spec)
 }

@@ -49,13 +49,13 @@ pub(super) const STAGE_KEYS: &[&str] = &[
 pub(super) const SPREAD_KEYS: &[&str] = &["by", "max"];
 pub(super) const ROUTE_KEYS: &[&str] = &["path", "stages"];
 
-/// The manifest's keys as written.
+/// The manifest's keys as written. What has to be there and is not is `None`, and noted: the rest is looked at all the same.
 pub(super) struct Draft {
-    pipeline: PipelineName,
+    pipeline: Option<PipelineName>,
     source: Option<String>,
     python: Option<String>,
     requirements: Option<Requirements>,
-    stages: Vec<Stage>,
+    stages: Option<Vec<Stage>>,
     routes: Option<Vec<Route>>,
     timeout: Option<Duration>,
     capacity: Option<u32>,
@@ -70,8 +70,8 @@ enum Requirements {
 }
 
 struct Stage {
-    name: String,
-    worker: WorkerClass,
+    name: Option<String>,
+    worker: Option<WorkerClass>,
     replicas: Option<u32>,
     max_batch_size: Option<u32>,
     max_wait: Option<Duration>,
@@ -101,7 +101,7 @@ enum Env {
 }
 
 struct Route {
-    path: String,
+    path: Option<String>,
     stages: Option<Vec<String>>,
 }
 
@@ -118,7 +118,6 @@ impl FromNode for Draft {
         let capacity = reader.optional(&fields, "capacity");
         let max_request_size = reader.optional(&fields, "max_request_size");
         let rollout = reader.optional(&fields, "rollout");
-        let (pipeline, stages) = (pipeline?, stages?);
         Some(Self {
             pipeline,
             source,
@@ -175,7 +174,6 @@ impl FromNode for Stage {
             cpus: cpus.map_or(0, |Cpus(parts)| parts),
             memory: memory.map_or(0, |Size(bytes)| bytes),
         };
-        let (name, worker) = (name?, worker?);
         Some(Self {
             name,
             worker,
@@ -266,7 +264,7 @@ impl FromNode for Route {
         let fields = reader.fields(path, node, ROUTE_KEYS)?;
         let route = reader.required(&fields, "path", "the path, as /inference");
         let stages = reader.optional(&fields, "stages");
-        Some(Self { path: route?, stages })
+        Some(Self { path: route, stages })
     }
 }
 
@@ -279,8 +277,10 @@ impl Draft {
         }
     }
 
+    /// The specification. With problems noted it is one to look for further ones in, and no more.
     pub(super) fn into_spec(self, reader: &mut Reader, tree: &Node, folder: &Path) -> PipelineSpec {
-        let names: Vec<&str> = self.stages.iter().map(|stage| stage.name.as_str()).collect();
+        let stages = self.stages.unwrap_or_default();
+        let names: Vec<_> = stages.iter().map(|stage| stage.name.as_deref()).collect();
         let all = || {
             (0u16..)
                 .map(StageIndex)
@@ -297,7 +297,10 @@ impl Draft {
                 .iter()
                 .enumerate()
                 .map(|(index, route)| RouteSpec {
-                    path: route.path.clone(),
+                    path: route
+                        .path
+                        .clone()
+                        .unwrap_or_else(|| format!("/{}", stand_in(index))),
                     stages: match &route.stages {
                         None => all(),
                         Some(stages) => {
@@ -309,13 +312,15 @@ impl Draft {
                 .collect(),
         };
         let mut anti_affinity = Vec::new();
-        for (index, stage) in self.stages.iter().enumerate() {
+        for (index, stage) in stages.iter().enumerate() {
             let at = format!("stages[{index}].anti_affinity");
             let others = stage.anti_affinity.as_deref().unwrap_or_default();
             anti_affinity.push(resolve(reader, tree, &at, others, &names));
         }
-        let stages = self.stages.into_iter().zip(anti_affinity);
-        let stages = stages.map(|(stage, others)| stage.into_spec(others)).collect();
+        let stages = stages.into_iter().zip(anti_affinity).enumerate();
+        let stages = stages
+            .map(|(index, (stage, others))| stage.into_spec(index, others))
+            .collect();
         let dir = self
             .source
             .map_or_else(|| folder.to_owned(), |source| folder.join(source));
@@ -325,7 +330,7 @@ impl Draft {
             false => python,
         });
         PipelineSpec {
-            name: self.pipeline,
+            name: self.pipeline.unwrap_or_else(unnamed),
             source: PythonSource {
                 dir: dir.to_string_lossy().into_owned(),
                 python,
@@ -350,12 +355,16 @@ impl Draft {
 
 impl Stage {
     /// `anti_affinity`: the positions of the stages that it names.
-    fn into_spec(self, anti_affinity: Vec<StageIndex>) -> StageSpec {
+    fn into_spec(self, index: usize, anti_affinity: Vec<StageIndex>) -> StageSpec {
         let replicas = self.replicas.unwrap_or(1);
+        let worker = self.worker.unwrap_or_else(|| WorkerClass {
+            module: stand_in(index),
+            class: stand_in(index),
+        });
         StageSpec {
-            name: self.name,
-            module: self.worker.module,
-            class: self.worker.class,
+            name: self.name.unwrap_or_else(|| stand_in(index)),
+            module: worker.module,
+            class: worker.class,
             replicas,
             max_batch_size: self.max_batch_size.unwrap_or(1),
             max_wait: self.max_wait.unwrap_or(DEFAULT_WAIT),
@@ -380,11 +389,28 @@ impl Stage {
     }
 }
 
+/// In the place of a name that is missing: nothing else has it, so it makes no mistake of its own.
+fn stand_in(index: usize) -> String {
+    format!("\u{1}{index}")
+}
+
+fn unnamed() -> PipelineName {
+    PipelineName::new("unnamed").expect("a name by its own rules")
+}
+
 /// The positions of the stages with these names.
-fn resolve(reader: &mut Reader, tree: &Node, at: &str, wanted: &[String], names: &[&str]) -> Vec<StageIndex> {
+fn resolve(
+    reader: &mut Reader,
+    tree: &Node,
+    at: &str,
+    wanted: &[String],
+    names: &[Option<&str>],
+) -> Vec<StageIndex> {
     let mut found = Vec::new();
+    // Where some are not known, nothing can be said about one that is not among the others.
+    let are_known = !names.is_empty() && names.iter().all(Option::is_some);
     for (index, wanted) in wanted.iter().enumerate() {
-        match (0u16..).zip(names).find(|(_, name)| *name == wanted) {
+        match (0u16..).zip(names).find(|(_, name)| **name == Some(wanted)) {
             Some((stage, _)) if found.contains(&StageIndex(stage)) => {
                 let key = format!("{at}[{index}]");
                 reader.note(
@@ -394,10 +420,12 @@ fn resolve(reader: &mut Reader, tree: &Node, at: &str, wanted: &[String], names:
                 );
             }
             Some((stage, _)) => found.push(StageIndex(stage)),
+            None if !are_known => {}
             None => {
                 let key = format!("{at}[{index}]");
-                let known = names.join(", ");
-                let message = match nearest(wanted, names.iter().copied()) {
+                let known: Vec<_> = names.iter().flatten().copied().collect();
+                let known = known.join(", ");
+                let message = match nearest(wanted, names.iter().flatten().copied()) {
                     Some(name) => {
                         format!("no stage {wanted:?}, did you mean {name:?}? (the stages are {known})")
                     }

@@ -12,6 +12,7 @@ mod yaml;
 use std::path::Path;
 
 use mosec_types::PipelineSpec;
+use mosec_types::spec::InvalidSpec;
 
 use self::draft::{Draft, KEYS};
 use self::read::{FromNode as _, Reader};
@@ -55,26 +56,25 @@ impl Manifest {
             .and_then(Draft::requirements_file)
             .map(str::to_owned);
         let spec = draft.map(|draft| draft.into_spec(&mut reader, &tree, folder));
+        let invalid = spec.as_ref().map(PipelineSpec::problems_for_cluster);
+        for InvalidSpec { place, problem } in invalid.unwrap_or_default() {
+            let key = manifest_key(&place);
+            // Without stages no route has any.
+            let has_none = spec.as_ref().is_some_and(|spec| spec.stages.is_empty());
+            let follows = follows(&reader.problems, &key) || (has_none && key.ends_with("].stages"));
+            if !follows {
+                let place = tree.nearest(&key).place;
+                reader.note(key, place, problem);
+            }
+        }
         match spec {
-            Some(spec) if reader.problems.is_empty() => {
-                let manifest = Self {
-                    spec,
-                    requirements_file,
-                    file: file.to_owned(),
-                    tree,
-                };
-                match manifest.spec.validate_for_cluster() {
-                    Ok(()) => Ok(manifest),
-                    Err(invalid) => Err(manifest.refuse(&manifest_key(&invalid.place), invalid.problem)),
-                }
-            }
-            _ => {
-                reader.problems.sort_by_key(|problem| problem.place);
-                Err(ManifestError {
-                    file: file.to_owned(),
-                    problems: reader.problems,
-                })
-            }
+            Some(spec) if reader.problems.is_empty() => Ok(Self {
+                spec,
+                requirements_file,
+                file: file.to_owned(),
+                tree,
+            }),
+            _ => Err(ManifestError::new(file, reader.problems)),
         }
     }
 
@@ -89,8 +89,33 @@ impl Manifest {
 
     /// An error about one key, as `stages[1].worker`.
     pub fn refuse(&self, key: &str, message: impl Into<String>) -> ManifestError {
-        ManifestError::one(&self.file, key, self.tree.nearest(key).place, message)
+        self.refuse_all([(key.to_owned(), message.into())])
     }
+
+    /// As [`refuse`](Self::refuse), about several.
+    pub fn refuse_all(&self, problems: impl IntoIterator<Item = (String, String)>) -> ManifestError {
+        let problem = |(key, message): (String, String)| Problem {
+            place: self.tree.nearest(&key).place,
+            key,
+            message,
+        };
+        ManifestError::new(&self.file, problems.into_iter().map(problem).collect())
+    }
+}
+
+/// Whether what is wrong with a key of the specification may only follow from what is known to be wrong already: with
+/// the key itself, with a part of it, or with one that it depends on.
+fn follows(known: &[Problem], key: &str) -> bool {
+    let depends_on = match key.rsplit_once('.') {
+        Some((stage, "env")) => Some(format!("{stage}.replicas")),
+        Some((stage, "gpu_memory")) => Some(format!("{stage}.gpus")),
+        _ => None,
+    };
+    known.iter().any(|known| {
+        let rest = known.key.strip_prefix(key);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            || depends_on.as_deref() == Some(known.key.as_str())
+    })
 }
 
 /// The manifest's name of a key of the specification.

@@ -22,16 +22,21 @@ pub struct ManifestError {
 }
 
 impl ManifestError {
+    pub(super) fn new(file: &str, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.place);
+        Self {
+            file: file.to_owned(),
+            problems,
+        }
+    }
+
     pub(super) fn one(file: &str, key: &str, place: Place, message: impl Into<String>) -> Self {
         let problem = Problem {
             place,
             key: key.to_owned(),
             message: message.into(),
         };
-        Self {
-            file: file.to_owned(),
-            problems: vec![problem],
-        }
+        Self::new(file, vec![problem])
     }
 }
 

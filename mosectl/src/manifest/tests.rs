@@ -514,6 +514,64 @@ fn all_mistakes_show_at_once_in_the_order_of_the_file() {
     );
 }
 
+/// What is wrong with values, which is found once they are read, shows together with what cannot be read.
+#[test]
+fn no_mistake_hides_another() {
+    let text = "\
+pipeline: x
+capacity: 0
+stages:
+  - name: a
+    worker: m:C
+    replicas: 0
+  - name: a
+    worker: m:D
+    timeout: 0s
+    anti_affinity: [b]
+  - worker: m:E
+    attempts: 0
+  - name: c
+    worker: m.F
+    replicas: two
+    env: [{A: 1}, {A: 2}]
+    gpus: many
+    gpu_memory: 1GiB
+routes:
+  - {path: inference}
+  - {stages: [a]}
+  - {path: /x, stages: [a, gone]}
+  - {path: /x}
+";
+    let found = problems(text);
+    let found: Vec<_> = found
+        .iter()
+        .map(|line| line.strip_prefix("p.yaml:").unwrap())
+        .map(|line| line.splitn(3, ": ").take(2).collect::<Vec<_>>().join(" "))
+        .collect();
+    let expected = [
+        "2:11 capacity",
+        "6:15 stages[0].replicas",
+        "7:11 stages[1].name",
+        "9:14 stages[1].timeout",
+        "11:5 stages[2].name",
+        "12:15 stages[2].attempts",
+        "14:13 stages[3].worker",
+        "15:15 stages[3].replicas",
+        "17:11 stages[3].gpus",
+        "20:12 routes[0].path",
+        "21:5 routes[1].path",
+        "23:12 routes[3].path",
+    ];
+    assert_eq!(found, expected);
+    // With all stages known, one that is not among them is a mistake of its own.
+    let text = "stages:\n  - {name: a, worker: m:C, replicas: 0}\nroutes:\n  - {path: /x, stages: [gone]}\n";
+    let keys: Vec<_> = problems(text)
+        .iter()
+        .map(|line| line.split(": ").nth(1).unwrap().to_owned())
+        .collect();
+    assert_eq!(keys, ["pipeline", "stages[0].replicas", "routes[0].stages[0]"]);
+}
+
 #[test]
 fn workers_are_refused_at_their_place() {
     let manifest = Manifest::parse(SMALLEST, "p.yaml", Path::new("/srv")).unwrap();
@@ -522,6 +580,14 @@ fn workers_are_refused_at_their_place() {
     assert_eq!(
         error.to_string(),
         "p.yaml:4:13: stages[0].worker: there is no module server"
+    );
+    let error = manifest.refuse_all([
+        ("stages[0].worker".to_owned(), "no class".to_owned()),
+        ("stages[0].name".to_owned(), "no name".to_owned()),
+    ]);
+    assert_eq!(
+        error.to_string(),
+        "p.yaml:3:11: stages[0].name: no name\np.yaml:4:13: stages[0].worker: no class"
     );
 }
 

@@ -116,88 +116,121 @@ impl PipelineSpec {
         self.timeout + longest.unwrap_or_default()
     }
 
-    /// Checks everything that can be checked without Python or a cluster.
+    /// Checks everything that can be checked without Python or a cluster; the first mistake.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
-        check((1..=MAX_STAGES).contains(&self.stages.len()), "stages", || {
-            format!("expected 1 to {MAX_STAGES} stages, found {}", self.stages.len())
-        })?;
-        check((1..=MAX_STAGES).contains(&self.routes.len()), "routes", || {
-            format!("expected 1 to {MAX_STAGES} routes, found {}", self.routes.len())
-        })?;
-        self.source.validate()?;
-        check(!self.timeout.is_zero(), "timeout", || {
-            "expected a time above zero".into()
-        })?;
-        check(self.capacity >= 1, "capacity", || "expected at least 1".into())?;
-        check(self.max_request_bytes >= 1, "max_request_bytes", || {
-            "expected at least 1".into()
-        })?;
-        let openapi_bytes = self.openapi.as_ref().map_or(0, String::len);
-        check(openapi_bytes <= MAX_OPENAPI_BYTES, "openapi", || {
-            format!("expected at most {MAX_OPENAPI_BYTES} bytes, found {openapi_bytes}")
-        })?;
-        self.rollout.validate()?;
-        let mut names = BTreeSet::new();
-        for (index, stage) in self.stages.iter().enumerate() {
-            stage.validate(&format!("stages[{index}]"))?;
-            check(
-                names.insert(&stage.name),
-                &format!("stages[{index}].name"),
-                || format!("the name {:?} is taken by an earlier stage", stage.name),
-            )?;
-            self.validate_anti_affinity(index, stage)?;
-        }
-        let mut paths = BTreeSet::new();
-        for (index, route) in self.routes.iter().enumerate() {
-            route.validate(&format!("routes[{index}]"), self.stages.len())?;
-            check(
-                paths.insert(&route.path),
-                &format!("routes[{index}].path"),
-                || format!("the path {:?} is taken by an earlier route", route.path),
-            )?;
-        }
-        Ok(())
-    }
-
-    fn validate_anti_affinity(&self, own: usize, stage: &StageSpec) -> Result<(), InvalidSpec> {
-        let at = format!("stages[{own}].anti_affinity");
-        let mut seen = BTreeSet::new();
-        for other in &stage.anti_affinity {
-            check(usize::from(other.0) < self.stages.len(), &at, || {
-                format!(
-                    "there is no stage {other}; the pipeline has {}",
-                    self.stages.len()
-                )
-            })?;
-            check(usize::from(other.0) != own, &at, || {
-                "expected other stages; `spread: {by: node, max: 1}` keeps its own replicas on different nodes".into()
-            })?;
-            check(seen.insert(other), &at, || format!("stage {other} comes twice"))?;
-        }
-        Ok(())
+        let mut found = Problems::up_to(1);
+        self.look_through(&mut found);
+        found.into_result()
     }
 
     /// Checks what [`validate`](Self::validate) does, and that requests may go over links.
     pub fn validate_for_cluster(&self) -> Result<(), InvalidSpec> {
-        self.validate()?;
+        let mut found = Problems::up_to(1);
+        self.look_through_for_cluster(&mut found);
+        found.into_result()
+    }
+
+    /// All mistakes of which [`validate_for_cluster`](Self::validate_for_cluster) gives the first.
+    pub fn problems_for_cluster(&self) -> Vec<InvalidSpec> {
+        let mut found = Problems::up_to(usize::MAX);
+        self.look_through_for_cluster(&mut found);
+        found.found
+    }
+
+    fn look_through(&self, found: &mut Problems) {
+        found.check((1..=MAX_STAGES).contains(&self.stages.len()), "stages", || {
+            format!("expected 1 to {MAX_STAGES} stages, found {}", self.stages.len())
+        });
+        found.check((1..=MAX_STAGES).contains(&self.routes.len()), "routes", || {
+            format!("expected 1 to {MAX_STAGES} routes, found {}", self.routes.len())
+        });
+        self.source.validate(found);
+        found.check(!self.timeout.is_zero(), "timeout", || {
+            "expected a time above zero".into()
+        });
+        found.check(self.capacity >= 1, "capacity", || "expected at least 1".into());
+        found.check(self.max_request_bytes >= 1, "max_request_bytes", || {
+            "expected at least 1".into()
+        });
+        let openapi_bytes = self.openapi.as_ref().map_or(0, String::len);
+        found.check(openapi_bytes <= MAX_OPENAPI_BYTES, "openapi", || {
+            format!("expected at most {MAX_OPENAPI_BYTES} bytes, found {openapi_bytes}")
+        });
+        self.rollout.validate(found);
+        let mut names = BTreeSet::new();
+        for (index, stage) in self.stages.iter().enumerate() {
+            stage.validate(&format!("stages[{index}]"), found);
+            found.check(
+                names.insert(&stage.name),
+                &format!("stages[{index}].name"),
+                || format!("the name {:?} is taken by an earlier stage", stage.name),
+            );
+            self.validate_anti_affinity(index, stage, found);
+        }
+        let mut paths = BTreeSet::new();
+        for (index, route) in self.routes.iter().enumerate() {
+            route.validate(&format!("routes[{index}]"), self.stages.len(), found);
+            found.check(
+                paths.insert(&route.path),
+                &format!("routes[{index}].path"),
+                || format!("the path {:?} is taken by an earlier route", route.path),
+            );
+        }
+    }
+
+    fn validate_anti_affinity(&self, own: usize, stage: &StageSpec, found: &mut Problems) {
+        let at = format!("stages[{own}].anti_affinity");
+        let mut seen = BTreeSet::new();
+        for other in &stage.anti_affinity {
+            found.check(usize::from(other.0) < self.stages.len(), &at, || {
+                format!(
+                    "there is no stage {other}; the pipeline has {}",
+                    self.stages.len()
+                )
+            });
+            found.check(usize::from(other.0) != own, &at, || {
+                "expected other stages; `spread: {by: node, max: 1}` keeps its own replicas on different nodes".into()
+            });
+            found.check(seen.insert(other), &at, || format!("stage {other} comes twice"));
+        }
+    }
+
+    fn look_through_for_cluster(&self, found: &mut Problems) {
+        self.look_through(found);
         let bytes = self.max_request_bytes;
-        check(bytes <= MAX_LINK_REQUEST_BYTES, "max_request_bytes", || {
+        found.check(bytes <= MAX_LINK_REQUEST_BYTES, "max_request_bytes", || {
             let limit = MAX_LINK_REQUEST_BYTES >> 20;
             format!(
                 "expected at most {limit} MiB, which is what a link of the cluster carries, found {bytes} bytes"
             )
-        })
+        });
     }
 }
 
-pub(crate) fn check(holds: bool, place: &str, problem: impl FnOnce() -> String) -> Result<(), InvalidSpec> {
-    if holds {
-        Ok(())
-    } else {
-        Err(InvalidSpec {
-            place: place.to_owned(),
-            problem: problem(),
-        })
+/// Collects mistakes. What comes over the network may have any number of them: its check asks for one.
+pub(crate) struct Problems {
+    found: Vec<InvalidSpec>,
+    most: usize,
+}
+
+impl Problems {
+    pub(crate) fn up_to(most: usize) -> Self {
+        let found = Vec::new();
+        Self { found, most }
+    }
+
+    /// Notes a problem at `place`, unless this `holds`.
+    pub(crate) fn check(&mut self, holds: bool, place: &str, problem: impl FnOnce() -> String) {
+        if !holds && self.found.len() < self.most {
+            self.found.push(InvalidSpec {
+                place: place.to_owned(),
+                problem: problem(),
+            });
+        }
+    }
+
+    pub(crate) fn into_result(self) -> Result<(), InvalidSpec> {
+        self.found.into_iter().next().map_or(Ok(()), Err)
     }
 }
 
@@ -303,6 +336,27 @@ mod tests {
             edit(&mut spec);
             assert_eq!(spec.validate().map_err(|e| e.place), Err((*place).to_owned()));
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_found_where_all_are_wanted() {
+        let mut spec = spec();
+        spec.capacity = 0;
+        spec.max_request_bytes = MAX_LINK_REQUEST_BYTES + 1;
+        spec.stages[0].replicas = 0;
+        spec.stages[1].name = "A_1".into();
+        spec.stages[1].timeout = Duration::ZERO;
+        let problems = spec.problems_for_cluster();
+        let places: Vec<_> = problems.iter().map(|problem| problem.place.as_str()).collect();
+        let expected = [
+            "capacity",
+            "stages[0].replicas",
+            "stages[1].timeout",
+            "stages[1].name",
+            "max_request_bytes",
+        ];
+        assert_eq!(places, expected);
+        assert_eq!(spec.validate(), Err(problems[0].clone()));
     }
 
     #[test]

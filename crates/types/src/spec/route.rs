@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidSpec, check};
+use super::Problems;
 use crate::StageIndex;
 
 /// Position of a route in its pipeline, counted from zero.
@@ -31,9 +31,9 @@ pub struct RouteSpec {
 }
 
 impl RouteSpec {
-    pub(super) fn validate(&self, at: &str, stages: usize) -> Result<(), InvalidSpec> {
+    pub(super) fn validate(&self, at: &str, stages: usize, found: &mut Problems) {
         let place = format!("{at}.path");
-        check(
+        found.check(
             self.path.starts_with('/') && !self.path.contains(['?', '#', '{', '}']),
             &place,
             || {
@@ -42,24 +42,23 @@ impl RouteSpec {
                     self.path
                 )
             },
-        )?;
-        check(!RESERVED_PATHS.contains(&self.path.as_str()), &place, || {
+        );
+        found.check(!RESERVED_PATHS.contains(&self.path.as_str()), &place, || {
             format!("'{}' is reserved, try another one", self.path)
-        })?;
+        });
         let place = format!("{at}.stages");
-        check(!self.stages.is_empty(), &place, || {
+        found.check(!self.stages.is_empty(), &place, || {
             "expected at least one stage".into()
-        })?;
+        });
         let mut seen = BTreeSet::new();
         for stage in &self.stages {
-            check(usize::from(stage.0) < stages, &place, || {
+            found.check(usize::from(stage.0) < stages, &place, || {
                 format!("there is no stage {stage}; the pipeline has {stages}")
-            })?;
-            check(seen.insert(stage), &place, || {
+            });
+            found.check(seen.insert(stage), &place, || {
                 format!("stage {stage} comes twice")
-            })?;
+            });
         }
-        Ok(())
     }
 
     /// The stage after `stage` on this route, `None` where it is the last.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidSpec, check};
+use super::Problems;
 use crate::BundleId;
 
 /// Most lines of requirements, and most bytes of one: far beyond a frozen environment of a large service, and small
@@ -36,29 +36,27 @@ pub struct PythonSource {
 }
 
 impl PythonSource {
-    pub(super) fn validate(&self) -> Result<(), InvalidSpec> {
+    pub(super) fn validate(&self, found: &mut Problems) {
         let dir = &self.dir;
         if self.bundle.is_some() {
             let inside = !dir.starts_with('/') && dir.split('/').all(|part| part != "..");
-            check(inside, "source.dir", || {
+            found.check(inside, "source.dir", || {
                 format!("expected a path inside the bundle, found {dir:?}")
-            })?;
+            });
         } else {
-            check(dir.starts_with('/'), "source.dir", || {
+            found.check(dir.starts_with('/'), "source.dir", || {
                 format!("expected an absolute path, found {dir:?}")
-            })?;
+            });
         }
-        let found = self.requirements.len();
-        check(found <= MAX_REQUIREMENTS, "source.requirements", || {
-            format!("expected at most {MAX_REQUIREMENTS} lines, found {found}")
-        })?;
+        let lines = self.requirements.len();
+        found.check(lines <= MAX_REQUIREMENTS, "source.requirements", || {
+            format!("expected at most {MAX_REQUIREMENTS} lines, found {lines}")
+        });
         for (index, line) in self.requirements.iter().enumerate() {
-            check_requirement(line).map_err(|problem| InvalidSpec {
-                place: format!("source.requirements[{index}]"),
-                problem,
-            })?;
+            if let Err(problem) = check_requirement(line) {
+                found.check(false, &format!("source.requirements[{index}]"), || problem);
+            }
         }
-        Ok(())
     }
 }
 

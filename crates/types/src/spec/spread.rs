@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::Problems;
 use super::stage::MAX_REPLICAS;
-use super::{InvalidSpec, check};
 
 /// Most labels that one stage is spread by: a node, a rack, a zone, a region and a few more.
 pub const MAX_SPREADS: usize = 8;
@@ -24,26 +24,25 @@ pub struct Spread {
     pub max: Option<u32>,
 }
 
-pub(super) fn validate(spreads: &[Spread], at: &str) -> Result<(), InvalidSpec> {
-    check(spreads.len() <= MAX_SPREADS, at, || {
+pub(super) fn validate(spreads: &[Spread], at: &str, found: &mut Problems) {
+    found.check(spreads.len() <= MAX_SPREADS, at, || {
         format!("expected at most {MAX_SPREADS} labels, found {}", spreads.len())
-    })?;
+    });
     let mut seen = BTreeSet::new();
     for (index, Spread { by, max }) in spreads.iter().enumerate() {
         let at = format!("{at}[{index}]");
-        check(
+        found.check(
             (1..=MAX_LABEL_BYTES).contains(&by.len()),
             &format!("{at}.by"),
             || format!("expected the name of a label of 1 to {MAX_LABEL_BYTES} bytes"),
-        )?;
-        check(seen.insert(by), &format!("{at}.by"), || {
+        );
+        found.check(seen.insert(by), &format!("{at}.by"), || {
             format!("the label {by:?} comes twice")
-        })?;
-        check(
+        });
+        found.check(
             max.is_none_or(|most| (1..=MAX_REPLICAS).contains(&most)),
             &format!("{at}.max"),
             || format!("expected 1 to {MAX_REPLICAS}, found {}", max.unwrap_or_default()),
-        )?;
+        );
     }
-    Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::spread::{self, Spread};
-use super::{InvalidSpec, check, millis};
+use super::{Problems, millis};
 use crate::{Needs, StageIndex};
 
 /// Most replicas of one stage.
@@ -137,37 +137,37 @@ impl StageSpec {
         self.env.windows(2).all(|pair| pair[0] == pair[1])
     }
 
-    pub(super) fn validate(&self, at: &str) -> Result<(), InvalidSpec> {
-        check(
+    pub(super) fn validate(&self, at: &str, found: &mut Problems) {
+        found.check(
             !self.name.is_empty() && self.name.len() <= 200,
             &format!("{at}.name"),
             || "expected a name of 1 to 200 bytes".into(),
-        )?;
-        check(!self.module.is_empty(), &format!("{at}.module"), || {
+        );
+        found.check(!self.module.is_empty(), &format!("{at}.module"), || {
             "expected a module's name".into()
-        })?;
-        check(!self.class.is_empty(), &format!("{at}.class"), || {
+        });
+        found.check(!self.class.is_empty(), &format!("{at}.class"), || {
             "expected a class's name".into()
-        })?;
-        check(
+        });
+        found.check(
             (1..=MAX_REPLICAS).contains(&self.replicas),
             &format!("{at}.replicas"),
             || format!("expected 1 to {MAX_REPLICAS}, found {}", self.replicas),
-        )?;
-        check(
+        );
+        found.check(
             (1..=MAX_BATCH_SIZE).contains(&self.max_batch_size),
             &format!("{at}.max_batch_size"),
             || format!("expected 1 to {MAX_BATCH_SIZE}, found {}", self.max_batch_size),
-        )?;
-        check(!self.timeout.is_zero(), &format!("{at}.timeout"), || {
+        );
+        found.check(!self.timeout.is_zero(), &format!("{at}.timeout"), || {
             "expected a time above zero".into()
-        })?;
-        check(
+        });
+        found.check(
             (1..=MAX_ATTEMPTS).contains(&self.attempts),
             &format!("{at}.attempts"),
             || format!("expected 1 to {MAX_ATTEMPTS}, found {}", self.attempts),
-        )?;
-        check(
+        );
+        found.check(
             self.env.is_empty() || self.env.len() == self.replicas as usize,
             &format!("{at}.env"),
             || {
@@ -177,27 +177,27 @@ impl StageSpec {
                     self.env.len()
                 )
             },
-        )?;
-        self.needs.validate(at)?;
-        spread::validate(&self.spread, &format!("{at}.spread"))?;
-        self.validate_headers(&format!("{at}.request_headers"))
+        );
+        self.needs.validate(at, found);
+        spread::validate(&self.spread, &format!("{at}.spread"), found);
+        self.validate_headers(&format!("{at}.request_headers"), found);
     }
 
-    fn validate_headers(&self, at: &str) -> Result<(), InvalidSpec> {
+    fn validate_headers(&self, at: &str, found: &mut Problems) {
         let names = &self.request_headers;
-        check(names.len() <= MAX_STAGE_HEADERS, at, || {
+        found.check(names.len() <= MAX_STAGE_HEADERS, at, || {
             format!(
                 "expected at most {MAX_STAGE_HEADERS} names, found {}",
                 names.len()
             )
-        })?;
+        });
         let wrong = names.iter().find(|name| !is_header_name(name));
-        check(wrong.is_none(), at, || {
+        found.check(wrong.is_none(), at, || {
             format!(
                 "expected names of headers in lower case, found {:?}",
                 wrong.map_or("", String::as_str)
             )
-        })
+        });
     }
 }
 
