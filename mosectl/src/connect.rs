@@ -11,6 +11,7 @@ use mosec_wire::tls::Identity;
 use crate::context::{Context, ContextDir, Found};
 use crate::failure::{Exit, Failure, Result};
 use crate::login::LoginDir;
+use crate::terminal;
 
 /// How long a call may take with all its tries: longer than an election, and not longer than a user waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
@@ -44,6 +45,8 @@ struct Target {
     control_plane: Vec<String>,
     identity: PathBuf,
     gateway: Option<String>,
+    /// Which one it is, where another one might have been meant.
+    choice: Option<String>,
 }
 
 /// A client and what else is known of the cluster.
@@ -53,11 +56,24 @@ pub(crate) struct Cluster {
     pub(crate) ca_pem: String,
     /// As `http://127.0.0.1:8000`; the control plane does not know its gateways.
     pub(crate) gateway: Option<String>,
+    choice: Option<String>,
+}
+
+/// As [`connect`], for a command that changes something: where nobody said which cluster and there are two, it says first
+/// which one it takes.
+pub(crate) fn connect_to_change(args: &Connection) -> Result<Cluster> {
+    let cluster = connect(args)?;
+    if let Some(choice) = &cluster.choice {
+        terminal::print_error(&format!("{choice}\n"));
+    }
+    Ok(cluster)
 }
 
 /// Sets up a client. Connects upon its first call.
 pub(crate) fn connect(args: &Connection) -> Result<Cluster> {
-    let target = choose(args, || Ok(ContextDir::of_user().find()?), logged_in)?;
+    let exported = std::env::var("MOSEC_CONTROL_PLANE");
+    let is_exported = exported.is_ok_and(|addresses| addresses == args.control_plane.join(","));
+    let target = choose(args, is_exported, || Ok(ContextDir::of_user().find()?), logged_in)?;
     let identity = Identity::load(&target.identity)
         .with_context(|| format!("cannot load the identity in {}", target.identity.display()))?;
     let ca_pem = identity.ca_pem().to_owned();
@@ -68,6 +84,7 @@ pub(crate) fn connect(args: &Connection) -> Result<Cluster> {
         client,
         ca_pem,
         gateway: target.gateway,
+        choice: target.choice,
     })
 }
 
@@ -81,11 +98,14 @@ fn logged_in() -> Result<Option<Target>> {
         control_plane: login.control_plane,
         identity: dir.identity(),
         gateway: None,
+        choice: None,
     }))
 }
 
+/// `is_exported`: the addresses are those of the environment.
 fn choose(
     args: &Connection,
+    is_exported: bool,
     find: impl FnOnce() -> Result<Found>,
     logged_in: impl FnOnce() -> Result<Option<Target>>,
 ) -> Result<Target> {
@@ -99,10 +119,19 @@ fn choose(
         }
         (addresses, Some(identity)) => {
             let control_plane = addresses.to_vec();
+            // What was exported once is easily forgotten, a flag is not.
+            let choice = match is_exported.then(find) {
+                Some(Ok(Found::Running(up))) if up.control_plane != control_plane => {
+                    let taken = ("MOSEC_CONTROL_PLANE's", &control_plane[..]);
+                    Some(between(taken, ("`mosectl up`'s", &up.control_plane)))
+                }
+                _ => None,
+            };
             return Ok(Target {
                 control_plane,
                 identity: identity.clone(),
                 gateway: None,
+                choice,
             });
         }
     }
@@ -111,28 +140,45 @@ fn choose(
                     MOSEC_CONTROL_PLANE and MOSEC_IDENTITY, name another";
         Err(Failure::new(Exit::Unreachable, anyhow!(message)).hint(hint))
     };
-    let found = find()?;
-    if let Found::Stale(_) | Found::Nothing = &found
-        && let Some(target) = logged_in()?
-    {
-        return Ok(target);
-    }
-    match found {
+    match find()? {
         Found::Running(Context {
             control_plane,
             identity,
             gateway,
             ..
-        }) => Ok(Target {
-            control_plane,
-            identity,
-            gateway: Some(gateway),
-        }),
-        Found::Stale(Context { pid, .. }) => missing(format!(
-            "no control plane is known: `mosectl up` (process {pid}) has gone"
-        )),
-        Found::Nothing => missing("no control plane is known: no `mosectl up` is running here".into()),
+        }) => {
+            // A login that cannot be read is none that could have been meant.
+            let other = logged_in().ok().flatten();
+            let other = other.filter(|other| other.control_plane != control_plane);
+            let choice = other.map(|other| {
+                let taken = ("`mosectl up`'s", &control_plane[..]);
+                between(taken, ("the login's", &other.control_plane))
+            });
+            Ok(Target {
+                control_plane,
+                identity,
+                gateway: Some(gateway),
+                choice,
+            })
+        }
+        found => match (logged_in()?, found) {
+            (Some(target), _) => Ok(target),
+            (None, Found::Stale(Context { pid, .. })) => missing(format!(
+                "no control plane is known: `mosectl up` (process {pid}) has gone"
+            )),
+            (None, _) => missing("no control plane is known: no `mosectl up` is running here".into()),
+        },
     }
+}
+
+/// That it is one cluster and not another, each with whose it is and where.
+fn between(taken: (&str, &[String]), other: (&str, &[String])) -> String {
+    let at = |(whose, addresses): (&str, &[String])| format!("{whose} at {}", addresses.join(","));
+    format!(
+        "cluster: {}, not {} (--control-plane and --identity name one)",
+        at(taken),
+        at(other)
+    )
 }
 
 #[cfg(test)]
@@ -160,14 +206,16 @@ mod tests {
     fn flags_come_before_the_context() {
         let running = || Ok(Found::Running(context()));
         let never = || panic!("the login must not matter");
-        let target = choose(&args(&["a:1", "b:2"], Some("/op")), running, never).unwrap();
+        let target = choose(&args(&["a:1", "b:2"], Some("/op")), false, running, never).unwrap();
         let expected = Target {
             control_plane: vec!["a:1".into(), "b:2".into()],
             identity: "/op".into(),
             gateway: None,
+            choice: None,
         };
         assert_eq!(target, expected);
-        let target = choose(&args(&[], None), running, never).unwrap();
+        let target = choose(&args(&[], None), false, running, || Ok(None)).unwrap();
+        assert_eq!(target.choice, None, "there is one alone");
         assert_eq!(target.identity, PathBuf::from("/up/operator"));
         assert_eq!(target.gateway.as_deref(), Some("http://127.0.0.1:8000"));
     }
@@ -178,18 +226,59 @@ mod tests {
             control_plane: vec!["a:1".into()],
             identity: "/home/me/.config/mosec/identity".into(),
             gateway: None,
+            choice: None,
         };
         for found in [Found::Nothing, Found::Stale(context())] {
             let logged_in = || Ok(Some(login.clone()));
-            let target = choose(&args(&[], None), || Ok(found), logged_in).unwrap();
+            let target = choose(&args(&[], None), false, || Ok(found), logged_in).unwrap();
             assert_eq!(target, login);
         }
     }
 
     #[test]
+    fn one_of_two_clusters_is_named() {
+        let login = Target {
+            control_plane: vec!["a:1".into(), "b:1".into()],
+            identity: "/identity".into(),
+            gateway: None,
+            choice: None,
+        };
+        let running = || Ok(Found::Running(context()));
+        let target = choose(&args(&[], None), false, running, || Ok(Some(login))).unwrap();
+        assert_eq!(
+            target.choice.as_deref(),
+            Some(
+                "cluster: `mosectl up`'s at 127.0.0.1:1, not the login's at a:1,b:1 (--control-plane and --identity name one)"
+            )
+        );
+        let exported = args(&["a:1"], Some("/op"));
+        let target = choose(&exported, true, running, || Ok(None)).unwrap();
+        assert_eq!(
+            target.choice.as_deref(),
+            Some(
+                "cluster: MOSEC_CONTROL_PLANE's at a:1, not `mosectl up`'s at 127.0.0.1:1 (--control-plane and --identity name one)"
+            )
+        );
+        let none = || Ok(Found::Stale(context()));
+        assert_eq!(choose(&exported, true, none, || Ok(None)).unwrap().choice, None);
+        let broken = || Err(Failure::usage("not valid"));
+        let target = choose(&args(&[], None), false, running, broken).unwrap();
+        assert_eq!(
+            target.choice, None,
+            "a login that is not valid is in nobody's way"
+        );
+    }
+
+    #[test]
     fn half_of_the_flags_is_a_usage_error() {
         for args in [args(&["a:1"], None), args(&[], Some("/op"))] {
-            let failure = choose(&args, || panic!("the context must not matter"), || Ok(None)).unwrap_err();
+            let failure = choose(
+                &args,
+                false,
+                || panic!("the context must not matter"),
+                || Ok(None),
+            )
+            .unwrap_err();
             assert_eq!(failure.exit, Exit::Usage, "{failure}");
         }
     }
@@ -200,7 +289,7 @@ mod tests {
             (Found::Nothing, "no `mosectl up`"),
             (Found::Stale(context()), "(process 7) has gone"),
         ] {
-            let failure = choose(&args(&[], None), || Ok(found), || Ok(None)).unwrap_err();
+            let failure = choose(&args(&[], None), false, || Ok(found), || Ok(None)).unwrap_err();
             let text = failure.to_string();
             assert!(
                 failure.exit == Exit::Unreachable && text.contains(words) && text.contains("hint: "),

@@ -4,7 +4,7 @@ use mosec_types::PipelineName;
 use mosec_wire::control::ControlError;
 use tonic::Code;
 
-use crate::connect::{Connection, connect};
+use crate::connect::{Connection, connect_to_change};
 use crate::failure::{Failure, Result};
 use crate::terminal;
 
@@ -20,7 +20,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     match cluster.client.delete(&args.pipeline).await {
         Ok(()) => Ok(terminal::print(&format!("deleted {}\n", args.pipeline))?),
         Err(

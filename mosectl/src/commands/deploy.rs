@@ -8,7 +8,7 @@ use mosec_bundle::Packed;
 use mosec_types::{PipelineName, PipelineSpec, units};
 
 use crate::bundle;
-use crate::connect::{Connection, connect};
+use crate::connect::{Connection, connect_to_change};
 use crate::failure::{Failure, Result};
 use crate::follow;
 use crate::manifest::Manifest;
@@ -78,7 +78,7 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
 
 pub(crate) async fn run(args: Args) -> Result {
     // Before the code is looked at, which can take long.
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     let mut spec = specification(&args.file, &args.source)?;
     if let Some(packed) = args.source.pack(&mut spec)? {
         bundle::put(&cluster, packed).await?;

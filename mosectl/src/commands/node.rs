@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::deploy::parse_timeout;
 use super::status::{Output, report};
-use crate::connect::{Cluster, Connection, connect};
+use crate::connect::{Cluster, Connection, connect, connect_to_change};
 use crate::failure::{Failure, Result, refused};
 use crate::report::table::indent;
 use crate::report::{Report, nodes};
@@ -103,7 +103,7 @@ fn explain(error: mosec_wire::control::ControlError) -> Failure {
 }
 
 async fn uncordon(args: One) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     cluster
         .client
         .drain_node(&args.node, false)
@@ -116,13 +116,13 @@ async fn uncordon(args: One) -> Result {
 }
 
 async fn remove(args: One) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     cluster.client.remove_node(&args.node).await.map_err(explain)?;
     Ok(terminal::print(&format!("node {} is removed\n", args.node))?)
 }
 
 async fn drain(args: Drain) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     cluster
         .client
         .drain_node(&args.node, true)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mosec_types::{PipelineName, Revision};
 
 use super::deploy::parse_timeout;
-use crate::connect::{Connection, connect};
+use crate::connect::{Connection, connect_to_change};
 use crate::failure::{Result, refused_of_pipeline};
 use crate::follow;
 
@@ -29,7 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     let to = args.revision.map(Revision);
     match cluster
         .client

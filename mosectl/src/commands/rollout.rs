@@ -7,7 +7,7 @@ use mosec_types::{PipelineName, Revision};
 use super::deploy::parse_timeout;
 use super::history;
 use super::status::{Output, report};
-use crate::connect::{Cluster, Connection, connect};
+use crate::connect::{Cluster, Connection, connect, connect_to_change};
 use crate::failure::{Failure, Result, refused_of_pipeline};
 use crate::follow;
 use crate::report::{Report, RevisionReport, rollout};
@@ -101,7 +101,7 @@ async fn status(args: Status) -> Result {
 }
 
 async fn promote(args: Promote) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     let revision = on_its_way(&report(&cluster).await?, &args.pipeline);
     let promoted = cluster.client.promote(&args.pipeline).await;
     promoted.map_err(|error| explain(error, &args.pipeline))?;
@@ -113,7 +113,7 @@ async fn promote(args: Promote) -> Result {
 }
 
 async fn abort(args: Abort) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     let aborted = cluster.client.abort(&args.pipeline).await;
     aborted.map_err(|error| explain(error, &args.pipeline))?;
     let text = match serving(&cluster, &args.pipeline).await {

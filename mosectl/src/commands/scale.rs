@@ -6,7 +6,7 @@ use std::time::Duration;
 use mosec_types::PipelineName;
 
 use super::deploy::parse_timeout;
-use crate::connect::{Connection, connect};
+use crate::connect::{Connection, connect_to_change};
 use crate::failure::{Result, refused_of_pipeline};
 use crate::follow;
 
@@ -42,7 +42,7 @@ fn parse_count(text: &str) -> Result<(String, u32), String> {
 }
 
 pub(crate) async fn run(args: Args) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     let replicas: BTreeMap<_, _> = args.stages.into_iter().collect();
     let scaled = cluster.client.scale(&args.pipeline, &replicas).await;
     let hint = format!("`mosectl rollout status {}` shows its stages", args.pipeline);

@@ -10,7 +10,7 @@ use mosec_wire::control::TokenSpec;
 use mosec_wire::tls::{Fingerprint, JoinToken, Role};
 
 use super::status::Output;
-use crate::connect::{Connection, connect};
+use crate::connect::{Connection, connect, connect_to_change};
 use crate::failure::Result;
 use crate::report::history::date;
 use crate::report::tokens::{self, TokenReport};
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: Args) -> Result {
             uses,
             connection,
         } => {
-            let cluster = connect(&connection)?;
+            let cluster = connect_to_change(&connection)?;
             // The secret is made here, and the control plane hears a hash of it.
             let token = JoinToken::draw(Fingerprint::of_pem(&cluster.ca_pem)?);
             let spec = TokenSpec {
@@ -97,7 +97,7 @@ pub(crate) async fn run(args: Args) -> Result {
             let id = token
                 .parse::<JoinToken>()
                 .map_or(token, |token| token.id().to_owned());
-            connect(&connection)?.client.revoke_token(&id).await?;
+            connect_to_change(&connection)?.client.revoke_token(&id).await?;
             Ok(terminal::print(&format!("revoked token {id}\n"))?)
         }
     }

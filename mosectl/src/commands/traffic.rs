@@ -2,7 +2,7 @@
 
 use mosec_types::{PipelineName, units};
 
-use crate::connect::{Connection, connect};
+use crate::connect::{Connection, connect_to_change};
 use crate::failure::{Result, refused_of_pipeline};
 use crate::terminal;
 
@@ -28,7 +28,7 @@ fn parse_weight(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) async fn run(args: Args) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     let set = cluster.client.set_traffic(&args.pipeline, args.weight).await;
     let hint = format!("`mosectl rollout status {}` shows its revisions", args.pipeline);
     set.map_err(|error| refused_of_pipeline(error, &hint))?;

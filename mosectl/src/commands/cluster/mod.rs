@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::deploy::parse_timeout;
 use super::status::Output;
-use crate::connect::{Connection, connect};
+use crate::connect::{Connection, connect, connect_to_change};
 use crate::failure::{Failure, Result};
 use crate::report::members::{self, MembersReport};
 use crate::terminal::{self, Progress};
@@ -126,7 +126,7 @@ async fn status(args: Status) -> Result {
 }
 
 async fn add(args: Add) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     let MemberAt { id, address } = &args.member;
     let step = || cluster.client.add_member(*id, address);
     let hint = async || {
@@ -142,7 +142,7 @@ async fn add(args: Add) -> Result {
 }
 
 async fn remove(args: Remove) -> Result {
-    let cluster = connect(&args.connection)?;
+    let cluster = connect_to_change(&args.connection)?;
     let id = args.member;
     let before = cluster.client.members().await?;
     if before.members.iter().all(|member| member.id != id) {
