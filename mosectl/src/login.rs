@@ -5,9 +5,12 @@ use std::io;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use mosec_wire::control::{JoinError, JoinTarget, identity_in_telling};
+use mosec_wire::tls::Identity;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Result;
+use crate::failure::{Exit, Failure, Result};
+use crate::terminal::{self, Progress};
 
 const FILE: &str = "login.json";
 const IDENTITY: &str = "identity";
@@ -62,6 +65,28 @@ impl LoginDir {
     }
 }
 
+/// The identity in a folder, or one that the token is exchanged for, with what that waits for on standard error: a member
+/// that signs may be away for as long as the exchange is tried.
+pub(crate) async fn joined(target: &JoinTarget<'_>, token: &str) -> Result<Identity, JoinError> {
+    let mut progress = Progress::new();
+    let mut tell = |text: &str| progress.show(&terminal::printable(text));
+    identity_in_telling(target, Some(token), &mut tell).await
+}
+
+/// The failure of an exchange, with what helps.
+pub(crate) fn join_failure(error: JoinError) -> Failure {
+    match &error {
+        JoinError::Unavailable { .. } => {
+            Failure::new(Exit::Unreachable, error).hint("is it running, and are these its addresses?")
+        }
+        JoinError::Unsigned { .. } => Failure::from(error).hint(
+            "the token is still good: try again when a member that was started with --ca is back and a leader is there. \
+             `mosectl cluster status` of somebody with an identity shows both",
+        ),
+        _ => Failure::from(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +103,27 @@ mod tests {
         assert_eq!(dir.find().unwrap(), Some(login));
         fs::write(folder.path().join("mosec/login.json"), "{").unwrap();
         assert!(dir.find().unwrap_err().to_string().contains("is not valid"));
+    }
+
+    #[test]
+    fn a_cluster_that_does_not_sign_is_not_one_that_is_away() {
+        let why = || "a:1 says: no leader is known".to_owned();
+        let unsigned = join_failure(JoinError::Unsigned {
+            within: std::time::Duration::from_secs(60),
+            attempts: 2,
+            why: why(),
+        });
+        assert_eq!(unsigned.exit, Exit::Failed);
+        assert!(
+            unsigned.to_string().contains("hint: the token is still good"),
+            "{unsigned}"
+        );
+        let away = join_failure(JoinError::Unavailable {
+            endpoints: "a:1".into(),
+            attempts: 2,
+            why: "a:1: connection refused".into(),
+        });
+        assert_eq!(away.exit, Exit::Unreachable);
+        assert!(away.to_string().ends_with("are these its addresses?"), "{away}");
     }
 }

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use mosec_control_plane::{Authority, DEFAULT_CERT_TTL};
-use mosec_wire::control::{ControlClient, JoinError, JoinTarget, TokenSpec, identity_in, proto};
+use mosec_wire::control::{
+    ControlClient, JoinError, JoinTarget, TokenSpec, identity_in, identity_in_telling, proto,
+};
 use mosec_wire::tls::{ClusterCa, Fingerprint, Identity, JoinToken, LiveIdentity, Role, Validity};
 
 use crate::harness::{Cluster, eventually};
@@ -254,6 +256,46 @@ async fn an_identity_that_has_expired_is_replaced_for_a_token() {
     let identity = identity_in(&target, Some(&token.to_string())).await.unwrap();
     assert_eq!(identity.peer(), expired.peer());
     assert!(identity.validity().not_after > now);
+}
+
+/// The cause is what a member says of those that sign, and who waits hears it while the tries go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_is_told_why_nobody_signs() {
+    let mut cluster = cluster(&[1]).await;
+    let token = create(&cluster, &cluster.client(&[1, 2, 3]), spec(Role::Agent)).await;
+    cluster.stop(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let target = JoinTarget {
+        dir: dir.path(),
+        control_plane: &[cluster.address(1).to_string(), cluster.address(2).to_string()],
+        roles: &[Role::Agent],
+        name: Some("a"),
+        fallback_name: None,
+    };
+    let (heard, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let mut tell = |text: &str| heard.send(text.to_owned()).unwrap();
+    let token = token.to_string();
+    let said = async {
+        let mut said = vec![told.recv().await.unwrap()];
+        while !said
+            .last()
+            .unwrap()
+            .contains("says: no member that can be reached holds")
+        {
+            said.push(told.recv().await.unwrap());
+        }
+        said
+    };
+    tokio::select! {
+        joined = identity_in_telling(&target, Some(&token), &mut tell) => panic!("ended: {joined:?}"),
+        said = said => {
+            let asking = format!("asking {}, {} for a certificate", cluster.address(1), cluster.address(2));
+            assert_eq!(said[0], asking);
+            let last = said.last().unwrap();
+            assert!(last.starts_with("no certificate yet, trying for up to 60s: "), "{last}");
+            assert!(last.contains(&format!("member 1 at {}", cluster.address(1))), "{last}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

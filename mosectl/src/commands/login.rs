@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mosec_wire::control::{ClientConfig, ControlClient, JoinError, JoinTarget, identity_in};
+use mosec_wire::control::{ClientConfig, ControlClient, JoinError, JoinTarget};
 use mosec_wire::tls::{Identity, LiveIdentity, Role};
 
 use crate::connect::parse_address;
 use crate::failure::{Failure, Result};
-use crate::login::{Login, LoginDir};
+use crate::login::{Login, LoginDir, join_failure, joined};
 use crate::pki;
-use crate::terminal;
+use crate::terminal::{self, Progress};
 
 /// What people can be.
 const PEOPLE: &[Role] = &[Role::Admin, Role::Deployer, Role::Viewer];
@@ -84,9 +84,10 @@ pub(crate) async fn run(args: Args) -> Result {
                 fallback_name: user_name.as_deref(),
             };
             let begun = fresh.exists();
-            let identity = identity_in(&target, Some(token)).await.map_err(|error| {
+            let identity = joined(&target, token).await.map_err(|error| {
                 // The key of a token that is no good is of no use. One that is out of reach may be: it is good again for it.
-                if !begun && !matches!(error, JoinError::Unavailable { .. }) {
+                let may_pass = matches!(error, JoinError::Unavailable { .. } | JoinError::Unsigned { .. });
+                if !begun && !may_pass {
                     std::fs::remove_dir_all(&fresh).ok();
                 }
                 refused(error, token)
@@ -125,7 +126,7 @@ pub(crate) async fn run(args: Args) -> Result {
 /// Why the token has led to no identity.
 fn refused(error: JoinError, token: &str) -> Failure {
     let is_file = !token.starts_with('@') && Path::new(token).is_file();
-    let failure = Failure::from(error);
+    let failure = join_failure(error);
     match is_file {
         true => failure.hint(format!("{token} is a file: --token @{token} reads it")),
         false => failure,
@@ -138,6 +139,8 @@ async fn renewed(dir: &Path, control_plane: &[String]) -> Result<Identity> {
         .map_err(|error| Failure::from(error).hint("--token gets one"))?;
     let live = LiveIdentity::from(identity);
     let client = ControlClient::new(ClientConfig::live(control_plane.to_vec(), Some(live.clone())))?;
+    let mut progress = Progress::new();
+    progress.show(&format!("asking {} for a certificate", control_plane.join(", ")));
     client.renew_now(&live, dir).await?;
     Ok((*live.current()).clone())
 }

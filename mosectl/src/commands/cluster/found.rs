@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use mosec_control_plane::peers::port_of;
 use mosec_types::NodeId;
-use mosec_wire::control::{ClientConfig, ControlClient, JoinTarget, host_name, identity_in};
+use mosec_wire::control::{ClientConfig, ControlClient, JoinTarget, host_name};
 use mosec_wire::tls::{ClusterCa, Role};
 
 use super::{MemberAt, Places, settings, text_of};
 use crate::connect::parse_address;
 use crate::failure::{Failure, Result};
+use crate::login::{join_failure, joined};
 use crate::terminal;
 
 /// File of a member's settings.
@@ -183,7 +184,7 @@ pub(super) async fn join(args: Join) -> Result {
         name: args.name.as_deref(),
         fallback_name: host.as_deref(),
     };
-    let identity = identity_in(&target, Some(&args.token)).await?;
+    let identity = joined(&target, &args.token).await.map_err(join_failure)?;
     let peer = identity.peer().to_string();
     let client = ControlClient::new(ClientConfig::new(args.control_plane.clone(), Some(identity)))?;
     let found = client.members().await?;
