@@ -293,3 +293,43 @@ async fn nothing_an_operator_does_fails_a_request() -> anyhow::Result<()> {
     eprintln!("{answered} requests, none failed, none served by two revisions");
     Ok(())
 }
+
+/// A deployment ends where nothing but requests is missing, and the rollout goes on when they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_nobody_asks_is_the_end_of_its_deployment() -> anyhow::Result<()> {
+    let cluster = Cluster::start(Options {
+        control: 1,
+        agents: vec!["a"],
+        ..Options::default()
+    })
+    .await?;
+    cluster.deploy(&change("r0", "{}").manifest()).await?;
+    cluster.routed(0, "/revised").await?;
+    let rollout = "{canary: {weight: 50%, auto_promote: true}, min_healthy_time: 1s, bounds: {max_error_rate: 1%, min_requests: 20}}";
+    let file = cluster.dir().join("next.yaml");
+    std::fs::write(&file, change("r1", rollout).manifest())?;
+    let output = cluster.mosectl(&["deploy", &file.to_string_lossy()])?;
+    let said = String::from_utf8(output.stdout)?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        said.contains("is a healthy canary with 50% of the requests\n")
+            && said.contains("once it has had 20 requests (0 so far), if at most 1% of them fail\n"),
+        "{said}"
+    );
+    let client = cluster.client(0);
+    eventually("the canary takes over", LIMIT, || async {
+        for _ in 0..20 {
+            if Scene::asked(&client, &[]).await.ok()? != "r1" {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await?;
+    cluster.end();
+    Ok(())
+}
