@@ -1,6 +1,6 @@
 //! Reads typed values from a YAML tree and collects every mistake on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mosec_types::spec::{Batching, Delivery};
@@ -65,11 +65,22 @@ impl Reader {
             };
             self.note(join(path, &key.text), key.place, message);
         }
+        self.refuse_repeated(path, entries);
         Some(Fields {
             path: path.to_owned(),
             place: node.place,
             entries,
         })
+    }
+
+    /// Notes keys that come twice. The first counts for what else is looked at.
+    fn refuse_repeated(&mut self, path: &str, entries: &[(Key, Node)]) {
+        let mut seen = BTreeSet::new();
+        for (key, _) in entries {
+            if !seen.insert(&key.text) {
+                self.note(join(path, &key.text), key.place, "the key comes twice");
+            }
+        }
     }
 
     /// `expected`: what to write, for the case that the key is missing.
@@ -266,6 +277,7 @@ impl FromNode for BTreeMap<String, String> {
         let Value::Map(entries) = &node.value else {
             return reader.refuse(path, node, "a map of texts");
         };
+        reader.refuse_repeated(path, entries);
         let mut map = Self::new();
         for (key, value) in entries {
             let at = join(path, &key.text);

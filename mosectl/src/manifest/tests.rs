@@ -436,7 +436,14 @@ fn each_mistake_is_named_with_its_place() {
             "routes: /x\n",
             "p.yaml:5:9: routes: expected a list, found \"/x\"",
         ),
-        ("    name: again\n", "p.yaml:5:5: duplicate mapping key `name`"),
+        (
+            "    name: again\n",
+            "p.yaml:5:5: stages[0].name: the key comes twice",
+        ),
+        (
+            "    labels: {a: 1, b: 2, a: 3}\n",
+            "p.yaml:5:26: stages[0].labels.a: the key comes twice",
+        ),
         (
             "  - name: only\n    worker: server:Echo\n",
             "p.yaml:5:11: stages[1].name: the name \"only\" is taken",
@@ -524,6 +531,7 @@ stages:
   - name: a
     worker: m:C
     replicas: 0
+    worker: m:C
   - name: a
     worker: m:D
     timeout: 0s
@@ -551,16 +559,17 @@ routes:
     let expected = [
         "2:11 capacity",
         "6:15 stages[0].replicas",
-        "7:11 stages[1].name",
-        "9:14 stages[1].timeout",
-        "11:5 stages[2].name",
-        "12:15 stages[2].attempts",
-        "14:13 stages[3].worker",
-        "15:15 stages[3].replicas",
-        "17:11 stages[3].gpus",
-        "20:12 routes[0].path",
-        "21:5 routes[1].path",
-        "23:12 routes[3].path",
+        "7:5 stages[0].worker",
+        "8:11 stages[1].name",
+        "10:14 stages[1].timeout",
+        "12:5 stages[2].name",
+        "13:15 stages[2].attempts",
+        "15:13 stages[3].worker",
+        "16:15 stages[3].replicas",
+        "18:11 stages[3].gpus",
+        "21:12 routes[0].path",
+        "22:5 routes[1].path",
+        "24:12 routes[3].path",
     ];
     assert_eq!(found, expected);
     // With all stages known, one that is not among them is a mistake of its own.

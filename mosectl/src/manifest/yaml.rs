@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::options::DuplicateKeyPolicy;
 use serde_saphyr::{Location, Spanned, UserMessageFormatter};
 
 /// Line and column, both from one. `None` where the parser knows no place.
@@ -24,6 +25,7 @@ pub(super) enum Value {
     Null,
     Scalar(Scalar),
     List(Vec<Node>),
+    /// A key may come twice.
     Map(Vec<(Key, Node)>),
 }
 
@@ -63,6 +65,8 @@ impl Node {
             with_snippet: false,
             // `yes`, `no`, `on` and `off` are words; only `true` and `false` are not.
             strict_booleans: true,
+            // A key that comes twice is one mistake among others, and no end.
+            duplicate_keys: DuplicateKeyPolicy::PassThrough,
         };
         match serde_saphyr::from_str_with_options::<Spanned<Raw>>(source, options) {
             Ok(raw) => Ok(Self::build(raw, source)),
@@ -237,7 +241,6 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Raw, A::Error> {
-        // The parser refuses a key that comes twice.
         let mut map = Vec::new();
         while let Some(entry) = entries.next_entry()? {
             map.push(entry);
@@ -276,13 +279,20 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_comes_twice_is_there_twice() {
+        let keys = |source: &str| match Node::parse(source).unwrap().nearest("use").value.clone() {
+            Value::Map(entries) => entries.into_iter().map(|(key, _)| key.text).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(keys("use:\n  n: 1\n  n: 2\n"), ["n", "n"]);
+        // What is merged gives way to what is written, and comes once.
+        assert_eq!(keys("base: &base {n: 1}\nuse:\n  <<: *base\n  n: 2\n"), ["n"]);
+        assert_eq!(keys("base: &base {n: 1}\nuse:\n  n: 2\n  <<: *base\n"), ["n"]);
+    }
+
+    #[test]
     fn what_is_no_yaml_has_a_place() {
-        for (source, line) in [
-            ("a: [1, 2\nb: 3\n", 2),
-            ("a: 1\na: 2\n", 2),
-            ("a: 'x\n", 1),
-            ("a: &b [*b]\n", 1),
-        ] {
+        for (source, line) in [("a: [1, 2\nb: 3\n", 2), ("a: 'x\n", 1), ("a: &b [*b]\n", 1)] {
             let error = Node::parse(source).unwrap_err();
             assert!(
                 error.place.is_some_and(|(at, _)| at >= line),
