@@ -30,7 +30,7 @@ const DATAGRAM_BYTES: usize = 64 * 1024;
 const SEND_WINDOW_BYTES: u64 = 32 * MIB as u64;
 /// Batches in flight on one connection. Credits keep well-behaved upstreams far below.
 const MAX_BATCH_STREAMS: u32 = 1024;
-const IDLE: Duration = Duration::from_secs(3);
+pub(super) const IDLE: Duration = Duration::from_secs(3);
 /// Four fit into [`IDLE`], so that it takes several lost packets to end a healthy connection.
 const KEEP_ALIVE: Duration = Duration::from_millis(750);
 /// What Ethernet carries, less the headers of IPv6 and UDP.

@@ -3,15 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mosec_types::NodeId;
-use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime};
 use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::code::{Code, close, lost};
-use super::config::{ByDistance, Settings, client_configs, limit_packets};
+use super::config::{ByDistance, IDLE, Settings, client_configs, limit_packets};
 use super::follower::Follower;
 use super::link::{QuicLink, Shared};
 use super::reader::{FrameReader, StreamError};
@@ -60,10 +61,7 @@ impl QuicConnector {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(Failure::Peer(error))) => Err(LinkError::Protocol(error)),
             Ok(Err(Failure::Other(reason))) => Err(failed(reason)),
-            Err(_) => Err(failed(format!(
-                "no answer within {:?}",
-                self.settings.connect_timeout
-            ))),
+            Err(_) => Err(failed(no_answer_within(self.settings.connect_timeout))),
         }
     }
 
@@ -89,9 +87,7 @@ impl QuicConnector {
             .endpoint
             .connect_with(config, address, Role::Agent.dns_name())
             .map_err(|error| Failure::Other(error.to_string()))?;
-        let connection = connecting
-            .await
-            .map_err(|error| Failure::Other(lost(&error).to_string()))?;
+        let connection = connecting.await.map_err(|error| not_made(&error))?;
         let greeted = self.greet(&connection, expected).await;
         if let Err(Failure::Peer(_)) = &greeted {
             close(&connection, Code::Protocol);
@@ -120,10 +116,7 @@ impl QuicConnector {
         let expected = expected.unwrap_or(&peer.name);
         check_name(expected, &peer.name)?;
         // An agent that refuses this end's certificate says so only here.
-        let stream = connection
-            .accept_uni()
-            .await
-            .map_err(|error| Failure::Other(lost(&error).to_string()))?;
+        let stream = connection.accept_uni().await.map_err(|error| not_made(&error))?;
         let mut reader = FrameReader::new(stream, MAX_EVENT_BYTES);
         match reader.next().await {
             Ok(Some(Frame::Event(hello @ LinkEvent::Hello { .. }))) => {
@@ -134,7 +127,7 @@ impl QuicConnector {
             }
             Ok(Some(other)) => Err(FrameError::Misplaced(other.kind()).into()),
             Err(StreamError::Frame(error)) => Err(error.into()),
-            Err(StreamError::Lost(error)) => Err(Failure::Other(lost(&error).to_string())),
+            Err(StreamError::Lost(error)) => Err(not_made(&error)),
             Ok(None) | Err(StreamError::CutOff | StreamError::Reset) => {
                 Err(Failure::Other("it closed the control stream".into()))
             }
@@ -159,6 +152,20 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Other(error.to_string())
     }
+}
+
+/// Why a connection has ended before it was a link.
+fn not_made(error: &ConnectionError) -> Failure {
+    Failure::Other(match (error, lost(error)) {
+        // The idle timer may be faster than that of the attempt, and what it means is the same.
+        (ConnectionError::TimedOut, _) => no_answer_within(IDLE),
+        (_, LinkError::Lost(reason)) => reason,
+        (_, other) => other.to_string(),
+    })
+}
+
+fn no_answer_within(time: Duration) -> String {
+    format!("no answer within {time:?}")
 }
 
 fn check_name(expected: &NodeId, found: &NodeId) -> Result<(), Failure> {
