@@ -19,6 +19,7 @@ mod link_target;
 mod link_tests;
 mod links;
 mod metrics;
+mod outage;
 pub mod pick;
 mod queue;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use link_target::LinkTarget;
 pub use links::{Connect, Links};
 pub use metrics::DispatchMetrics;
 pub use mosec_wire::Window;
+pub use outage::Outages;
 pub use registry::Registry;
 pub use request::{Lost, Outcome, Payload, Reply, Request, Respond, Stream};
 pub use stage::StageConfig;

@@ -238,19 +238,9 @@ async fn lingering() -> Lingering {
     let registry = Registry::new(metrics);
     let config = StageConfig::of(&spec(1, &[], &[&[0]]), KEY, GRACE).unwrap();
     let dispatcher = registry.ensure(config);
-    let id = NodeId::new("far").unwrap();
-    let (link, end) = pair(id.clone(), Incarnation(1));
+    let (link, end) = pair(far().id, Incarnation(1));
     let mut links = Links::new(Arc::new(Ready(Mutex::new(Some(link)))), registry);
-    links.set_nodes([Node {
-        id,
-        incarnation: Incarnation(1),
-        address: "far:1".into(),
-        health: NodeHealth::Up,
-        labels: Default::default(),
-        draining: false,
-        capacity: Default::default(),
-        build: None,
-    }]);
+    links.set_nodes([far()]);
     let window = Window {
         replicas: 1,
         limit: 1,
@@ -303,4 +293,64 @@ async fn a_link_that_is_not_wanted_ends_in_time_whatever_it_still_says() {
         start.elapsed() > DEADLINE,
         "it was given the time that a request has"
     );
+}
+
+/// Fails until it is given a link.
+#[derive(Default)]
+struct Later(Mutex<Option<MemoryLink>>);
+
+impl Connect for Later {
+    fn connect(&self, node: Node) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>> {
+        let link = self.0.lock().take().ok_or_else(|| LinkError::Connect {
+            peer: node.address,
+            reason: "nobody answers".into(),
+        });
+        Box::pin(async move { Ok(Arc::new(link?) as Arc<dyn Link>) })
+    }
+}
+
+fn far() -> Node {
+    Node {
+        id: NodeId::new("far").unwrap(),
+        incarnation: Incarnation(1),
+        address: "far:1".into(),
+        health: NodeHealth::Up,
+        labels: Default::default(),
+        draining: false,
+        capacity: Default::default(),
+        build: None,
+    }
+}
+
+async fn until(wanted: impl Fn() -> bool) {
+    let wait = async {
+        while !wanted() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE * 10, wait)
+        .await
+        .expect("comes true");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_be_reached_is_named_until_it_can_or_is_not_wanted() {
+    let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+    let down = metrics.links_down.clone();
+    let connect = Arc::new(Later::default());
+    let mut links = Links::new(connect.clone(), Registry::new(metrics));
+    let outages = links.outages();
+    links.set_nodes([far()]);
+    until(|| down.get() == 1).await;
+    let found = mosec_types::Unreachable::new(far().id, "far:1", "nobody answers");
+    assert_eq!(outages.list(9), [found]);
+    assert_eq!(outages.list(0), []);
+
+    let (link, end) = pair(far().id, Incarnation(1));
+    *connect.0.lock() = Some(link);
+    until(|| outages.list(9).is_empty() && down.get() == 0).await;
+    drop(end);
+    until(|| down.get() == 1).await;
+    links.set_nodes([]);
+    until(|| down.get() == 0).await;
 }

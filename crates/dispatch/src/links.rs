@@ -12,8 +12,10 @@ use mosec_wire::quic::QuicConnector;
 use mosec_wire::{Link, LinkError, LinkEvent};
 use rand::Rng as _;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::outage::{Outage, Outages};
 use crate::{LinkTarget, Registry, Target, TargetId};
 
 /// First and longest pause between attempts to connect. The first is short as a restarting agent is back in well under
@@ -52,18 +54,26 @@ struct Stop {
 pub struct Links {
     connect: Arc<dyn Connect>,
     registry: Registry,
+    outages: Outages,
     nodes: HashMap<NodeId, (Node, Stop)>,
     tasks: JoinSet<()>,
 }
 
 impl Links {
     pub fn new(connect: Arc<dyn Connect>, registry: Registry) -> Self {
+        let outages = Outages::new(registry.metrics().links_down.clone());
         Self {
             connect,
             registry,
+            outages,
             nodes: HashMap::new(),
             tasks: JoinSet::new(),
         }
+    }
+
+    /// Tells which of the nodes cannot be reached.
+    pub fn outages(&self) -> Outages {
+        self.outages.clone()
     }
 
     /// Makes the links be those to `nodes`: the missing ones are connected, the others closed.
@@ -94,6 +104,7 @@ impl Links {
             let link = keep_link(
                 self.connect.clone(),
                 self.registry.clone(),
+                self.outages.clone(),
                 node.clone(),
                 stop.clone(),
             );
@@ -139,9 +150,9 @@ fn is_same_place(a: &Node, b: &Node) -> bool {
 }
 
 /// Connects again and again until stopped.
-async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, node: Node, stop: Stop) {
+async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, outages: Outages, node: Node, stop: Stop) {
     let mut pause = RETRY_FIRST;
-    let mut told = None;
+    let mut outage = Outage::begin(&outages, &node, Instant::now());
     while !stop.is_cancelled() {
         let connected = tokio::select! {
             connected = connect.connect(node.clone()) => connected,
@@ -149,6 +160,7 @@ async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, node: Node, st
         };
         match connected {
             Ok(link) => {
+                outage.end(Instant::now());
                 tracing::info!(node = %node.id, address = node.address, "link is up");
                 let error = follow(&*link, &link, &registry, &node.id, &stop).await;
                 link.close();
@@ -157,13 +169,9 @@ async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, node: Node, st
                 }
                 tracing::warn!(node = %node.id, %error, "link lost");
                 pause = RETRY_FIRST;
+                outage = Outage::begin(&outages, &node, Instant::now());
             }
-            // Somebody must act: the other end is of another build, or is not the node. Said once.
-            Err(error @ LinkError::Protocol(_)) if told.as_ref() != Some(&error) => {
-                tracing::warn!(node = %node.id, %error, "could not connect");
-                told = Some(error);
-            }
-            Err(error) => tracing::debug!(node = %node.id, %error, "could not connect"),
+            Err(error) => outage.note(&error, Instant::now()),
         }
         let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
         tokio::select! {

@@ -15,6 +15,7 @@ pub struct DispatchMetrics {
     refusals: IntCounterVec,
     losses: IntCounterVec,
     handed_over: IntCounterVec,
+    pub(crate) links_down: IntGauge,
 }
 
 /// Series of one stage.
@@ -79,6 +80,11 @@ impl DispatchMetrics {
                 ),
                 &["stage"],
             )?,
+            // Which nodes they are say the log and `mosectl status`: as labels, names of nodes would only grow in number.
+            links_down: IntGauge::new(
+                "mosec_dispatch_links_down",
+                "Nodes to which no link can be opened.",
+            )?,
         };
         registry.register(Box::new(metrics.queued.clone()))?;
         registry.register(Box::new(metrics.queue_wait.clone()))?;
@@ -87,6 +93,7 @@ impl DispatchMetrics {
         registry.register(Box::new(metrics.refusals.clone()))?;
         registry.register(Box::new(metrics.losses.clone()))?;
         registry.register(Box::new(metrics.handed_over.clone()))?;
+        registry.register(Box::new(metrics.links_down.clone()))?;
         Ok(metrics)
     }
 

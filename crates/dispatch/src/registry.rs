@@ -49,6 +49,10 @@ impl Registry {
         }
     }
 
+    pub(crate) fn metrics(&self) -> &DispatchMetrics {
+        &self.metrics
+    }
+
     pub fn dispatcher(&self, stage: StageKey) -> Option<Dispatcher> {
         self.inner.read().dispatchers.get(&stage).cloned()
     }

@@ -5,6 +5,7 @@
 pub mod delta;
 pub mod error;
 pub mod id;
+pub mod reach;
 pub mod resources;
 pub mod rollout;
 pub mod span;
@@ -20,6 +21,7 @@ pub use id::{
     BundleId, Generation, Incarnation, NodeId, PipelineName, ReplicaId, RequestId, Revision, StageIndex,
     StageKey,
 };
+pub use reach::Unreachable;
 pub use resources::{Capacity, Gpu, Needs};
 pub use rollout::RolloutSpec;
 pub use span::{Span, SpanKind};
