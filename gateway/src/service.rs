@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mosec_dispatch::{DispatchMetrics, Links, Registry};
+use mosec_dispatch::{DispatchMetrics, Links, Outages, Registry};
 use mosec_telemetry::register_identity;
 use mosec_types::Revision;
+use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_types::traffic::Counts;
 use mosec_wire::control::{ClientConfig, ControlClient, SavedTopology, keep_fresh};
 use mosec_wire::quic::{QuicConnector, Settings};
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{Config, Gateway};
 
-/// Time between reports to the control plane, by which it judges rollouts.
+/// Time between reports to the control plane, by which it judges rollouts and tells people which nodes cannot be reached.
 const REPORT: Duration = Duration::from_secs(1);
 
 /// A gateway with its port, its links and its control plane.
@@ -77,6 +78,7 @@ impl Service {
         tasks.spawn(report(
             self.control.clone(),
             self.gateway.traffic(),
+            self.links.outages(),
             watching.clone(),
         ));
         if let Some((identity, dir)) = self.renewed {
@@ -90,10 +92,12 @@ impl Service {
     }
 }
 
-/// Reports what has become of the revisions' requests until `stop`. A report that is lost is made good by the next.
+/// Reports what has become of the revisions' requests, and which nodes cannot be reached, until `stop`. A report that is lost
+/// is made good by the next.
 async fn report(
     control: ControlClient,
     counts: impl Fn() -> Vec<(Revision, Counts)> + Send + 'static,
+    outages: Outages,
     stop: CancellationToken,
 ) {
     let name = format!("{:032x}", rand::random::<u128>());
@@ -104,12 +108,13 @@ async fn report(
             _ = tick.tick() => {}
             () = stop.cancelled() => return,
         }
-        let counts = counts();
-        if counts.is_empty() {
+        let (counts, unreachable) = (counts(), outages.list(MAX_UNREACHABLE));
+        // What was reported before is forgotten where nothing follows it.
+        if counts.is_empty() && unreachable.is_empty() {
             continue;
         }
         tokio::select! {
-            reported = control.report_traffic(&name, &counts) => if let Err(error) = reported {
+            reported = control.report_traffic(&name, &counts, &unreachable) => if let Err(error) = reported {
                 tracing::debug!(%error, "requests could not be reported");
             },
             () = stop.cancelled() => return,

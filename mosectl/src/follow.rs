@@ -259,6 +259,9 @@ fn served(pipeline: &PipelineName, revision: &RevisionReport, gateway: Option<&s
     for path in &revision.routes {
         text.push_str(&format!("  {}{path}\n", gateway.unwrap_or_default()));
     }
+    for found in &revision.unreachable {
+        text.push_str(&format!("but {}\n", found.to_line()));
+    }
     text
 }
 

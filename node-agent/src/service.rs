@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
 use mosec_telemetry::{Admin, register_identity};
+use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_types::{Capacity, Incarnation};
 use mosec_wire::control::{ClientConfig, ControlClient, Heartbeats, Registration, SavedTopology, keep_fresh};
 use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, ResetSecret, Settings};
@@ -165,11 +166,13 @@ impl Service {
         let own = (node.id.clone(), node.incarnation);
         let output = agent.output().cloned();
         tasks.spawn(answer(output, control.clone(), own, questions, done.clone()));
+        let outages = links.outages();
         let lease = {
             let beats = Heartbeats {
                 node,
                 workers: agent.workers(),
                 every: HEARTBEAT,
+                unreachable: Arc::new(move || outages.list(MAX_UNREACHABLE)),
                 asked,
             };
             let (stop, done) = (stop.clone(), done.clone());

@@ -11,6 +11,7 @@ mod leave;
 mod logs;
 mod members;
 mod memory;
+mod reach;
 mod rollout;
 mod spread;
 mod stability;

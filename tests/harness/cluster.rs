@@ -45,6 +45,8 @@ pub struct Cluster {
     founders: BTreeMap<u64, String>,
     /// Where the agents' links are, the same at each start.
     links: BTreeMap<&'static str, String>,
+    /// Where agents say that their links are, if that is elsewhere.
+    advertised: BTreeMap<&'static str, String>,
     addresses: Vec<String>,
     cert_ttl: Option<&'static str>,
     dir: TempDir,
@@ -65,6 +67,7 @@ impl Cluster {
             founders: peers.clone(),
             peers,
             links: BTreeMap::new(),
+            advertised: BTreeMap::new(),
             addresses: Vec::new(),
             cert_ttl: options.cert_ttl,
             dir,
@@ -197,10 +200,24 @@ impl Cluster {
             format!("--python={}", python().display()),
             format!("--label=zone={name}"),
         ];
-        let args: Vec<_> = args.into_iter().chain(self.joining(name)).collect();
+        let advertised = self.advertised.get(name);
+        let advertised = advertised.map(|address| format!("--advertise={address}"));
+        let args: Vec<_> = args
+            .into_iter()
+            .chain(self.joining(name))
+            .chain(advertised)
+            .collect();
         self.agents
             .insert(name, self.daemon(name, "mosec-node-agent", &args)?);
         Ok(())
+    }
+
+    /// Has an agent say from its next start on that its link is elsewhere, or no more.
+    pub fn advertise(&mut self, name: &'static str, address: Option<&str>) {
+        match address {
+            Some(address) => self.advertised.insert(name, address.to_owned()),
+            None => self.advertised.remove(name),
+        };
     }
 
     /// Starts an agent that the cluster has not had before.

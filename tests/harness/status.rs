@@ -36,6 +36,20 @@ impl Status {
             .collect()
     }
 
+    /// Nodes that cannot be reached, each with from where, and at which address.
+    pub fn unreachable(&self) -> Vec<(String, String, String)> {
+        rows(&self.0["nodes"])
+            .flat_map(|node| rows(&node["unreachable"]))
+            .map(|found| {
+                (
+                    text(&found["node"]),
+                    text(&found["from"]),
+                    text(&found["address"]),
+                )
+            })
+            .collect()
+    }
+
     /// Whether no node has a replica of anything, or a worker that is leaving.
     pub fn is_idle(&self) -> bool {
         let busy = |node: &Value| node["replicas"] != 0 || node["leaving"] != 0;

@@ -156,6 +156,7 @@ fn start_agent(number: usize, address: &str, received: Arc<Received>, tasks: &Ta
             node: registration,
             workers: reported,
             every: Duration::from_secs(1),
+            unreachable: Arc::new(Vec::new),
             asked: mpsc::channel(1).0,
         };
         client.run_heartbeats(beats, gone).await.unwrap();

@@ -38,6 +38,7 @@ impl Agent {
             },
             workers: reported,
             every: Duration::from_secs(1),
+            unreachable: Arc::new(Vec::new),
             asked: mpsc::channel(1).0,
         };
         let leave = agent.leave.clone();

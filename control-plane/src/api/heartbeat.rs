@@ -7,7 +7,7 @@ use mosec_wire::control::proto::heartbeat_reply::Reply;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::{Api, invalid};
+use super::{Api, invalid, traffic};
 use crate::access;
 use crate::reconcile::lease::Unleased;
 
@@ -88,6 +88,7 @@ impl Api {
             .map(WorkerStatus::try_from)
             .collect::<Result<_, _>>();
         let workers = workers.map_err(|error| invalid("workers", error))?;
+        let unreachable = traffic::unreachable(&beat.unreachable)?;
         // A leader without a majority may have been replaced: its nodes must look for the new one.
         let leads = self.handle.leading_term().is_some();
         let renewed = leads.then(|| {
@@ -96,10 +97,14 @@ impl Api {
                 .renew(&model, node, Incarnation(beat.incarnation), workers)
         });
         Ok(match renewed.flatten() {
-            Some(Ok(())) => Reply::Ack(proto::HeartbeatAck {
-                seq: beat.seq,
-                logs: Vec::new(),
-            }),
+            Some(Ok(())) => {
+                let from = format!("agent/{node}");
+                self.leadership.note_unreachable(&from, &from, unreachable);
+                Reply::Ack(proto::HeartbeatAck {
+                    seq: beat.seq,
+                    logs: Vec::new(),
+                })
+            }
             Some(Err(Unleased::NotRegistered)) => {
                 Reply::Refused(proto::HeartbeatRefusal::NotRegistered.into())
             }

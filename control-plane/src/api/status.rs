@@ -8,19 +8,29 @@ use mosec_wire::control::proto;
 
 use super::Api;
 use crate::reconcile::lease::Leases;
+use crate::reconcile::reach::Found;
 use crate::reconcile::rollout::{is_placed, plan_of};
 use crate::reconcile::{Awaited, Tenure};
 use crate::state::{Model, Rollout};
 
+/// Most of those that cannot reach a node that are named with it: a few show whether they have the same cause.
+const MAX_FROM: usize = 8;
+
 /// Builds the answer from the state, the leases and Raft's metrics. The caller has seen to it that the state is fresh.
 pub(super) fn build(api: &Api) -> proto::StatusResponse {
     let model = api.model.borrow().clone();
-    let nodes = |leases: Option<&Leases>| {
-        model
-            .nodes
-            .values()
-            .map(|node| node_status(node, leases))
-            .collect()
+    let nodes = |tenure: Option<&Tenure>| {
+        let unreachable = tenure.map(|tenure| tenure.reach.by_node(Instant::now()));
+        let unreachable = unreachable.unwrap_or_default();
+        let status = |node: &Node| {
+            let found = unreachable.get(&node.id).map(Vec::as_slice);
+            node_status(
+                node,
+                tenure.map(|tenure| &tenure.leases),
+                found.unwrap_or_default(),
+            )
+        };
+        model.nodes.values().map(status).collect()
     };
     let metrics = api.handle.raft.metrics();
     let metrics = metrics.borrow();
@@ -33,7 +43,7 @@ pub(super) fn build(api: &Api) -> proto::StatusResponse {
     proto::StatusResponse {
         nodes: api
             .leadership
-            .with(|tenure| nodes(Some(&tenure.leases)))
+            .with(|tenure| nodes(Some(tenure)))
             .unwrap_or_else(|| nodes(None)),
         deployments: model
             .rollouts
@@ -52,12 +62,20 @@ pub(super) fn build(api: &Api) -> proto::StatusResponse {
     }
 }
 
-fn node_status(node: &Node, leases: Option<&Leases>) -> proto::NodeStatus {
+fn node_status(node: &Node, leases: Option<&Leases>, unreachable: &[Found<'_>]) -> proto::NodeStatus {
     let lease = leases.and_then(|leases| leases.of(node));
     let silence = lease
         .and_then(|lease| lease.heard)
         .map(|heard| Instant::now().saturating_duration_since(heard));
+    let current = || unreachable.iter().filter(|found| found.is_about(node));
+    let from = |found: &Found<'_>| proto::UnreachableFrom {
+        from: found.from.to_owned(),
+        address: found.address.to_owned(),
+        cause: found.cause.to_owned(),
+    };
     proto::NodeStatus {
+        unreachable: current().take(MAX_FROM).map(from).collect(),
+        unreachable_from: current().count().try_into().unwrap_or(u32::MAX),
         node: Some(node.into()),
         silent_ms: silence.map(|silence| silence.as_millis().try_into().unwrap_or(u64::MAX)),
         workers: lease

@@ -1,23 +1,29 @@
-//! Reports of gateways: what they have seen of the revisions' requests.
+//! Reports of gateways: what they have seen of the revisions' requests, and which nodes they cannot reach.
 
 use std::collections::BTreeMap;
 
-use mosec_types::Revision;
+use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_types::traffic::Counts;
+use mosec_types::{Revision, Unreachable};
 use mosec_wire::control::proto;
 use tonic::{Request, Response, Status};
 
 use super::{Api, forward, invalid};
+use crate::access;
 
 /// Longest name of a gateway's run.
 const MAX_NAME_BYTES: usize = 128;
+/// What of a run's name tells it from others, where its gateway has no name.
+const SHOWN_OF_RUN: usize = 8;
 /// Most revisions of one report: more than gateways route at a time.
 const MAX_REVISIONS: usize = 16 * 1024;
 
 pub(super) async fn report(
     api: &Api,
-    request: Request<proto::TrafficReport>,
+    mut request: Request<proto::TrafficReport>,
 ) -> Result<Response<proto::TrafficAck>, Status> {
+    let name = access::asked_by(&request, &request.get_ref().name);
+    request.get_mut().name.clone_from(&name);
     let message = request.get_ref();
     if !(1..=MAX_NAME_BYTES).contains(&message.gateway.len()) {
         let found = message.gateway.len();
@@ -31,12 +37,19 @@ pub(super) async fn report(
             format!("expected at most {MAX_REVISIONS}, found {found}"),
         ));
     }
+    // Nobody checks a name without certificates, and then there is none.
+    let run = message.gateway.get(..SHOWN_OF_RUN).unwrap_or(&message.gateway);
+    let name = Some(name.as_str()).filter(|name| !name.is_empty());
+    let from = format!("gateway/{}", name.unwrap_or(run));
+    let unreachable = unreachable(&message.unreachable)?;
     let leads = api.handle.leading_term().is_some();
     if leads
         && api
             .leadership
             .report(&message.gateway, counts(&message.revisions))
     {
+        api.leadership
+            .note_unreachable(&message.gateway, &from, unreachable);
         return Ok(Response::new(proto::TrafficAck {}));
     }
     let send = |mut client: forward::Client, request| async move { client.report_traffic(request).await };
@@ -53,4 +66,17 @@ fn counts(revisions: &[proto::RevisionTraffic]) -> BTreeMap<Revision, Counts> {
         (Revision(traffic.revision), counts)
     };
     revisions.iter().map(of_revision).collect()
+}
+
+/// The nodes that cannot be reached, of a gateway's report or an agent's heartbeat.
+pub(super) fn unreachable(nodes: &[proto::UnreachableNode]) -> Result<Vec<Unreachable>, Status> {
+    if nodes.len() > MAX_UNREACHABLE {
+        let found = nodes.len();
+        let problem = format!("expected at most {MAX_UNREACHABLE}, found {found}");
+        return Err(invalid("unreachable", problem));
+    }
+    let nodes = nodes.iter().cloned().map(Unreachable::try_from);
+    nodes
+        .collect::<Result<_, _>>()
+        .map_err(|error| invalid("unreachable", error))
 }

@@ -4,6 +4,7 @@
 //! task; its memory is a [`Tenure`], which begins and ends with leadership and which the API shares.
 
 pub mod lease;
+pub mod reach;
 pub mod retire;
 pub mod rollout;
 pub mod traffic;
@@ -16,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use mosec_types::topology::Phase;
 use mosec_types::traffic::Counts;
-use mosec_types::{Incarnation, NodeId, Revision, WorkerStatus};
+use mosec_types::{Incarnation, NodeId, Revision, Unreachable, WorkerStatus};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::lease::{LeaseTiming, Leases, Unleased};
+use self::reach::Reach;
 use self::retire::Retiring;
 use self::rollout::Watched;
 use self::traffic::Traffic;
@@ -37,6 +39,7 @@ pub struct Tenure {
     term: u64,
     pub leases: Leases,
     pub traffic: Traffic,
+    pub reach: Reach,
     pub watched: Watched,
     retiring: Retiring,
     /// Version of the state for which all replicas have their places.
@@ -50,6 +53,7 @@ impl Tenure {
             term,
             leases,
             traffic: Traffic::default(),
+            reach: Reach::default(),
             watched: Watched::default(),
             retiring: Retiring::default(),
             planned: None,
@@ -105,6 +109,14 @@ impl Leadership {
         traffic
             .map(|traffic| traffic.report(gateway, counts, Instant::now()))
             .is_some()
+    }
+
+    /// Takes note of the nodes that somebody cannot reach, where this member leads. `reporter` tells its reports from those
+    /// of others, `from` tells people who it is.
+    pub fn note_unreachable(&self, reporter: &str, from: &str, nodes: Vec<Unreachable>) {
+        if let Some(tenure) = self.tenure.lock().as_mut() {
+            tenure.reach.report(reporter, from, nodes, Instant::now());
+        }
     }
 
     /// Notes a node's heartbeat; `None` where this member does not lead.

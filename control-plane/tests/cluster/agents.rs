@@ -1,6 +1,7 @@
 //! Nodes and their workers: leases, rollouts, placement.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_types::topology::NodeHealth::{Down, Suspect, Up};
@@ -41,6 +42,7 @@ impl Agent {
             node,
             workers: reported,
             every: BEAT,
+            unreachable: Arc::new(Vec::new),
             asked,
         };
         let task = tokio::spawn(async move { client.run_heartbeats(beats, cancel).await });

@@ -21,6 +21,7 @@ use mosec_types::{PipelineName, RolloutSpec, StageIndex, StageSpec, WorkerState,
 use mosec_wire::control::{ConvertError, proto};
 use serde::Serialize;
 
+use crate::terminal::printable;
 use crate::watch::Watched;
 
 /// The whole cluster.
@@ -72,6 +73,20 @@ pub(crate) struct NodeReport {
     pub(crate) memory: u64,
     /// Version of the build that its agent runs, where it says so.
     pub(crate) build: Option<String>,
+    /// From where its address cannot be reached now, a few of them.
+    pub(crate) unreachable: Vec<UnreachableReport>,
+    /// How many there are in all.
+    pub(crate) unreachable_from: u32,
+}
+
+/// A node that somebody who sends it requests cannot reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct UnreachableReport {
+    pub(crate) node: String,
+    /// Role and name, as `gateway/edge-1`.
+    pub(crate) from: String,
+    pub(crate) address: String,
+    pub(crate) cause: String,
 }
 
 /// One revision of a pipeline.
@@ -99,6 +114,8 @@ pub(crate) struct RevisionReport {
     /// How it replaces the one that serves.
     #[serde(skip)]
     pub(crate) rollout: RolloutSpec,
+    /// Nodes of its replicas that cannot be reached, and from where.
+    pub(crate) unreachable: Vec<UnreachableReport>,
     pub(crate) traffic: TrafficReport,
 }
 
@@ -240,7 +257,32 @@ impl RevisionReport {
             })
             .collect();
         lines.extend(self.unplaced.iter().cloned());
+        lines.extend(self.unreachable.iter().map(UnreachableReport::to_line));
         lines
+    }
+}
+
+impl UnreachableReport {
+    fn new(node: &str, found: proto::UnreachableFrom) -> Self {
+        Self {
+            node: node.to_owned(),
+            from: found.from,
+            address: found.address,
+            cause: found.cause,
+        }
+    }
+
+    pub(crate) fn to_line(&self) -> String {
+        let Self {
+            node,
+            from,
+            address,
+            cause,
+        } = self;
+        let from = from.replacen('/', " ", 1);
+        printable(&format!(
+            "node {node} is unreachable from {from}: {address}: {cause}"
+        ))
     }
 }
 
@@ -259,23 +301,31 @@ fn node_and_workers(status: proto::NodeStatus) -> Option<Result<ReportedNode, Co
         .into_iter()
         .map(WorkerStatus::try_from)
         .collect::<Result<_, _>>();
-    Some(workers.map(|workers| ReportedNode {
-        report: NodeReport {
-            name: node.id.into(),
-            health: node.health.name(),
-            address: node.address,
-            incarnation: node.incarnation.0,
-            labels: node.labels,
-            silent_ms: status.silent_ms,
-            draining: node.draining,
-            replicas: 0,
-            leaving: 0,
-            gpus: node.capacity.gpus.into_iter().map(|gpu| gpu.model).collect(),
-            cpus: f64::from(node.capacity.cpus) / f64::from(WHOLE_CPU),
-            memory: node.capacity.memory,
-            build: node.build,
-        },
-        workers,
+    Some(workers.map(|workers| {
+        ReportedNode {
+            report: NodeReport {
+                unreachable: status
+                    .unreachable
+                    .into_iter()
+                    .map(|found| UnreachableReport::new(node.id.as_str(), found))
+                    .collect(),
+                unreachable_from: status.unreachable_from,
+                name: node.id.into(),
+                health: node.health.name(),
+                address: node.address,
+                incarnation: node.incarnation.0,
+                labels: node.labels,
+                silent_ms: status.silent_ms,
+                draining: node.draining,
+                replicas: 0,
+                leaving: 0,
+                gpus: node.capacity.gpus.into_iter().map(|gpu| gpu.model).collect(),
+                cpus: f64::from(node.capacity.cpus) / f64::from(WHOLE_CPU),
+                memory: node.capacity.memory,
+                build: node.build,
+            },
+            workers,
+        }
     }))
 }
 
@@ -333,7 +383,14 @@ fn revision(
         ready: ready(&stage.name),
     };
     let traffic = status.traffic.unwrap_or_default();
+    let has_replicas = |node: &&ReportedNode| {
+        let name = &node.report.name;
+        replicas.iter().any(|replica| replica.node == *name)
+    };
+    let unreachable = nodes.iter().filter(has_replicas);
+    let unreachable = unreachable.flat_map(|node| node.report.unreachable.iter().cloned());
     RevisionReport {
+        unreachable: unreachable.collect(),
         name: spec.name.to_string(),
         revision: deployment.revision.0,
         phase: deployment.phase.name(),

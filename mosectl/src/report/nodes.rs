@@ -1,7 +1,9 @@
 //! The nodes as `mosectl node list` gives them.
 
-use super::NodeReport;
+use std::fmt::Write as _;
+
 use super::table::{dash, table};
+use super::{NodeReport, UnreachableReport};
 use crate::terminal::printable;
 
 /// As a table.
@@ -42,15 +44,37 @@ pub(crate) fn render(nodes: &[NodeReport]) -> String {
             },
         ]);
     }
-    format!("{}\n", table.trim_fmt())
+    let mut text = format!("{}\n", table.trim_fmt());
+    unreachable(&mut text, nodes);
+    text
 }
 
-/// A node's health, and whether it is drained.
+/// From where nodes cannot be reached, if there are any, one line each.
+pub(super) fn unreachable(text: &mut String, nodes: &[NodeReport]) {
+    let mut lines = Vec::new();
+    for node in nodes {
+        lines.extend(node.unreachable.iter().map(UnreachableReport::to_line));
+        let named = u32::try_from(node.unreachable.len()).unwrap_or(u32::MAX);
+        let more = node.unreachable_from.saturating_sub(named);
+        if more > 0 {
+            lines.push(format!("node {} is unreachable from {more} more", node.name));
+        }
+    }
+    if !lines.is_empty() {
+        let _ = writeln!(text, "\n{}", lines.join("\n"));
+    }
+}
+
+/// A node's health, whether all can reach it, and whether it is drained.
 pub(super) fn health(node: &NodeReport) -> String {
+    let mut text = node.health.to_owned();
+    if !node.unreachable.is_empty() {
+        text.push_str(", unreachable");
+    }
     match (node.draining, node.replicas + node.leaving) {
-        (false, _) => node.health.to_owned(),
-        (true, 0) => format!("{}, drained", node.health),
-        (true, _) => format!("{}, draining", node.health),
+        (false, _) => text,
+        (true, 0) => text + ", drained",
+        (true, _) => text + ", draining",
     }
 }
 

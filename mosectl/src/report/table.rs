@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::nodes::health;
+use super::nodes::{health, unreachable};
 use super::{NodeReport, ReplicaReport, Report, RevisionReport};
 use crate::terminal::printable;
 
@@ -30,6 +30,7 @@ pub(crate) fn render(report: &Report) -> String {
     section(&mut text, pipelines(report), "no pipelines");
     section(&mut text, replicas(&report.pipelines), "");
     section(&mut text, nodes(report), "no nodes");
+    unreachable(&mut text, &report.nodes);
     section(&mut text, members(report), "");
     for revision in &report.pipelines {
         details(&mut text, revision);

@@ -67,6 +67,7 @@ fn node(id: &str, health: NodeHealth, workers: &[WorkerStatus]) -> proto::NodeSt
         node: Some((&node).into()),
         silent_ms,
         workers: workers.iter().map(Into::into).collect(),
+        ..Default::default()
     }
 }
 
@@ -241,6 +242,35 @@ ocr revision 9: stage find replica 1 on node a failed to start 2 times:
 }
 
 #[test]
+fn a_node_that_cannot_be_reached_is_named_with_from_where_and_why() {
+    let mut response = response();
+    let from = |gateway: &str| proto::UnreachableFrom {
+        from: format!("gateway/{gateway}"),
+        address: "127.0.0.1:7443".into(),
+        cause: "no answer within 3s".into(),
+    };
+    response.nodes[0].unreachable = vec![from("x"), from("y")];
+    response.nodes[0].unreachable_from = 5;
+    let report = Report::try_from(response).unwrap();
+    let lines = "
+node a is unreachable from gateway x: 127.0.0.1:7443: no answer within 3s
+node a is unreachable from gateway y: 127.0.0.1:7443: no answer within 3s
+node a is unreachable from 3 more
+";
+    for text in [table::render(&report), nodes::render(&report.nodes)] {
+        assert!(text.contains(lines) && text.contains("up, unreachable"), "{text}");
+    }
+    let of_revision = |number| report.revision(number).unwrap();
+    assert_eq!(of_revision(9).missing().len(), 5, "it has replicas there");
+    assert!(of_revision(5).unreachable.is_empty(), "and this one has none");
+    let json = serde_json::to_value(&report.nodes[0]).unwrap();
+    let expected = serde_json::json!({
+        "node": "a", "from": "gateway/x", "address": "127.0.0.1:7443", "cause": "no answer within 3s",
+    });
+    assert_eq!(json["unreachable"][0], expected);
+}
+
+#[test]
 fn an_empty_cluster_has_something_to_say() {
     let report = Report::try_from(proto::StatusResponse {
         cluster_id: "new".into(),
@@ -303,6 +333,7 @@ fn the_json_is_this_object() {
             },
         ],
         "unplaced": ["stage find replica 3 fits no node: b is suspect"],
+        "unreachable": [],
         "weight": 0,
         "waits_for": null,
         "waits_for_promotion": false,
@@ -314,6 +345,7 @@ fn the_json_is_this_object() {
         "name": "a", "health": "up", "address": "127.0.0.1:7443", "incarnation": 17,
         "labels": {"gpu": "h200"}, "silent_ms": 420, "draining": false, "replicas": 2, "leaving": 0,
         "gpus": [], "cpus": 0.0, "memory": 0, "build": "0.1.0",
+        "unreachable": [], "unreachable_from": 0,
     });
     assert_eq!(json["nodes"][0], node);
     let member = serde_json::json!({"id": 1, "address": "127.0.0.1:7400", "leader": true, "matched": 12});

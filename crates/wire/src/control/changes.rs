@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mosec_types::traffic::Counts;
-use mosec_types::{NodeId, PipelineName, PipelineSpec, Revision};
+use mosec_types::{NodeId, PipelineName, PipelineSpec, Revision, Unreachable};
 
 use super::client::{ControlClient, ControlError, Service};
 use super::proto;
@@ -91,13 +91,15 @@ impl ControlClient {
         self.call(request, send).await
     }
 
-    /// Tells the leader what has become of the revisions' requests.
+    /// Tells the leader what has become of the revisions' requests, and which nodes cannot be reached.
     ///
-    /// `gateway`: names one run of the gateway, with which the counts began.
+    /// `gateway`: names one run of the gateway, with which the counts began. `unreachable`: all there are now, up to
+    /// [`MAX_UNREACHABLE`](mosec_types::reach::MAX_UNREACHABLE).
     pub async fn report_traffic(
         &self,
         gateway: &str,
         counts: &[(Revision, Counts)],
+        unreachable: &[Unreachable],
     ) -> Result<(), ControlError> {
         let of_revision = |(revision, counts): &(Revision, Counts)| proto::RevisionTraffic {
             revision: revision.0,
@@ -108,6 +110,8 @@ impl ControlClient {
         let request = proto::TrafficReport {
             gateway: gateway.to_owned(),
             revisions: counts.iter().map(of_revision).collect(),
+            name: String::new(),
+            unreachable: unreachable.iter().map(Into::into).collect(),
         };
         let send = |mut client: Service, request| async move { client.report_traffic(request).await };
         self.call(request, send).await?;

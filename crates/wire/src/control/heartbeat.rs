@@ -1,10 +1,11 @@
 //! A node's side of its lease: registers, then sends heartbeats to whichever node leads.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
-use mosec_types::{Capacity, Incarnation, NodeId, WorkerStatus};
+use mosec_types::{Capacity, Incarnation, NodeId, Unreachable, WorkerStatus};
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -54,6 +55,8 @@ pub struct Heartbeats {
     pub workers: watch::Receiver<Vec<WorkerStatus>>,
     /// Time between heartbeats.
     pub every: Duration,
+    /// The other nodes that this one cannot reach now, up to [`MAX_UNREACHABLE`](mosec_types::reach::MAX_UNREACHABLE).
+    pub unreachable: Arc<dyn Fn() -> Vec<Unreachable> + Send + Sync>,
     /// Takes what members ask the node for. Questions for which there is no room are dropped: they come again.
     pub asked: mpsc::Sender<Asked>,
 }
@@ -148,6 +151,7 @@ impl ControlClient {
             node,
             workers,
             every,
+            unreachable,
             asked,
         } = beats;
         let every = *every;
@@ -158,7 +162,7 @@ impl ControlClient {
         let mut seq = 0;
         let mut send = |workers: &mut watch::Receiver<Vec<WorkerStatus>>| {
             seq += 1;
-            let beat = heartbeat(node, seq, &workers.borrow_and_update());
+            let beat = heartbeat(node, seq, &workers.borrow_and_update(), &unreachable());
             sender
                 .try_send(beat)
                 .map_err(|_| End::Lost(Status::unavailable("heartbeats are not read")))
@@ -233,7 +237,12 @@ fn redirected(redirect: proto::LeaderRedirect) -> Status {
     status
 }
 
-fn heartbeat(node: &Registration, seq: u64, workers: &[WorkerStatus]) -> proto::HeartbeatRequest {
+fn heartbeat(
+    node: &Registration,
+    seq: u64,
+    workers: &[WorkerStatus],
+    unreachable: &[Unreachable],
+) -> proto::HeartbeatRequest {
     let mut left = MAX_ERRORS_BYTES;
     let convert = |worker: &WorkerStatus| {
         let mut message = proto::WorkerStatus::from(worker);
@@ -250,6 +259,7 @@ fn heartbeat(node: &Registration, seq: u64, workers: &[WorkerStatus]) -> proto::
         incarnation: node.incarnation.0,
         seq,
         workers,
+        unreachable: unreachable.iter().map(Into::into).collect(),
     }
 }
 

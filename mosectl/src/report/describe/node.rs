@@ -105,6 +105,7 @@ impl NodeDescription {
         if node.leaving > 0 {
             let _ = writeln!(text, "{} workers finish what they have", node.leaving);
         }
+        nodes::unreachable(&mut text, std::slice::from_ref(node));
         if !node.gpus.is_empty() {
             let _ = writeln!(text, "\n{}", self.gpus().trim_fmt());
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{events, spec};
 use crate::report::audit::{self, AuditReport};
 use crate::report::history::{self, RecordReport};
-use crate::report::{Report, RevisionReport, rollout, table};
+use crate::report::{Report, RevisionReport, UnreachableReport, rollout, table};
 use crate::watch::Watched;
 
 /// One pipeline. Fields are only ever added: scripts read this.
@@ -71,6 +71,17 @@ impl PipelineDescription {
         }))
     }
 
+    /// Each once, whichever of the revisions have replicas there.
+    fn unreachable(&self) -> Vec<&UnreachableReport> {
+        let mut found = Vec::new();
+        for report in self.revisions.iter().flat_map(|revision| &revision.unreachable) {
+            if !found.contains(&report) {
+                found.push(report);
+            }
+        }
+        found
+    }
+
     pub(crate) fn render(&self) -> String {
         let mut text = format!("pipeline {}", self.name);
         if let Some(spec) = &self.typed {
@@ -87,6 +98,9 @@ impl PipelineDescription {
         let replicas = table::replicas(&self.revisions);
         if !replicas.is_empty() {
             let _ = writeln!(text, "\n{}", replicas.trim_fmt());
+        }
+        for found in self.unreachable() {
+            let _ = writeln!(text, "\n{}", found.to_line());
         }
         for revision in &self.revisions {
             table::failed_starts(&mut text, revision);

@@ -4,6 +4,7 @@
 //! error that names the field.
 
 mod delta;
+mod reach;
 mod resources;
 mod rollout;
 mod spec;
