@@ -131,6 +131,28 @@ pub(crate) fn interpreter(python: &str) -> std::io::Result<String> {
     }
 }
 
+/// [`interpreter`], where it can be started: what cannot would only show when the first workers do not start.
+pub(crate) fn working_interpreter(python: &str) -> Result<String> {
+    let path = interpreter(python)?;
+    let explain = |error: anyhow::Error| {
+        let error = error.context(format!("the Python interpreter {python:?} cannot be used"));
+        Failure::from(error).hint(PYTHON_HINT)
+    };
+    // Without its packages, which may be slow to load and which a pipeline's own interpreter may have instead.
+    let ran = Command::new(&path)
+        .args(["-I", "-S", "-c", ""])
+        .stdin(Stdio::null())
+        .output();
+    let ran = ran.map_err(|error| explain(error.into()))?;
+    if !ran.status.success() {
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let last = said.lines().last().unwrap_or("it says nothing");
+        let problem = anyhow::anyhow!("it ends with {} when it is to run nothing: {last}", ran.status);
+        return Err(explain(problem));
+    }
+    Ok(path)
+}
+
 /// A pipeline's name from its script: the file's, or the folder's where the file's says nothing.
 ///
 /// `script`: absolute. `None` where no letter or digit is left.

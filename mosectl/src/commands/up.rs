@@ -51,7 +51,16 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result {
     init_logging(&args.log_level, LogFormat::Text);
-    let (data, temporary) = match args.data {
+    let Args {
+        address,
+        port,
+        agents,
+        python,
+        data,
+        ..
+    } = args;
+    let python = script::working_interpreter(&python)?;
+    let (data, temporary) = match data {
         Some(dir) => (dir, None),
         None => {
             let dir = tempfile::Builder::new()
@@ -61,14 +70,6 @@ pub(crate) fn run(args: Args) -> Result {
             (dir.path().to_owned(), Some(dir))
         }
     };
-    let Args {
-        address,
-        port,
-        agents,
-        python,
-        ..
-    } = args;
-    let python = script::interpreter(&python)?;
     let options = Options {
         address,
         port,

@@ -17,6 +17,7 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// Says that every worker is fine, and fails as one.
 const FAKE_PYTHON: &str = r#"#!/bin/sh
 case "$2" in
+-S) exit 0 ;;
 mosec.inspect) echo '{"workers": [{"module": "m", "class": "C", "mime": "text/plain"}]}' ;;
 *) echo "no such model" >&2; exit 7 ;;
 esac

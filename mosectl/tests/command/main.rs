@@ -230,6 +230,24 @@ fn each_way_to_fail_has_its_exit_code() {
 }
 
 #[test]
+fn an_interpreter_that_cannot_be_used_is_told_at_the_start() {
+    let user = User::new();
+    for (python, why) in [
+        ("/nonexistent", "No such file or directory"),
+        ("no-such-python", "No such file or directory"),
+        ("/bin/false", "it ends with exit status: 1"),
+    ] {
+        let ran = user.run(&["up", "--port", "0", "--python", python]);
+        assert_eq!(ran.code, Some(1), "{}", ran.err);
+        let what = format!("the Python interpreter \"{python}\" cannot be used");
+        for words in [&what, why, "hint: --python names the interpreter"] {
+            assert!(ran.err.contains(words), "{words}: {}", ran.err);
+        }
+        assert_eq!(entries(&user.path("tmp")), [""; 0]);
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_is_told_with_a_way_out() {
     let user = User::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
