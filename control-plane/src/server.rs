@@ -93,6 +93,8 @@ pub enum BuildError {
     Log(#[from] OpenError),
     #[error("the log store could not be opened")]
     Kv(#[from] KvError),
+    #[error("the data folder {} is in use by another member: expected a --data-dir for each", .0.display())]
+    InUse(PathBuf),
     #[error("the snapshots could not be opened")]
     Snapshots(#[from] SnapshotError),
     #[error("the bundles could not be opened")]
@@ -440,8 +442,12 @@ fn open_files(dir: &Path) -> Result<(Arc<dyn LogKv>, Snapshots), BuildError> {
     if dir.join(backup::MARKER).exists() {
         return Err(BuildError::Unfinished(dir.to_owned()));
     }
+    // Its lock is the whole folder's.
+    let kv = SledKv::open(&dir.join("log"), STORE_PATIENCE).map_err(|error| match error {
+        KvError::InUse => BuildError::InUse(dir.to_owned()),
+        other => other.into(),
+    })?;
     let snapshots = SnapshotDir::open(&dir.join("snapshots"))?;
-    let kv = SledKv::open(&dir.join("log"), STORE_PATIENCE)?;
     Ok((Arc::new(kv), Snapshots::Dir(snapshots)))
 }
 

@@ -8,7 +8,7 @@ use mosec_telemetry::{ServiceSeries, run_daemon, stop_on_signal};
 use mosec_wire::control::{JoinTarget, host_name, identity_in};
 use mosec_wire::tls::Role;
 
-use crate::{Config, service};
+use crate::{Config, Port, service};
 
 /// Answers HTTP requests: batches them and sends them to node agents.
 #[derive(Debug, Parser)]
@@ -60,6 +60,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
+    // Before the token is used: it may be good for one join.
+    let port = runtime.block_on(Port::take(&args.address, args.port))?;
     let host = host_name();
     let target = JoinTarget {
         dir: &args.identity,
@@ -85,7 +87,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     runtime.block_on(async {
         let stop = stop_on_signal()?;
         let service =
-            service::Service::build(config, args.control_plane, identity, Some(args.identity)).await?;
+            service::Service::build_on(port, config, args.control_plane, identity, Some(args.identity))?;
         tracing::info!(address = %service.local_addr()?, "http service is running");
         service.run(stop).await
     })

@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Config, Gateway};
+use crate::{Config, Gateway, Port};
 
 /// Time between reports to the control plane, by which it judges rollouts and tells people which nodes cannot be reached.
 const REPORT: Duration = Duration::from_secs(1);
@@ -42,6 +42,18 @@ impl Service {
         identity: impl Into<LiveIdentity>,
         identity_dir: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
+        let port = Port::take(&config.address, config.port).await?;
+        Self::build_on(port, config, control_plane, identity, identity_dir)
+    }
+
+    /// As [`Service::build`], on a port that was taken before.
+    pub fn build_on(
+        port: Port,
+        config: Config,
+        control_plane: Vec<String>,
+        identity: impl Into<LiveIdentity>,
+        identity_dir: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         let identity = identity.into();
         let series = prometheus::Registry::new();
         register_identity(&series, &identity)?;
@@ -52,7 +64,7 @@ impl Service {
             QuicConnector::new(&identity, Settings::default()).context("QUIC could not be set up")?;
         let links = Links::new(Arc::new(connector), registry.clone());
         let saved = SavedTopology::in_optional_dir(config.state_dir.as_deref())?;
-        let gateway = Gateway::bind(config, registry, series).await?;
+        let gateway = Gateway::open(port, config, registry, series)?;
         Ok(Self {
             gateway,
             control,

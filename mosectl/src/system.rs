@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use mosec_control_plane::{
     Authority, Config as ControlPlaneConfig, ControlPlane, DEFAULT_CERT_TTL, RaftTiming, Security,
 };
-use mosec_node_agent::host;
+use mosec_node_agent::{Claim, host};
 use mosec_types::{Capacity, NodeId};
 use mosec_wire::tls::{Identity, Role};
 use tokio::net::TcpListener;
@@ -98,8 +98,8 @@ impl System {
             config.python.clone_from(&options.python);
             config.output = Some(mosec_node_agent::OutputLimits::default());
             let agent = mosec_node_agent::Options {
-                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-                advertise: None,
+                // Everything starts and ends together here, so no topology is kept.
+                claim: Claim::take((Ipv4Addr::LOCALHOST, 0).into(), None, None, None).await?,
                 control_plane: known.clone(),
                 labels: BTreeMap::new(),
                 // The agents share this host, so none of them can say how much of it is its own.
@@ -108,10 +108,7 @@ impl System {
                     ..Default::default()
                 },
                 config,
-                // Everything starts and ends together here.
-                state_dir: None,
                 code_dir: Some(data.join("code").join(&name)),
-                admin: None,
                 identity: identity(Role::Agent, &name)?.into(),
                 // They are made anew at a start, when they are old.
                 identity_dir: None,

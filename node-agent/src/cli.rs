@@ -12,7 +12,7 @@ use mosec_wire::control::{JoinTarget, host_name, identity_in};
 use mosec_wire::tls::Role;
 
 use crate::host::{self, parse_device};
-use crate::{Config, OutputLimits, service};
+use crate::{Claim, Config, OutputLimits, service};
 
 /// Runs the Python workers placed on this host, and passes batches to them.
 #[derive(Debug, Parser)]
@@ -91,6 +91,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
+    // Before the token is used: it may be good for one join.
+    let claim = Claim::take(args.listen, args.advertise, args.admin, args.state_dir);
+    let claim = runtime.block_on(claim)?;
     let host = host_name();
     let target = JoinTarget {
         dir: &args.identity,
@@ -112,14 +115,11 @@ fn run(args: Args) -> anyhow::Result<()> {
     let capacity = host::capacity(&config.devices);
     let options = service::Options {
         config,
-        listen: args.listen,
-        advertise: args.advertise,
+        claim,
         control_plane: args.control_plane,
         labels: BTreeMap::from_iter(args.labels),
         capacity,
-        state_dir: args.state_dir,
         code_dir: None,
-        admin: args.admin,
         identity: identity.into(),
         identity_dir: Some(args.identity),
     };

@@ -9,6 +9,7 @@
 //! - [`reconcile`] makes the pools and supervisors agree with the topology.
 
 mod agent;
+mod claim;
 pub mod cli;
 mod code;
 mod config;
@@ -29,6 +30,7 @@ mod windows;
 mod workers;
 
 pub use agent::Agent;
+pub use claim::Claim;
 pub use config::Config;
 pub use output::OutputLimits;
 pub use server::{Upstream, serve_link};

@@ -1,7 +1,6 @@
 //! A node agent of a cluster: registered with the control plane, serving its link, following the watch.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::claim::{Claim, StateDir};
 use crate::code::{Code, Fetch};
 use crate::output::answer;
 use crate::{Agent, Config, Upstream, serve_link};
@@ -34,18 +34,13 @@ const OBSERVE: Duration = Duration::from_secs(1);
 /// What a node agent of a cluster needs to know.
 pub struct Options {
     pub config: Config,
-    pub listen: SocketAddr,
-    /// The listening address where absent.
-    pub advertise: Option<String>,
+    pub claim: Claim,
     pub control_plane: Vec<String>,
     pub labels: BTreeMap<String, String>,
     /// What the node has for replicas; its GPUs are those of `config`.
     pub capacity: Capacity,
-    /// Where the last topology is kept, for a start without the control plane. Nowhere where absent.
-    pub state_dir: Option<PathBuf>,
     /// Where code and environments are kept. The state folder where absent, or a temporary one without that.
     pub code_dir: Option<PathBuf>,
-    pub admin: Option<SocketAddr>,
     pub identity: LiveIdentity,
     /// Where the identity is kept, and renewed in time. Not renewed where absent.
     pub identity_dir: Option<PathBuf>,
@@ -63,10 +58,12 @@ pub struct Service {
     renewed: Option<(LiveIdentity, PathBuf)>,
     /// Removed at the end.
     code_dir: Option<TempDir>,
+    /// Held until the end.
+    state: Option<StateDir>,
 }
 
 impl Service {
-    /// Opens the sockets and sets up what it takes to reach the others. Registers with nobody yet.
+    /// Opens the link and sets up what it takes to reach the others. Registers with nobody yet.
     pub async fn build(options: Options) -> anyhow::Result<Self> {
         // A name is only left behind by a process that was killed within the microseconds between making and unlinking.
         let swept = mosec_shm_ring::sweep_stale(&options.config.arena.shm.prefix)
@@ -74,7 +71,13 @@ impl Service {
         if swept > 0 {
             tracing::info!(swept, "removed shared memory of dead processes");
         }
-        let series = prometheus::Registry::new();
+        let Claim {
+            socket,
+            address,
+            admin,
+            series,
+            state,
+        } = options.claim;
         register_identity(&series, &options.identity)?;
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let incarnation = Incarnation(now_millis()?);
@@ -82,8 +85,7 @@ impl Service {
         if let Some(dir) = &options.identity_dir {
             listener.reset_secret = ResetSecret::kept_in(dir)?;
         }
-        let listener = QuicListener::bind(options.listen, listener)?;
-        let address = reached_at(options.advertise, listener.local_addr()?)?;
+        let listener = QuicListener::on(socket, listener)?;
         let node = Registration {
             id: options.config.node.clone(),
             incarnation,
@@ -95,16 +97,11 @@ impl Service {
         let links = Links::new(Arc::new(connector), registry.clone());
         let config = ClientConfig::live(options.control_plane, Some(options.identity.clone()));
         let control = ControlClient::new(config).context("the control plane's addresses are not usable")?;
-        let admin = match options.admin {
-            Some(address) => Some(
-                Admin::bind(address, series.clone())
-                    .await
-                    .with_context(|| format!("cannot listen on {address}"))?,
-            ),
-            None => None,
-        };
-        let saved = SavedTopology::in_optional_dir(options.state_dir.as_deref())?;
-        let (code_dir, temporary) = match options.code_dir.or(options.state_dir) {
+        let saved = SavedTopology::in_optional_dir(state.as_ref().map(|state| state.path.as_path()))?;
+        let (code_dir, temporary) = match options
+            .code_dir
+            .or(state.as_ref().map(|state| state.path.clone()))
+        {
             Some(dir) => (dir, None),
             None => {
                 let made = tempfile::Builder::new().prefix("mosec-agent-").tempdir();
@@ -126,6 +123,7 @@ impl Service {
             saved,
             renewed: options.identity_dir.map(|dir| (options.identity, dir)),
             code_dir: temporary,
+            state,
         })
     }
 
@@ -146,6 +144,7 @@ impl Service {
             saved,
             renewed,
             code_dir: _code_dir,
+            state: _state,
         } = self;
         let tasks = TaskTracker::new();
         // The control plane is kept informed, and the admin endpoint open, until everything else has ended.
@@ -212,18 +211,6 @@ fn fetch_from(control: ControlClient) -> Fetch {
     })
 }
 
-/// Where others reach the link: as told, else where it listens, if that is one address and not all of them.
-fn reached_at(advertise: Option<String>, listen: SocketAddr) -> anyhow::Result<String> {
-    match advertise {
-        Some(address) => Ok(address),
-        None if listen.ip().is_unspecified() => anyhow::bail!(
-            "--advertise is missing: expected the host:port under which gateways and other agents reach this node, as \
-             --listen {listen} means all of its addresses"
-        ),
-        None => Ok(listen.to_string()),
-    }
-}
-
 /// Accepts links until `stop`, then waits for those there are to finish.
 async fn serve(agent: &Agent, listener: &QuicListener, stop: &CancellationToken) {
     let links = TaskTracker::new();
@@ -270,23 +257,4 @@ fn now_millis() -> anyhow::Result<u64> {
         .duration_since(UNIX_EPOCH)
         .context("the clock is before 1970")?;
     Ok(u64::try_from(now.as_millis())?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn others_are_told_an_address_that_they_can_reach() {
-        let reached = |advertise: Option<&str>, listen: &str| {
-            reached_at(advertise.map(str::to_owned), listen.parse().unwrap()).ok()
-        };
-        let host = Some("gpu-1:7443".to_owned());
-        assert_eq!(reached(Some("gpu-1:7443"), "0.0.0.0:7443"), host);
-        assert_eq!(reached(None, "10.0.0.7:7443"), Some("10.0.0.7:7443".into()));
-        assert_eq!(
-            (reached(None, "0.0.0.0:7443"), reached(None, "[::]:7443")),
-            (None, None)
-        );
-    }
 }

@@ -4,6 +4,7 @@ mod backup;
 mod bad_deploys;
 mod bad_input;
 mod bundles;
+mod claims;
 mod custody;
 mod embedded;
 mod identity;

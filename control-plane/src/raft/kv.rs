@@ -44,6 +44,8 @@ pub enum KvError {
     Sled(#[from] sled::Error),
     #[error("the log store's file could not be used")]
     Io(#[from] std::io::Error),
+    #[error("the log store is in use by another process")]
+    InUse,
     #[error("the log store holds a key that is no index: {0:?}")]
     Key(Vec<u8>),
     #[error("the log store's files are corrupt: {0}")]

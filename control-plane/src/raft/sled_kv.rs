@@ -33,9 +33,10 @@ impl SledKv {
         let give_up = Instant::now() + patience;
         let db = loop {
             match open_db(dir) {
-                Err(KvError::Sled(sled::Error::Io(error)))
-                    if is_locked(&error) && Instant::now() < give_up =>
-                {
+                Err(KvError::Sled(sled::Error::Io(error))) if is_locked(&error) => {
+                    if Instant::now() >= give_up {
+                        return Err(KvError::InUse);
+                    }
                     tracing::debug!(dir = %dir.display(), "the log store is still held by another process");
                     sleep(Duration::from_millis(50));
                 }
@@ -206,7 +207,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = SledKv::open(dir.path(), Duration::ZERO).unwrap();
         let refused = SledKv::open(dir.path(), Duration::ZERO).map(drop).unwrap_err();
-        assert!(matches!(refused, KvError::Sled(_)), "{refused}");
+        assert!(matches!(refused, KvError::InUse), "{refused}");
         let path = dir.path().to_owned();
         let waiting = std::thread::spawn(move || SledKv::open(&path, Duration::from_secs(10)).map(drop));
         drop(held);

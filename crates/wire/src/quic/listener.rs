@@ -16,7 +16,7 @@ use super::code::{Code, close};
 use super::config::{ByDistance, ListenerConfig, server_configs};
 use super::connector::peer_of;
 use super::server::{QuicServer, ServerParts};
-use super::{SetupError, socket};
+use super::{LinkSocket, SetupError};
 use crate::link::{BoxFuture, LinkEvent};
 
 /// Handshakes in progress, beyond which new ones are refused.
@@ -36,14 +36,19 @@ pub struct QuicListener {
 impl QuicListener {
     /// Opens the socket. Needs a tokio runtime.
     pub fn bind(address: SocketAddr, config: ListenerConfig) -> Result<Self, SetupError> {
+        Self::on(LinkSocket::take(address)?, config)
+    }
+
+    /// Listens on a socket that was taken before. Needs a tokio runtime.
+    pub fn on(socket: LinkSocket, config: ListenerConfig) -> Result<Self, SetupError> {
+        let address = socket.local_addr();
         let configs = server_configs(&config)?;
         let endpoint_config = config.reset_secret.endpoint_config()?;
         let server_config = configs.of(address).as_ref().clone();
-        let socket = socket::open(address)?;
         let endpoint = Endpoint::new(
             endpoint_config,
             Some(server_config),
-            socket,
+            socket.into_socket(),
             Arc::new(TokioRuntime),
         )
         .map_err(|source| SetupError::Socket { address, source })?;

@@ -33,6 +33,7 @@ pub use connector::QuicConnector;
 pub use link::QuicLink;
 pub use listener::QuicListener;
 pub use server::QuicServer;
+pub use socket::LinkSocket;
 
 use std::io;
 

@@ -11,6 +11,33 @@ use super::SetupError;
 /// The system's default of 208 KiB drops packets even on loopback.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
+/// A socket that is taken before there is an identity to listen with.
+#[derive(Debug)]
+pub struct LinkSocket {
+    socket: UdpSocket,
+    address: SocketAddr,
+}
+
+impl LinkSocket {
+    /// Takes `address`; port 0 takes any that is free.
+    pub fn take(address: SocketAddr) -> Result<Self, SetupError> {
+        let socket = open(address)?;
+        let address = socket
+            .local_addr()
+            .map_err(|source| SetupError::Socket { address, source })?;
+        Ok(Self { socket, address })
+    }
+
+    /// Where the socket is, its port filled in.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn into_socket(self) -> UdpSocket {
+        self.socket
+    }
+}
+
 /// Opens a socket at `address`.
 pub(super) fn open(address: SocketAddr) -> Result<UdpSocket, SetupError> {
     try_open(address).map_err(|source| SetupError::Socket { address, source })
