@@ -87,6 +87,7 @@ impl System {
         let gateway = identity(Role::Gateway, "gateway")?;
         let gateway = mosec_gateway::Service::build(config, known.clone(), &gateway, None).await?;
         let devices = host::devices();
+        let whole = host::capacity(&[]);
         let mut agents = Vec::new();
         for number in 1..=options.agents {
             let name = format!("node-{number}");
@@ -102,10 +103,9 @@ impl System {
                 claim: Claim::take((Ipv4Addr::LOCALHOST, 0).into(), None, None, None).await?,
                 control_plane: known.clone(),
                 labels: BTreeMap::new(),
-                // The agents share this host, so none of them can say how much of it is its own.
                 capacity: Capacity {
                     gpus: host::capacity(&config.devices).gpus,
-                    ..Default::default()
+                    ..share(&whole, options.agents)
                 },
                 config,
                 code_dir: Some(data.join("code").join(&name)),
@@ -250,6 +250,16 @@ impl Part {
     }
 }
 
+/// What each of so many agents has of their host's processors and memory: equal parts, so that what is placed on all of them
+/// is what the host has. Nothing where the host does not tell, as then nothing limits.
+fn share(whole: &Capacity, agents: u16) -> Capacity {
+    Capacity {
+        gpus: Vec::new(),
+        cpus: whole.cpus / u32::from(agents),
+        memory: whole.memory / u64::from(agents),
+    }
+}
+
 /// Tells Git and `mosectl deploy` that nothing in the data folder is part of what is around it.
 fn keep_out(data: &Path) -> anyhow::Result<()> {
     let path = data.join(".gitignore");
@@ -268,5 +278,23 @@ fn lock(data: &Path) -> anyhow::Result<File> {
         Err(TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_share_their_host() {
+        let whole = Capacity {
+            gpus: Vec::new(),
+            cpus: 2000,
+            memory: 8 << 30,
+        };
+        let of = |agents| share(&whole, agents);
+        assert_eq!((of(1).cpus, of(1).memory), (2000, 8 << 30));
+        assert_eq!((of(4).cpus, of(4).memory), (500, 2 << 30));
+        assert_eq!(share(&Capacity::default(), 3), Capacity::default());
     }
 }

@@ -38,6 +38,28 @@ fn a_cluster_comes_up_and_leaves_nothing_behind() {
         .map(|node| &node["health"])
         .collect();
     assert_eq!(health, ["up", "up"]);
+    let cpus: f64 = report["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| node["cpus"].as_f64().unwrap())
+        .sum();
+    let here = std::thread::available_parallelism().unwrap().get();
+    assert!((cpus - here as f64).abs() < 0.01, "{cpus} of {here}");
+    for (needs, code, words) in [
+        ("cpus: 0.1\n    memory: 1MiB", 0, "only"),
+        ("cpus: 0.1\n    memory: 1000000GiB", 1, "memory free, not"),
+        ("cpus: 100000", 1, "cpus free, not"),
+    ] {
+        let manifest = MANIFEST.replace("m:C", &format!("m:C\n    {needs}"));
+        fs::write(user.path("needs.yaml"), manifest).unwrap();
+        let planned = user.run(&["plan", "-f", "needs.yaml"]);
+        let text = format!("{}{}", planned.out, planned.err);
+        assert!(
+            planned.code == Some(code) && text.contains(words),
+            "{needs}: {text}"
+        );
+    }
     assert_eq!(report["leader"], 1);
     let (code, text) = up.stop(Signal::TERM);
     assert_eq!(code, Some(0), "{text}");
