@@ -16,4 +16,5 @@ mod joining;
 mod logs;
 mod members;
 mod processes;
+mod reach;
 mod security;

@@ -1,0 +1,64 @@
+//! Reports of nodes that cannot be reached.
+
+use mosec_types::reach::MAX_UNREACHABLE;
+use mosec_wire::control::proto;
+use mosec_wire::tls::Role;
+use tonic::Code;
+
+use crate::harness::Cluster;
+
+fn report(nodes: usize, address: &str) -> proto::TrafficReport {
+    let found = proto::UnreachableNode {
+        node: "a".into(),
+        address: address.into(),
+        cause: "no answer".into(),
+    };
+    proto::TrafficReport {
+        gateway: "0123456789abcdef".into(),
+        name: "somebody-else".into(),
+        unreachable: vec![found; nodes],
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_reach_a_node_is_called_as_its_certificate_says() {
+    let cluster = Cluster::start_secure(3).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.followers().await[0];
+    let issue = |role, name| cluster.ca.as_ref().unwrap().issue(role, name).unwrap();
+    let (gateway, agent) = (issue(Role::Gateway, "g"), issue(Role::Agent, "a"));
+    let node = proto::RegisterNodeRequest {
+        id: "a".into(),
+        incarnation: 1,
+        address: "a:1".into(),
+        ..Default::default()
+    };
+    let mut service = cluster.service(leader, Some(&agent));
+    service.register_node(node).await.unwrap();
+
+    let named = async || {
+        let status = cluster.client(&[leader]).status().await.unwrap();
+        let node = &status.nodes[0];
+        assert_eq!(node.unreachable.len(), node.unreachable_from as usize);
+        node.unreachable.clone()
+    };
+    // The follower hands the report on, with the name of who made it.
+    for member in [leader, follower] {
+        let mut service = cluster.service(member, Some(&gateway));
+        service.report_traffic(report(1, "a:1")).await.unwrap();
+        let expected = proto::UnreachableFrom {
+            from: "gateway/g".into(),
+            address: "a:1".into(),
+            cause: "no answer".into(),
+        };
+        assert_eq!(named().await, [expected]);
+        // About a place where it is not, and about nothing.
+        for (nodes, address) in [(1, "b:1"), (0, "")] {
+            service.report_traffic(report(nodes, address)).await.unwrap();
+            assert_eq!(named().await, []);
+        }
+        let refused = service.report_traffic(report(MAX_UNREACHABLE + 1, "a:1")).await;
+        assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    }
+}
