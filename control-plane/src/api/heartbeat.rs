@@ -88,7 +88,7 @@ impl Api {
             .map(WorkerStatus::try_from)
             .collect::<Result<_, _>>();
         let workers = workers.map_err(|error| invalid("workers", error))?;
-        let unreachable = traffic::unreachable(&beat.unreachable)?;
+        let unreachable = traffic::unreachable(&beat.unreachable);
         // A leader without a majority may have been replaced: its nodes must look for the new one.
         let leads = self.handle.leading_term().is_some();
         let renewed = leads.then(|| {

@@ -41,7 +41,7 @@ pub(super) async fn report(
     let run = message.gateway.get(..SHOWN_OF_RUN).unwrap_or(&message.gateway);
     let name = Some(name.as_str()).filter(|name| !name.is_empty());
     let from = format!("gateway/{}", name.unwrap_or(run));
-    let unreachable = unreachable(&message.unreachable)?;
+    let unreachable = unreachable(&message.unreachable);
     let leads = api.handle.leading_term().is_some();
     if leads
         && api
@@ -68,15 +68,11 @@ fn counts(revisions: &[proto::RevisionTraffic]) -> BTreeMap<Revision, Counts> {
     revisions.iter().map(of_revision).collect()
 }
 
-/// The nodes that cannot be reached, of a gateway's report or an agent's heartbeat.
-pub(super) fn unreachable(nodes: &[proto::UnreachableNode]) -> Result<Vec<Unreachable>, Status> {
-    if nodes.len() > MAX_UNREACHABLE {
-        let found = nodes.len();
-        let problem = format!("expected at most {MAX_UNREACHABLE}, found {found}");
-        return Err(invalid("unreachable", problem));
-    }
-    let nodes = nodes.iter().cloned().map(Unreachable::try_from);
+/// The nodes that cannot be reached, of a gateway's report or an agent's heartbeat. What is beyond the bound or not understood is
+/// left out: a lease or a rollout is worth more than it.
+pub(super) fn unreachable(nodes: &[proto::UnreachableNode]) -> Vec<Unreachable> {
+    let nodes = nodes.iter().take(MAX_UNREACHABLE).cloned();
     nodes
-        .collect::<Result<_, _>>()
-        .map_err(|error| invalid("unreachable", error))
+        .filter_map(|node| Unreachable::try_from(node).ok())
+        .collect()
 }

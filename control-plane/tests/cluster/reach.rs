@@ -3,7 +3,6 @@
 use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_wire::control::proto;
 use mosec_wire::tls::Role;
-use tonic::Code;
 
 use crate::harness::Cluster;
 
@@ -58,7 +57,9 @@ async fn who_cannot_reach_a_node_is_called_as_its_certificate_says() {
             service.report_traffic(report(nodes, address)).await.unwrap();
             assert_eq!(named().await, []);
         }
-        let refused = service.report_traffic(report(MAX_UNREACHABLE + 1, "a:1")).await;
-        assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+        // What is wrong with this does not cost the rest of the report.
+        let mut wrong = report(MAX_UNREACHABLE + 1, "b:1");
+        wrong.unreachable[0].node = "no name".into();
+        service.report_traffic(wrong).await.unwrap();
     }
 }
