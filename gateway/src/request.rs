@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::EXPECT;
 use hyper::{HeaderMap, Method, Request as HttpRequest, StatusCode, Version};
-use mosec_dispatch::{Outcome, Payload, Registry, Reply, Request, Stream};
+use mosec_dispatch::{Outcome, Payload, Registry, Reply, Request, Respond, Stream};
 use mosec_types::{ErrorCode, RequestId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -143,7 +143,7 @@ async fn infer(shared: &Arc<Shared>, route: Arc<Route>, http: HttpRequest<Incomi
 /// The steps of an inference request. Each may end it with an error.
 async fn answer(
     shared: &Arc<Shared>,
-    route: Arc<Route>,
+    mut route: Arc<Route>,
     http: HttpRequest<Incoming>,
 ) -> Result<HttpResponse, ErrorCode> {
     let started = Instant::now();
@@ -192,18 +192,24 @@ async fn answer(
     let mut sent = Sent {
         body,
         arrived: Instant::now(),
-        losses: None,
+        was_let_in: false,
+        losses: 0,
     };
-    let mut route = route;
     loop {
         let (queued, answer) = enqueue(shared, route, &parts.headers, &sent)?;
         match answer {
             Awaited::Whole(outcome) => {
                 let outcome = wait(queued.deadline, outcome).await;
                 if let Ok(Outcome { lost: Some(lost), .. }) = outcome {
-                    // Its revision is replaced, and it was still in the queue: the successor's turn.
-                    sent.losses = Some(lost.losses);
+                    // Its revision is replaced, and it waited there: the successor's turn.
+                    sent.was_let_in = true;
+                    sent.losses = lost.losses;
                     route = shared.successor(&queued.route, &parts.headers)?;
+                    if lost.losses > 0 && route.runs_once() {
+                        // Whether it ran is not known, and here it must not run twice.
+                        shared.note(&queued.route, ErrorCode::ReplicaLost, started.elapsed());
+                        return Err(ErrorCode::ReplicaLost);
+                    }
                     continue;
                 }
                 let code = outcome.as_ref().map_or_else(|&code| code, |outcome| outcome.code);
@@ -273,8 +279,28 @@ struct Sent {
     body: Bytes,
     /// When all of the body was here. The deadline counts from then: a slow client does not use up its own time.
     arrived: Instant,
-    /// Replicas that were lost under it in an earlier queue; absent where it was in none.
-    losses: Option<u8>,
+    /// Whether it has had a place in a queue.
+    was_let_in: bool,
+    /// Replicas that have been lost under it.
+    losses: u8,
+}
+
+/// Who waits for the answer to a request that is not a stream, and sends it elsewhere where it is given back.
+struct Waiter(oneshot::Sender<Outcome>);
+
+impl Respond for Waiter {
+    fn respond(self: Box<Self>, outcome: Outcome) {
+        // The client may have left; then nobody wants the answer.
+        let _ = self.0.send(outcome);
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.0.is_closed()
+    }
+
+    fn takes_back(&self) -> bool {
+        true
+    }
 }
 
 enum Awaited {
@@ -289,7 +315,7 @@ impl Awaited {
             (Reply::new(sink), Self::Events(events))
         } else {
             let (sender, outcome) = oneshot::channel();
-            (Reply::new(sender), Self::Whole(outcome))
+            (Reply::new(Waiter(sender)), Self::Whole(outcome))
         }
     }
 }
@@ -315,7 +341,7 @@ fn enqueue(
             arrived: sent.arrived,
             headers: headers::collect(&route.headers, http),
             payload: Payload::Bytes(sent.body.clone()),
-            losses: sent.losses.unwrap_or_default(),
+            losses: sent.losses,
             traced,
             spans: Vec::new(),
             stream: Stream::new(route.spec.timeout),
@@ -325,7 +351,7 @@ fn enqueue(
         let refused = match &dispatcher {
             None => Some((request, ErrorCode::NoReplica)),
             // It was let in before. To refuse it now would be to drop it.
-            Some(dispatcher) if sent.losses.is_some() => dispatcher.offer_unheld(request),
+            Some(dispatcher) if sent.was_let_in => dispatcher.offer_again(request),
             Some(dispatcher) => dispatcher.offer(request),
         };
         let Some((refused, code)) = refused else {

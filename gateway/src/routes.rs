@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
+use mosec_types::spec::Delivery;
 use mosec_types::topology::{Deployment, Phase};
 use mosec_types::{PipelineSpec, RouteIndex, RouteSpec, StageIndex, StageKey, Topology};
 
@@ -22,6 +23,18 @@ pub(crate) struct Route {
     pub(crate) streams: bool,
     /// Headers of the request that its stages ask for.
     pub(crate) headers: Vec<HeaderName>,
+}
+
+impl Route {
+    /// Whether one of its stages must never run twice for a request.
+    pub(crate) fn runs_once(&self) -> bool {
+        let route = self.spec.routes.get(usize::from(self.index.0));
+        let mut stages = route.into_iter().flat_map(|route| &route.stages);
+        stages.any(|&stage| {
+            let stage = self.spec.stage(stage);
+            stage.is_some_and(|stage| stage.delivery == Delivery::AtMostOnce)
+        })
+    }
 }
 
 /// A route of one revision, and how it is chosen among those of others.

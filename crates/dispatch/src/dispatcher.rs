@@ -99,24 +99,30 @@ impl Dispatcher {
     /// Queues a request that an earlier stage has finished with, which may in turn wait for this one: if it held that
     /// stage's credit, both could stand still. Far beyond the capacity it is refused instead.
     pub fn submit_unheld(&self, request: Request) {
-        if let Some((request, code)) = self.offer_unheld(request) {
-            request.fail(code);
-        }
+        self.0.admit_unheld(request);
     }
 
-    /// Queues a request as [`submit_unheld`](Self::submit_unheld) does, but gives it back, with the reason, where it is
-    /// refused. For one that another dispatcher had let in, too.
-    pub fn offer_unheld(&self, request: Request) -> Option<(Request, ErrorCode)> {
-        self.0.admit_unheld(request)
+    /// Queues a request that another dispatcher had let in and given back; gives it back, with the reason, where this one
+    /// is closed or replaced, too.
+    ///
+    /// Never refused for lack of room: it had a place in the other queue, whose capacity bounds how many come.
+    pub fn offer_again(&self, request: Request) -> Option<(Request, ErrorCode)> {
+        self.0.admit_again(request)
     }
 
-    /// Gives back what is queued and can be sent elsewhere. What is at its replicas, or cannot, is finished here.
+    /// Another revision has taken this one's place: gives back what is queued and can be sent elsewhere, and what is
+    /// lost from now on, and refuses new requests as draining. What is at its replicas, or cannot be sent elsewhere, is
+    /// finished here.
     pub(crate) fn hand_back(&self) {
-        self.0.update(|state, outbox, _| {
-            state.hand_back(outbox);
-            let requests = outbox.given_back.len() as u64;
-            self.0.metrics.handed_over.inc_by(requests);
+        self.0.update(|state, outbox, now| {
+            state.is_replaced = true;
+            state.hand_back(now, outbox);
         });
+    }
+
+    /// Takes requests again where it was replaced.
+    pub(crate) fn reinstate(&self) {
+        self.0.state.lock().is_replaced = false;
     }
 
     /// Adds a target or changes its window. A window of zero replicas keeps what is outstanding there.
@@ -173,10 +179,14 @@ impl Dispatcher {
         self.0.in_custody.load(Ordering::Relaxed) > 0
     }
 
-    /// Fails everything queued with `code`; every later request is refused with `Draining`.
+    /// Fails everything queued with `code`; every later request is refused with `Draining`. What merely drains and can be
+    /// sent elsewhere is given back instead.
     pub fn close(&self, code: ErrorCode) {
-        self.0.update(|state, outbox, _| {
+        self.0.update(|state, outbox, now| {
             state.closed = true;
+            if code == ErrorCode::Draining {
+                state.hand_back(now, outbox);
+            }
             state.take_all(code, outbox);
         });
     }
@@ -205,20 +215,32 @@ impl Inner {
         });
     }
 
-    fn admit_unheld(&self, request: Request) -> Option<(Request, ErrorCode)> {
+    fn admit_again(&self, request: Request) -> Option<(Request, ErrorCode)> {
         let mut refused = None;
         self.update(|state, _, _| {
-            refused = if state.closed {
+            if state.is_draining() {
+                self.metrics.refused(ErrorCode::Draining);
+                refused = Some((request, ErrorCode::Draining));
+            } else {
+                state.queue.push(request);
+            }
+        });
+        refused
+    }
+
+    fn admit_unheld(&self, request: Request) {
+        self.update(|state, outbox, _| {
+            let refused = if state.closed {
                 Some((request, ErrorCode::Draining))
             } else {
                 let refused = state.queue.push_unheld(request);
                 refused.map(|request| (request, ErrorCode::QueueFull))
             };
-            if let Some((_, code)) = &refused {
-                self.metrics.refused(*code);
+            if let Some((request, code)) = refused {
+                self.metrics.refused(code);
+                outbox.answers.push((request, code));
             }
         });
-        refused
     }
 
     fn set_target(&self, id: &TargetId, target: &Arc<dyn Target>, window: Window) {
@@ -252,6 +274,7 @@ impl Inner {
             change(&mut state, &mut outbox, now);
             self.poll(&mut state, &mut outbox, now);
             state.release_within(&mut outbox);
+            self.metrics.handed_over.inc_by(outbox.given_back.len() as u64);
             // By difference: dispatchers of other revisions share the series.
             let queued = state.queued() as i64;
             self.metrics
@@ -423,11 +446,13 @@ impl Inner {
             .inc_by(verdict.retry.iter().map(|batch| batch.len() as u64).sum());
         self.update(|state, outbox, now| {
             outbox.answers.extend(verdict.fail);
+            if state.is_draining() {
+                let retry = std::mem::take(&mut verdict.retry);
+                state.retry.extend(retry);
+                state.hand_back(now, outbox);
+            }
             if state.closed {
-                let retry = verdict.retry.into_iter().flatten();
-                outbox
-                    .answers
-                    .extend(retry.map(|request| (request, ErrorCode::Draining)));
+                state.take_all(ErrorCode::Draining, outbox);
                 return;
             }
             let slot = state.targets.iter_mut().find(|slot| &slot.id == target);

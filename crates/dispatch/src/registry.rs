@@ -63,6 +63,7 @@ impl Registry {
         let key = config.key;
         inner.retiring.remove(&key);
         if let Some(dispatcher) = inner.dispatchers.get(&key) {
+            dispatcher.reinstate();
             return dispatcher.clone();
         }
         let dispatcher = Dispatcher::new(config, &self.metrics);
@@ -92,7 +93,7 @@ impl Registry {
         }
     }
 
-    /// Gives back what waits for this stage and can be sent elsewhere, as another revision takes its place.
+    /// Gives back what waits for this stage and can be sent elsewhere, as another revision has taken its place.
     pub fn hand_back(&self, stage: StageKey) {
         // The lock is released first: who gets a request back asks for another dispatcher.
         if let Some(dispatcher) = self.dispatcher(stage) {

@@ -61,7 +61,7 @@ impl Request {
         });
     }
 
-    /// Gives custody back to whoever sent it here from another process, with the reason.
+    /// Gives custody back to whoever sent it here, with the reason: from another process, or of another revision.
     pub fn give_back(self, loss: Loss, code: ErrorCode) {
         let losses = self.losses;
         self.reply.respond(Outcome {
@@ -142,11 +142,11 @@ pub struct Outcome {
     /// The result, or the error's text.
     pub payload: Payload,
     pub spans: Vec<Span>,
-    /// Set where this is no answer: custody goes back to the upstream.
+    /// Set where this is no answer: custody goes back.
     pub lost: Option<Lost>,
 }
 
-/// A request that goes back to its upstream.
+/// A request that goes back to whoever sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
     pub loss: Loss,
@@ -166,7 +166,7 @@ pub trait Respond: Send + Sync {
     /// Whether the answer is still wanted.
     fn is_wanted(&self) -> bool;
 
-    /// Whether the request may be given back before it was begun, as whoever waits can send it elsewhere.
+    /// Whether the request may be given back instead of answered, as whoever waits can send it elsewhere.
     fn takes_back(&self) -> bool {
         false
     }
@@ -228,9 +228,5 @@ impl Respond for tokio::sync::oneshot::Sender<Outcome> {
 
     fn is_wanted(&self) -> bool {
         !self.is_closed()
-    }
-
-    fn takes_back(&self) -> bool {
-        true
     }
 }

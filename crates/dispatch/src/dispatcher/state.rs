@@ -32,6 +32,8 @@ pub(super) struct State {
     /// Requests that the gauge counts for this dispatcher.
     pub(super) reported: i64,
     pub(super) closed: bool,
+    /// Another revision has taken this one's place.
+    pub(super) is_replaced: bool,
 }
 
 pub(super) struct Slot {
@@ -77,7 +79,7 @@ impl Slot {
 pub(super) struct Outbox {
     pub(super) batches: Vec<(Arc<dyn Target>, Dispatched)>,
     pub(super) answers: Vec<(Request, ErrorCode)>,
-    /// Requests that go back unserved to whoever sent them here.
+    /// Requests that go back to whoever sent them here, to be sent elsewhere.
     pub(super) given_back: Vec<Request>,
     pub(super) released: Vec<Hold>,
 }
@@ -111,6 +113,7 @@ impl State {
             timer_due: None,
             reported: 0,
             closed: false,
+            is_replaced: false,
         }
     }
 
@@ -122,8 +125,13 @@ impl State {
         self.queue.len() + self.retry.iter().map(Vec::len).sum::<usize>()
     }
 
+    /// Whether requests are to go elsewhere.
+    pub(super) fn is_draining(&self) -> bool {
+        self.closed || self.is_replaced
+    }
+
     pub(super) fn refusal(&self, grace: Duration, now: Instant) -> Option<ErrorCode> {
-        if self.closed {
+        if self.is_draining() {
             Some(ErrorCode::Draining)
         } else if !self.has_replica(grace, now) {
             Some(ErrorCode::NoReplica)
@@ -167,9 +175,10 @@ impl State {
         );
     }
 
-    /// Takes out the requests that can be sent elsewhere.
-    pub(super) fn hand_back(&mut self, outbox: &mut Outbox) {
-        let movable = self.extract(|request| request.reply.takes_back(), &mut outbox.released);
+    /// Takes out the requests that can be sent elsewhere: with those that are lost, they keep the count of their losses.
+    pub(super) fn hand_back(&mut self, now: Instant, outbox: &mut Outbox) {
+        let is_movable = |request: &Request| request.reply.takes_back() && request.is_live(now);
+        let movable = self.extract(is_movable, &mut outbox.released);
         outbox.given_back.extend(movable);
     }
 
