@@ -146,7 +146,7 @@ fn what_a_leader_has_not_applied_yet_is_in_force() {
                 loop {
                     for member in 1..=3 {
                         let handle = cluster.net.member(member).unwrap().handle.clone();
-                        if handle.propose(command.clone().into()).await.is_ok() {
+                        if handle.register(command.clone()).await.is_ok() {
                             return handle;
                         }
                     }

@@ -26,7 +26,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{Stream, StreamExt as _};
 use mosec_types::resources::MAX_GPUS;
-use mosec_types::topology::NodeHealth;
 use mosec_types::{Capacity, Incarnation, NodeId, PipelineName};
 use mosec_wire::control::proto::{self, control_plane_server};
 use tokio::sync::{Semaphore, watch as channel};
@@ -85,17 +84,11 @@ impl control_plane_server::ControlPlane for Api {
         request: Request<proto::RegisterNodeRequest>,
     ) -> Result<Response<proto::RegisterNodeResponse>, Status> {
         let speaker = access::speaks_for(&request);
-        let command = self.handle.fit(registration(request.get_ref())?);
+        let command = registration(request.get_ref())?;
         if let Command::RegisterNode { id, .. } = &command {
             access::check_node(speaker.as_ref(), id)?;
         }
-        // A node that asks again while the log is busy does not make it busier.
-        if self.handle.leading_term().is_some()
-            && let Some(version) = registered(&self.model.borrow(), &command)
-        {
-            return Ok(Response::new(proto::RegisterNodeResponse { version }));
-        }
-        match self.handle.propose(command.into()).await {
+        match self.handle.register(command).await {
             Err(ProposeError::NotLeader { leader }) => {
                 let send =
                     |mut client: forward::Client, request| async move { client.register_node(request).await };
@@ -368,29 +361,6 @@ fn origin(by: &str) -> Origin {
     }
 }
 
-/// The version of the state that has just this registration, if it does.
-fn registered(model: &Model, command: &Command) -> Option<u64> {
-    let Command::RegisterNode {
-        id,
-        incarnation,
-        address,
-        labels,
-        capacity,
-        build,
-    } = command
-    else {
-        return None;
-    };
-    let node = model.nodes.get(id)?;
-    let is_same = node.incarnation == *incarnation
-        && node.health == NodeHealth::Up
-        && node.address == *address
-        && node.labels == *labels
-        && node.capacity == *capacity
-        && node.build == *build;
-    is_same.then_some(model.version)
-}
-
 fn registration(message: &proto::RegisterNodeRequest) -> Result<Command, Status> {
     let bytes = message.address.len()
         + message.build.as_deref().map_or(0, str::len)
@@ -489,29 +459,4 @@ fn unexpected(reply: &Reply) -> Status {
     Status::internal(format!(
         "the write was answered with {reply:?}: was its number used for another write?"
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::{model, node, up};
-
-    /// A thousand agents that ask again after a timeout each would else keep the log from ever getting level.
-    #[test]
-    fn a_registration_that_is_known_is_answered_without_the_log() {
-        let of = |incarnation, address: &str| Command::RegisterNode {
-            id: up("a").id,
-            incarnation: Incarnation(incarnation),
-            address: address.into(),
-            labels: Default::default(),
-            capacity: Default::default(),
-            build: None,
-        };
-        let known = model(7, [up("a")], vec![]);
-        assert_eq!(registered(&known, &of(1, "a:7443")), Some(7));
-        assert_eq!(registered(&known, &of(2, "a:7443")), None, "a new start is news");
-        assert_eq!(registered(&known, &of(1, "b:7443")), None);
-        let suspect = model(7, [node("a", NodeHealth::Suspect, &[])], vec![]);
-        assert_eq!(registered(&suspect, &of(1, "a:7443")), None, "so is a return");
-    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mosec_types::topology::NodeHealth;
 use mosec_wire::control::proto::LeaderInfo;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{BasicNode, ChangeMembers, ServerState};
@@ -53,8 +54,22 @@ pub struct Handle {
 
 impl Handle {
     /// `command` as the format in force has it.
-    pub fn fit(&self, command: Command) -> Command {
+    fn fit(&self, command: Command) -> Command {
         command.fitted(self.model.borrow().format)
+    }
+
+    /// Has a node's registration committed and applied, where the state does not have just that already: a node that
+    /// asks again while the log is busy does not make it busier.
+    pub async fn register(&self, registration: Command) -> Result<Reply, ProposeError> {
+        // Only what it is compared with is without what the format may lack: this state may lag behind, which
+        // `propose` waits for.
+        let fitted = self.fit(registration.clone());
+        if self.leading_term().is_some()
+            && let Some(version) = registered(&self.model.borrow(), &fitted)
+        {
+            return Ok(Reply::Done { version });
+        }
+        self.propose(registration.into()).await
     }
 
     /// Has `proposal` committed and applied, without what the format in force does not have yet.
@@ -174,5 +189,55 @@ impl Handle {
             }
         });
         ProposeError::NotLeader { leader }
+    }
+}
+
+/// The version of the state that has just this registration, if it does.
+fn registered(model: &Model, command: &Command) -> Option<u64> {
+    let Command::RegisterNode {
+        id,
+        incarnation,
+        address,
+        labels,
+        capacity,
+        build,
+    } = command
+    else {
+        return None;
+    };
+    let node = model.nodes.get(id)?;
+    let is_same = node.incarnation == *incarnation
+        && node.health == NodeHealth::Up
+        && node.address == *address
+        && node.labels == *labels
+        && node.capacity == *capacity
+        && node.build == *build;
+    is_same.then_some(model.version)
+}
+
+#[cfg(test)]
+mod tests {
+    use mosec_types::Incarnation;
+
+    use super::*;
+    use crate::fixtures::{model, node, up};
+
+    /// A thousand agents that ask again after a timeout each would else keep the log from ever getting level.
+    #[test]
+    fn a_registration_that_is_known_is_answered_without_the_log() {
+        let of = |incarnation, address: &str| Command::RegisterNode {
+            id: up("a").id,
+            incarnation: Incarnation(incarnation),
+            address: address.into(),
+            labels: Default::default(),
+            capacity: Default::default(),
+            build: None,
+        };
+        let known = model(7, [up("a")], vec![]);
+        assert_eq!(registered(&known, &of(1, "a:7443")), Some(7));
+        assert_eq!(registered(&known, &of(2, "a:7443")), None, "a new start is news");
+        assert_eq!(registered(&known, &of(1, "b:7443")), None);
+        let suspect = model(7, [node("a", NodeHealth::Suspect, &[])], vec![]);
+        assert_eq!(registered(&suspect, &of(1, "a:7443")), None, "so is a return");
     }
 }
