@@ -8,14 +8,18 @@
 //! Each record on disk and on the wire begins with the lowest format that has all that is in it. So a build that is too
 //! old for what it reads says so, instead of guessing, and never takes part with a state of its own.
 //!
+//! A format is frozen with the first release that has it. Until then it may grow: nothing but builds between releases has
+//! it, and the members of a cluster are then of one such build. What such a build has written, only itself need read.
+//!
 //! A change to what is logged, step by step:
-//! 1. a constant below, one above the last, that says what the format adds; [`Formats::BUILD`] ends with it;
+//! 1. the constant below of the format that no release has yet says what is added; where all are released, a new one, one
+//!    above the last, with which [`Formats::BUILD`] ends;
 //! 2. a new command or field gets its line in [`Command::format`];
 //! 3. what the cluster can do without is left out by [`Command::fitted`] until the format is in force; a command with
 //!    anything else is refused in words by whoever proposes it;
 //! 4. new fields of the state have a serde default, and appear only through such commands.
 //!
-//! A meaning is never changed in place, and nothing is removed before the lowest format of all builds in use has gone
+//! The meaning of what is released is never changed in place, and nothing is removed before the lowest format of all builds in use has gone
 //! past it.
 
 use std::fmt;
@@ -35,9 +39,12 @@ pub struct Format(pub u8);
 
 /// The first one, which is that of a state that does not say.
 pub const FIRST: Format = Format(1);
-/// Nodes say which build they run, and the audit trail has who changes the members. Stages are kept apart (`spread` and
-/// `anti_affinity`), a rollout has a `progress_deadline`, and a rollback has no canary. What a newer
-/// revision took the place of on its way is known as superseded and not as failed.
+/// What came with the second, which no release has yet:
+/// - nodes say which build they run;
+/// - the audit trail has who changes the members;
+/// - stages are kept apart (`spread` and `anti_affinity`), and a rollout has a `progress_deadline`;
+/// - a rollback has no canary (`at_once`);
+/// - what a newer revision took the place of on its way is kept as superseded in the history, and not as failed.
 pub const SECOND: Format = Format(2);
 
 impl Default for Format {
