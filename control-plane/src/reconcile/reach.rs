@@ -57,19 +57,29 @@ impl Reach {
         self.reports.insert(reporter.to_owned(), report);
     }
 
-    /// What is known now, by node.
+    /// What is known now, by node: of each that reports and each address, what it said last.
+    ///
+    /// A gateway that has just been started again is the same to people, though the report of its last run is still
+    /// good; and a report may name a node many times.
     pub fn by_node(&self, now: Instant) -> BTreeMap<&NodeId, Vec<Found<'_>>> {
-        let mut nodes: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for report in self.reports.values().filter(|report| report.is_good(now)) {
+        let mut reports: Vec<_> = self
+            .reports
+            .values()
+            .filter(|report| report.is_good(now))
+            .collect();
+        reports.sort_by_key(|report| report.heard);
+        let mut nodes: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for report in reports {
             for found in &report.nodes {
-                nodes.entry(&found.node).or_default().push(Found {
-                    from: &report.from,
-                    address: &found.address,
-                    cause: &found.cause,
-                });
+                let from = (report.from.as_str(), found.address.as_str());
+                nodes.entry(&found.node).or_default().insert(from, &*found.cause);
             }
         }
+        let named = |((from, address), cause)| Found { from, address, cause };
         nodes
+            .into_iter()
+            .map(|(node, found)| (node, found.into_iter().map(named).collect()))
+            .collect()
     }
 }
 
@@ -116,6 +126,31 @@ mod tests {
         assert_eq!(reach.reports.len(), 1, "what is no longer good takes no room");
         reach.report("2", "gateway/y", Vec::new(), start + GOOD_FOR);
         assert!(reach.reports.is_empty());
+    }
+
+    #[test]
+    fn each_counts_once() {
+        let (mut reach, start) = (Reach::default(), Instant::now());
+        let caused = |cause: &str| Unreachable::new(node_id("a"), "a:7443", cause);
+        // Its first run has the name that sorts last.
+        reach.report("2", "gateway/x", vec![caused("no answer")], start);
+        let restarted = vec![caused("refused"); 64];
+        reach.report("1", "gateway/x", restarted, start + Duration::from_secs(1));
+        let elsewhere = Unreachable::new(node_id("a"), "b:7443", "no answer");
+        reach.report("3", "gateway/y", vec![caused("no answer"), elsewhere], start);
+        let nodes = reach.by_node(start + Duration::from_secs(1));
+        let found = nodes[&node_id("a")].iter();
+        let found: Vec<_> = found
+            .map(|found| (found.from, found.address, found.cause))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("gateway/x", "a:7443", "refused"),
+                ("gateway/y", "a:7443", "no answer"),
+                ("gateway/y", "b:7443", "no answer"),
+            ]
+        );
     }
 
     #[test]

@@ -51,15 +51,17 @@ async fn who_cannot_reach_a_node_is_called_as_its_certificate_says() {
             address: "a:1".into(),
             cause: "no answer".into(),
         };
-        assert_eq!(named().await, [expected]);
+        assert_eq!(named().await, std::slice::from_ref(&expected));
         // About a place where it is not, and about nothing.
         for (nodes, address) in [(1, "b:1"), (0, "")] {
             service.report_traffic(report(nodes, address)).await.unwrap();
             assert_eq!(named().await, []);
         }
-        // What is wrong with this does not cost the rest of the report.
-        let mut wrong = report(MAX_UNREACHABLE + 1, "b:1");
+        // What is wrong with this does not cost the rest of the report, nor does what is too much.
+        let mut wrong = report(MAX_UNREACHABLE + 1, "a:1");
         wrong.unreachable[0].node = "no name".into();
         service.report_traffic(wrong).await.unwrap();
+        assert_eq!(named().await, [expected]);
+        service.report_traffic(report(0, "")).await.unwrap();
     }
 }
