@@ -192,3 +192,53 @@ async fn nothing_but_the_http_port_answers_without_a_certificate() -> anyhow::Re
     cluster.end();
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_is_told_of_the_command_they_typed() -> anyhow::Result<()> {
+    let options = Options {
+        control: 1,
+        gateways: 0,
+        agents: vec!["a"],
+        ..Options::default()
+    };
+    let cluster = Cluster::start(options).await?;
+    // An agent's certificate, which is good for none of them.
+    let identity = format!("--identity={}", cluster.dir().join("a").display());
+    for (command, given) in [
+        ("status", ""),
+        ("describe", "p"),
+        ("describe", "node a"),
+        ("node list", ""),
+        ("node drain", "a"),
+        ("node uncordon", "a"),
+        ("node remove", "a"),
+        ("rollout status", "p"),
+        ("rollout history", "p"),
+        ("rollout promote", "p"),
+        ("rollout abort", "p"),
+        ("history", "p"),
+        ("rollback", "p"),
+        ("scale", "p s=1"),
+        ("traffic", "p 10%"),
+        ("logs", "p"),
+        ("delete", "p"),
+        ("audit", ""),
+        ("token create", "--role viewer"),
+        ("token list", ""),
+        ("token revoke", "0123456789abcdef"),
+        ("cluster status", ""),
+        ("cluster add", "2=127.0.0.1:1"),
+        ("cluster remove", "2"),
+    ] {
+        let words = command.split(' ').chain(given.split_whitespace());
+        let args: Vec<_> = words.chain([identity.as_str()]).collect();
+        let output = cluster.mosectl(&args)?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            text.contains("agent/a may not run ") && text.contains(&format!("`mosectl {command}`")),
+            "{command}: {text}"
+        );
+    }
+    cluster.end();
+    Ok(())
+}

@@ -32,11 +32,14 @@ enum May {
     Only(&'static [Role]),
 }
 
-/// The commands of `mosectl` that make a call: a person who is refused is told of what they typed.
+/// The commands of `mosectl` of which a call may be the first that is refused: a person is told of what they typed. A call
+/// does not say which of them that was.
 type Commands = &'static [&'static str];
 
 /// Processes alone make the call.
 const PROCESSES: Commands = &[];
+/// Nobody is refused the call.
+const NEVER: Commands = &[];
 
 const CONTROL: &str = "mosec.control.v1.ControlPlane";
 const RAFT: &str = "mosec.raft.v1.Raft";
@@ -47,7 +50,12 @@ const TABLE: &[(&str, &str, May, Commands)] = &[
     (CONTROL, "Heartbeat", Only(NODES), PROCESSES),
     (CONTROL, "Deploy", Only(DEPLOYERS), &["deploy"]),
     (CONTROL, "Rollback", Only(DEPLOYERS), &["rollback"]),
-    (CONTROL, "History", Only(VIEWERS), &["history"]),
+    (
+        CONTROL,
+        "History",
+        Only(VIEWERS),
+        &["history", "rollout history", "describe"],
+    ),
     (CONTROL, "Delete", Only(DEPLOYERS), &["delete"]),
     (CONTROL, "Promote", Only(DEPLOYERS), &["rollout promote"]),
     (CONTROL, "Abort", Only(DEPLOYERS), &["rollout abort"]),
@@ -66,7 +74,18 @@ const TABLE: &[(&str, &str, May, Commands)] = &[
     (CONTROL, "HasBundle", Only(DEPLOYERS), &["deploy"]),
     // Those that run the code, and members that lack it.
     (CONTROL, "GetBundle", Only(NODES), PROCESSES),
-    (CONTROL, "Status", Only(VIEWERS), &["status"]),
+    (
+        CONTROL,
+        "Status",
+        Only(VIEWERS),
+        &[
+            "status",
+            "describe",
+            "node list",
+            "rollout status",
+            "rollout promote",
+        ],
+    ),
     (CONTROL, "WatchTopology", Only(FOLLOWERS), PROCESSES),
     (CONTROL, "Audit", Only(VIEWERS), &["audit"]),
     (CONTROL, "Logs", Only(VIEWERS), &["logs"]),
@@ -75,10 +94,15 @@ const TABLE: &[(&str, &str, May, Commands)] = &[
     (CONTROL, "CreateToken", Only(ADMINS), &["token create"]),
     (CONTROL, "ListTokens", Only(ADMINS), &["token list"]),
     (CONTROL, "RevokeToken", Only(ADMINS), &["token revoke"]),
-    (CONTROL, "Join", Anyone, &["login"]),
+    (CONTROL, "Join", Anyone, NEVER),
     (CONTROL, "UseToken", Only(MEMBERS), PROCESSES),
     (CONTROL, "Renew", Only(ALL), &["login --renew"]),
-    (CONTROL, "ListMembers", Only(VIEWERS), &["cluster status"]),
+    (
+        CONTROL,
+        "ListMembers",
+        Only(VIEWERS),
+        &["cluster status", "cluster remove"],
+    ),
     (CONTROL, "AddMember", Only(ADMINS), &["cluster add"]),
     (CONTROL, "RemoveMember", Only(ADMINS), &["cluster remove"]),
     (RAFT, "AppendEntries", Only(MEMBERS), PROCESSES),
@@ -135,9 +159,10 @@ fn line(path: &str) -> Option<(May, Commands)> {
 /// A call by its commands, or by its own name where people have none for it. Logs have the path.
 fn named(path: &str, commands: Commands) -> String {
     let commands: Vec<_> = commands.iter().map(|name| format!("`mosectl {name}`")).collect();
-    match commands.is_empty() {
-        true => path.rsplit('/').next().unwrap_or(path).to_owned(),
-        false => commands.join(" or "),
+    match &commands[..] {
+        [] => path.rsplit('/').next().unwrap_or(path).to_owned(),
+        [one] => one.clone(),
+        [some @ .., last] => format!("{} or {last}", some.join(", ")),
     }
 }
 
@@ -265,7 +290,7 @@ mod tests {
     #[test]
     fn every_call_of_people_has_its_commands() {
         let is_theirs = |may: &May| match may {
-            Anyone => true,
+            Anyone => false,
             Only(roles) => [Viewer, Deployer, Admin].iter().any(|role| roles.contains(role)),
         };
         for (_, call, may, commands) in TABLE {
@@ -290,7 +315,8 @@ mod tests {
         );
         assert_eq!(
             refused(&Caller::Stranger, "control.v1.ControlPlane/Status"),
-            "`mosectl status` needs a certificate of this cluster, and the connection came without one"
+            "`mosectl status`, `mosectl describe`, `mosectl node list`, `mosectl rollout status` or \
+             `mosectl rollout promote` needs a certificate of this cluster, and the connection came without one"
         );
         // Nobody types what processes call.
         assert_eq!(
