@@ -11,9 +11,9 @@ use clap::Parser;
 use mosec_telemetry::{Admin, run_daemon, stop_on_signal};
 use mosec_types::NodeId;
 use mosec_wire::control::{JoinTarget, identity_in};
+use mosec_wire::port::Port;
 use mosec_wire::tls::{ClusterCa, Identity, PeerIdentity, Role};
 use prometheus::Registry;
-use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DEFAULT_HEALTHY_DEADLINE;
@@ -214,9 +214,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     )
 }
 
-/// Connections that the kernel keeps while they are not accepted yet.
-const BACKLOG: u32 = 1024;
-
 fn run(args: Args) -> anyhow::Result<()> {
     if args.insecure {
         tracing::warn!("connections are neither encrypted nor checked");
@@ -225,7 +222,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     runtime.block_on(async {
         // Before the token is used: it may be good for one join.
         let listen = args.listen;
-        let socket = take_port(listen).with_context(|| format!("cannot listen on {listen}"))?;
+        let port = Port::take(listen).with_context(|| format!("cannot listen on {listen}"))?;
         let registry = Registry::new();
         let admin = match args.admin {
             Some(address) => Some(
@@ -237,24 +234,12 @@ fn run(args: Args) -> anyhow::Result<()> {
         };
         let config = args.config().await?;
         let stop = stop_on_signal()?;
-        let listener = socket.listen(BACKLOG);
+        let listener = port.listen();
         let listener = listener.with_context(|| format!("cannot listen on {listen}"))?;
         let node = ControlPlane::build_on(listener, config, &registry).await?;
         tracing::info!(address = %node.local_addr(), "control-plane node is running");
         serve(node, admin, stop).await
     })
-}
-
-/// Takes a port without opening it: who connects before there is an identity is refused, and does not wait.
-fn take_port(address: SocketAddr) -> std::io::Result<TcpSocket> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // As any listener: the last one's connections may still be ending.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    Ok(socket)
 }
 
 /// Runs the node, and the admin endpoint for as long as it.

@@ -4,17 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use socket2::{Domain, Protocol, Socket, Type};
+use mosec_wire::port;
 use tokio::net::TcpListener;
 
-/// Connections the kernel keeps for us while we do not accept.
-const BACKLOG: i32 = 1024;
-
 /// A port that is taken and does not listen yet: clients are refused by the kernel until it does.
-pub struct Port {
-    socket: Socket,
-    address: SocketAddr,
-}
+pub struct Port(port::Port);
 
 impl Port {
     /// Takes `port` on `address`: an IPv4 or IPv6 address, in brackets or not, or a host's name.
@@ -33,8 +27,8 @@ impl Port {
         candidates.sort_by_key(SocketAddr::is_ipv6);
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
         for candidate in candidates {
-            match bind(candidate) {
-                Ok(port) => return Ok(port),
+            match port::Port::take(candidate) {
+                Ok(port) => return Ok(Self(port)),
                 Err(error) => last = error,
             }
         }
@@ -42,30 +36,13 @@ impl Port {
     }
 
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.0.local_addr()
     }
 
     /// Opens the port.
     pub(crate) fn listen(self) -> io::Result<TcpListener> {
-        self.socket.listen(BACKLOG)?;
-        TcpListener::from_std(self.socket.into())
+        self.0.listen()
     }
-}
-
-fn bind(address: SocketAddr) -> io::Result<Port> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        // `::` means every address, IPv4's too, whatever the system's default.
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    let address = socket
-        .local_addr()?
-        .as_socket()
-        .ok_or_else(|| io::Error::other("the socket has no internet address"))?;
-    Ok(Port { socket, address })
 }
 
 #[cfg(test)]

@@ -68,15 +68,33 @@ async fn a_port_that_is_taken_does_not_use_up_a_token() -> anyhow::Result<()> {
             vec!["--address=127.0.0.1".to_owned(), "--port=0".to_owned()],
             format!("cannot listen on 127.0.0.1:{tcp_port}"),
         ),
+        (
+            "new-member",
+            "control-plane",
+            "mosec-control-plane",
+            vec![format!("--listen=127.0.0.1:{tcp_port}")],
+            vec!["--listen=127.0.0.1:0".to_owned()],
+            format!("cannot listen on 127.0.0.1:{tcp_port}"),
+        ),
     ] {
         // Good for one.
         let token = token(&cluster, role)?;
+        let at = control_plane.trim_start_matches("--control-plane=");
+        let finding = match role {
+            "control-plane" => vec![
+                "--cluster-id=test".to_owned(),
+                "--node-id=2".into(),
+                format!("--seeds={at}"),
+                format!("--data-dir={}", cluster.dir().join("data-2").display()),
+            ],
+            _ => vec![control_plane.clone()],
+        };
         let joining = [
-            control_plane.clone(),
             format!("--identity={}", cluster.dir().join(name).display()),
             format!("--join={token}"),
             format!("--name={name}"),
         ];
+        let joining = [finding, joining.to_vec()].concat();
         let args = |of_its_own: Vec<String>| joining.iter().cloned().chain(of_its_own).collect::<Vec<_>>();
         let log = refused(&cluster, name, program, &args(taken)).await?;
         assert!(

@@ -6,6 +6,7 @@ pub mod frame;
 pub mod link;
 pub mod memory;
 mod outbox;
+pub mod port;
 pub mod quic;
 pub mod tls;
 
