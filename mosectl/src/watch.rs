@@ -51,10 +51,12 @@ pub(crate) async fn show<T: Watched, F: Future<Output = Result<T>>>(
 }
 
 /// What is watched: two looks at it differ only where something has changed.
-pub(crate) trait Watched: Serialize {
-    /// The same without what changes with time alone, as how long ago something was heard of.
+pub(crate) trait Watched: Serialize + Clone {
+    /// The same without what changes with time alone, as how long ago something was heard of. Most have nothing of that.
     #[must_use]
-    fn ageless(&self) -> Self;
+    fn ageless(&self) -> Self {
+        self.clone()
+    }
 }
 
 impl<T: Watched> Watched for Vec<T> {

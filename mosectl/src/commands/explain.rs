@@ -29,9 +29,8 @@ pub(crate) fn run(args: Args) -> Result {
 /// The errors with this name or status.
 fn find(wanted: &str) -> Result<Vec<ErrorCode>> {
     let status: Option<u16> = wanted.trim().parse().ok();
-    let letters = letters(wanted);
-    let matches =
-        |code: &ErrorCode| self::letters(code.name()) == letters || status == Some(code.http_status());
+    let name = letters(wanted);
+    let matches = |code: &ErrorCode| letters(code.name()) == name || status == Some(code.http_status());
     let found: Vec<_> = ErrorCode::all().filter(matches).collect();
     if !found.is_empty() {
         return Ok(found);

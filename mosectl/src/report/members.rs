@@ -47,11 +47,7 @@ struct MemberReport {
     last_applied: Option<u64>,
 }
 
-impl Watched for MembersReport {
-    fn ageless(&self) -> Self {
-        self.clone()
-    }
-}
+impl Watched for MembersReport {}
 
 impl From<proto::ListMembersResponse> for MembersReport {
     fn from(found: proto::ListMembersResponse) -> Self {

@@ -207,11 +207,7 @@ impl Watched for NodeReport {
     }
 }
 
-impl Watched for RevisionReport {
-    fn ageless(&self) -> Self {
-        self.clone()
-    }
-}
+impl Watched for RevisionReport {}
 
 impl Report {
     /// The revisions of a pipeline, oldest first.

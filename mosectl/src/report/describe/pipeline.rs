@@ -31,11 +31,7 @@ pub(crate) struct PipelineDescription {
     typed: Option<PipelineSpec>,
 }
 
-impl Watched for PipelineDescription {
-    fn ageless(&self) -> Self {
-        self.clone()
-    }
-}
+impl Watched for PipelineDescription {}
 
 impl PipelineDescription {
     /// `None` where the status has nothing of such a pipeline.
