@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, FromArgMatches};
 use mosec_control_plane::peers::port_of;
 use mosec_wire::control::{ClientConfig, ControlClient};
 use mosec_wire::tls::Identity;
@@ -17,8 +19,15 @@ use crate::terminal;
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Which control plane. Without these, the one of a running `mosectl up`, else that of `mosectl login`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug)]
 pub(crate) struct Connection {
+    flags: Flags,
+    /// The addresses are those of the environment.
+    is_exported: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Flags {
     /// Control-plane nodes, as host:port, separated by commas.
     #[arg(
         long,
@@ -31,6 +40,31 @@ pub(crate) struct Connection {
     /// Folder with ca.pem, cert.pem and key.pem of an admin, deployer or viewer.
     #[arg(long, env = "MOSEC_IDENTITY", value_name = "DIR")]
     identity: Option<PathBuf>,
+}
+
+// By hand, as what is derived does not tell where a value came from.
+impl FromArgMatches for Connection {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self {
+            flags: Flags::from_arg_matches(matches)?,
+            is_exported: matches.value_source("control_plane") == Some(ValueSource::EnvVariable),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for Connection {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Flags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Flags::augment_args_for_update(command)
+    }
 }
 
 /// An address that can be dialled: without its port nothing would answer, and nothing say why.
@@ -71,9 +105,7 @@ pub(crate) fn connect_to_change(args: &Connection) -> Result<Cluster> {
 
 /// Sets up a client. Connects upon its first call.
 pub(crate) fn connect(args: &Connection) -> Result<Cluster> {
-    let exported = std::env::var("MOSEC_CONTROL_PLANE");
-    let is_exported = exported.is_ok_and(|addresses| addresses == args.control_plane.join(","));
-    let target = choose(args, is_exported, || Ok(ContextDir::of_user().find()?), logged_in)?;
+    let target = choose(args, || Ok(ContextDir::of_user().find()?), logged_in)?;
     let identity = Identity::load(&target.identity)
         .with_context(|| format!("cannot load the identity in {}", target.identity.display()))?;
     let ca_pem = identity.ca_pem().to_owned();
@@ -102,14 +134,12 @@ fn logged_in() -> Result<Option<Target>> {
     }))
 }
 
-/// `is_exported`: the addresses are those of the environment.
 fn choose(
-    args: &Connection,
-    is_exported: bool,
+    Connection { flags, is_exported }: &Connection,
     find: impl FnOnce() -> Result<Found>,
     logged_in: impl FnOnce() -> Result<Option<Target>>,
 ) -> Result<Target> {
-    match (&args.control_plane[..], &args.identity) {
+    match (&flags.control_plane[..], &flags.identity) {
         ([], None) => {}
         ([], Some(_)) => return Err(Failure::usage("--identity is given without --control-plane")),
         (_, None) => {
@@ -187,9 +217,13 @@ mod tests {
 
     fn args(control_plane: &[&str], identity: Option<&str>) -> Connection {
         let control_plane = control_plane.iter().map(|&address| address.to_owned()).collect();
+        let identity = identity.map(PathBuf::from);
         Connection {
-            control_plane,
-            identity: identity.map(PathBuf::from),
+            flags: Flags {
+                control_plane,
+                identity,
+            },
+            is_exported: false,
         }
     }
 
@@ -203,10 +237,28 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_is_not_exported_even_where_it_says_the_same() {
+        use clap::Args as _;
+        // One that is there, whatever runs the test.
+        let (name, value) = ("PATH", std::env::var("PATH").unwrap());
+        let command = Connection::augment_args(clap::Command::new("x"));
+        let command = command.mut_arg("control_plane", |arg| {
+            arg.env(name).value_parser(clap::value_parser!(String))
+        });
+        let parsed = |line: &[&str]| {
+            let matches = command.clone().try_get_matches_from(line).unwrap();
+            Connection::from_arg_matches(&matches).unwrap()
+        };
+        let (exported, given) = (parsed(&["x"]), parsed(&["x", "--control-plane", &value]));
+        assert_eq!(exported.flags.control_plane, given.flags.control_plane);
+        assert!(exported.is_exported && !given.is_exported);
+    }
+
+    #[test]
     fn flags_come_before_the_context() {
         let running = || Ok(Found::Running(context()));
         let never = || panic!("the login must not matter");
-        let target = choose(&args(&["a:1", "b:2"], Some("/op")), false, running, never).unwrap();
+        let target = choose(&args(&["a:1", "b:2"], Some("/op")), running, never).unwrap();
         let expected = Target {
             control_plane: vec!["a:1".into(), "b:2".into()],
             identity: "/op".into(),
@@ -214,7 +266,7 @@ mod tests {
             choice: None,
         };
         assert_eq!(target, expected);
-        let target = choose(&args(&[], None), false, running, || Ok(None)).unwrap();
+        let target = choose(&args(&[], None), running, || Ok(None)).unwrap();
         assert_eq!(target.choice, None, "there is one alone");
         assert_eq!(target.identity, PathBuf::from("/up/operator"));
         assert_eq!(target.gateway.as_deref(), Some("http://127.0.0.1:8000"));
@@ -230,7 +282,7 @@ mod tests {
         };
         for found in [Found::Nothing, Found::Stale(context())] {
             let logged_in = || Ok(Some(login.clone()));
-            let target = choose(&args(&[], None), false, || Ok(found), logged_in).unwrap();
+            let target = choose(&args(&[], None), || Ok(found), logged_in).unwrap();
             assert_eq!(target, login);
         }
     }
@@ -244,15 +296,18 @@ mod tests {
             choice: None,
         };
         let running = || Ok(Found::Running(context()));
-        let target = choose(&args(&[], None), false, running, || Ok(Some(login))).unwrap();
+        let target = choose(&args(&[], None), running, || Ok(Some(login))).unwrap();
         assert_eq!(
             target.choice.as_deref(),
             Some(
                 "cluster: `mosectl up`'s at 127.0.0.1:1, not the login's at a:1,b:1 (--control-plane and --identity name one)"
             )
         );
-        let exported = args(&["a:1"], Some("/op"));
-        let target = choose(&exported, true, running, || Ok(None)).unwrap();
+        let exported = Connection {
+            is_exported: true,
+            ..args(&["a:1"], Some("/op"))
+        };
+        let target = choose(&exported, running, || Ok(None)).unwrap();
         assert_eq!(
             target.choice.as_deref(),
             Some(
@@ -260,9 +315,9 @@ mod tests {
             )
         );
         let none = || Ok(Found::Stale(context()));
-        assert_eq!(choose(&exported, true, none, || Ok(None)).unwrap().choice, None);
+        assert_eq!(choose(&exported, none, || Ok(None)).unwrap().choice, None);
         let broken = || Err(Failure::usage("not valid"));
-        let target = choose(&args(&[], None), false, running, broken).unwrap();
+        let target = choose(&args(&[], None), running, broken).unwrap();
         assert_eq!(
             target.choice, None,
             "a login that is not valid is in nobody's way"
@@ -272,13 +327,7 @@ mod tests {
     #[test]
     fn half_of_the_flags_is_a_usage_error() {
         for args in [args(&["a:1"], None), args(&[], Some("/op"))] {
-            let failure = choose(
-                &args,
-                false,
-                || panic!("the context must not matter"),
-                || Ok(None),
-            )
-            .unwrap_err();
+            let failure = choose(&args, || panic!("the context must not matter"), || Ok(None)).unwrap_err();
             assert_eq!(failure.exit, Exit::Usage, "{failure}");
         }
     }
@@ -289,7 +338,7 @@ mod tests {
             (Found::Nothing, "no `mosectl up`"),
             (Found::Stale(context()), "(process 7) has gone"),
         ] {
-            let failure = choose(&args(&[], None), false, || Ok(found), || Ok(None)).unwrap_err();
+            let failure = choose(&args(&[], None), || Ok(found), || Ok(None)).unwrap_err();
             let text = failure.to_string();
             assert!(
                 failure.exit == Exit::Unreachable && text.contains(words) && text.contains("hint: "),
