@@ -10,14 +10,13 @@ use anyhow::Context as _;
 use clap::Parser;
 use mosec_telemetry::{Admin, run_daemon, stop_on_signal};
 use mosec_types::NodeId;
-use mosec_wire::control::{JoinTarget, identity_in};
+use mosec_wire::control::{JoinTarget, identity_in, parse_address, port_of};
 use mosec_wire::port::Port;
 use mosec_wire::tls::{ClusterCa, Identity, PeerIdentity, Role};
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DEFAULT_HEALTHY_DEADLINE;
-use crate::peers::port_of;
 use crate::state::Formats;
 use crate::{Authority, BundleLimits, Config, ControlPlane, LeaseTiming, RaftTiming, Security};
 
@@ -37,7 +36,7 @@ struct Args {
     peers: Vec<(u64, String)>,
     /// Some nodes of a cluster that exists, as host:port,host:port, instead of --peers: this node is empty, and added
     /// to it with `mosectl cluster add`.
-    #[arg(long, env = "MOSEC_SEEDS", value_delimiter = ',', conflicts_with = "peers")]
+    #[arg(long, env = "MOSEC_SEEDS", value_delimiter = ',', conflicts_with = "peers", value_parser = parse_address)]
     seeds: Vec<String>,
     /// Address to serve clients and the other nodes on.
     #[arg(long, env = "MOSEC_LISTEN", default_value = "0.0.0.0:7400")]
@@ -260,6 +259,14 @@ mod tests {
 
     fn parse(line: &str) -> Result<Args, clap::Error> {
         Args::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn seeds_have_a_port() {
+        let line = |seeds| format!("x --cluster-id c --data-dir /d --insecure --seeds {seeds}");
+        assert_eq!(parse(&line("a:1,b:2")).unwrap().seeds, ["a:1", "b:2"]);
+        let text = parse(&line("a:1,b")).unwrap_err().to_string();
+        assert!(text.contains("expected host:port, as 10.0.0.1:7400"), "{text}");
     }
 
     #[tokio::test]

@@ -126,15 +126,6 @@ impl Peers {
     }
 }
 
-/// The port of `host:port`.
-pub fn port_of(address: &str) -> Result<u16, String> {
-    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    parts
-        .and_then(|(_, port)| port.parse().ok())
-        .filter(|port| *port > 0)
-        .ok_or_else(|| format!("expected host:port, found {address:?}"))
-}
-
 /// Whether `some` are a majority of the voters: of both sets, while a change is under way.
 pub fn are_majority(membership: &Membership<MemberId, BasicNode>, some: &BTreeSet<MemberId>) -> bool {
     let sets = membership.get_joint_config();

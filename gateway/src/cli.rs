@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use mosec_telemetry::{ServiceSeries, run_daemon, stop_on_signal};
-use mosec_wire::control::{JoinTarget, host_name, identity_in};
+use mosec_wire::control::{JoinTarget, host_name, identity_in, parse_address};
 use mosec_wire::tls::Role;
 
 use crate::{Config, Port, service};
@@ -21,7 +21,7 @@ struct Args {
     #[arg(long, env = "MOSEC_PORT", default_value_t = 8000)]
     port: u16,
     /// Control-plane nodes, as host:port, separated by commas.
-    #[arg(long, env = "MOSEC_CONTROL_PLANE", value_delimiter = ',', required = true)]
+    #[arg(long, env = "MOSEC_CONTROL_PLANE", value_delimiter = ',', required = true, value_parser = parse_address)]
     control_plane: Vec<String>,
     /// Folder with ca.pem, cert.pem and key.pem of a gateway.
     #[arg(long, env = "MOSEC_IDENTITY")]
@@ -91,4 +91,24 @@ fn run(args: Args) -> anyhow::Result<()> {
         tracing::info!(address = %service.local_addr()?, "http service is running");
         service.run(stop).await
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_the_control_plane_have_a_port() {
+        let parse = |addresses: &str| {
+            let line = ["x", "--identity=/i", "--control-plane", addresses];
+            Args::try_parse_from(line).map(|args| args.control_plane)
+        };
+        assert_eq!(parse("a:1,b:2").unwrap(), ["a:1", "b:2"]);
+        let text = parse("a:1,10.0.0.1").unwrap_err().to_string();
+        assert!(
+            text.contains("'10.0.0.1' for '--control-plane")
+                && text.contains("expected host:port, as 10.0.0.1:7400"),
+            "{text}"
+        );
+    }
 }

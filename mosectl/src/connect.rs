@@ -6,8 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
-use mosec_control_plane::peers::port_of;
-use mosec_wire::control::{ClientConfig, ControlClient};
+use mosec_wire::control::{ClientConfig, ControlClient, parse_address};
 use mosec_wire::tls::Identity;
 
 use crate::context::{Context, ContextDir, Found};
@@ -65,12 +64,6 @@ impl clap::Args for Connection {
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
         Flags::augment_args_for_update(command)
     }
-}
-
-/// An address that can be dialled: without its port nothing would answer, and nothing say why.
-pub(crate) fn parse_address(text: &str) -> Result<String, String> {
-    port_of(text).map_err(|_| "expected host:port, as 10.0.0.1:7400".to_owned())?;
-    Ok(text.to_owned())
 }
 
 /// A control plane to talk to.

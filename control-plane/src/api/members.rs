@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_wire::control::{FORWARDED_KEY, proto};
+use mosec_wire::control::{FORWARDED_KEY, port_of, proto};
 use openraft::{BasicNode, Membership};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -12,7 +12,6 @@ use tonic::{Request, Response, Status};
 use super::{Api, answer, forward, invalid, origin};
 use crate::access;
 use crate::bundles::Bundles;
-use crate::peers::port_of;
 use crate::raft::MemberId;
 use crate::raft::describe::{Description, describe_all};
 use crate::raft::handle::ProposeError;

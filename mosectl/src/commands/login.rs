@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mosec_wire::control::{ClientConfig, ControlClient, JoinError, JoinTarget};
+use mosec_wire::control::{ClientConfig, ControlClient, JoinError, JoinTarget, parse_address};
 use mosec_wire::tls::{Identity, LiveIdentity, Role};
 
-use crate::connect::parse_address;
 use crate::failure::{Failure, Result};
 use crate::login::{Login, LoginDir, join_failure, joined};
 use crate::pki;

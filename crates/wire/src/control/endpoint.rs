@@ -24,6 +24,21 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Nodes are a handful; a table that grows beyond this holds stale addresses.
 const MAX_CHANNELS: usize = 64;
 
+/// The port of `host:port`.
+pub fn port_of(address: &str) -> Result<u16, String> {
+    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    parts
+        .and_then(|(_, port)| port.parse().ok())
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("expected host:port, found {address:?}"))
+}
+
+/// Reads an address that can be dialled: without its port nothing would answer, and nothing say why.
+pub fn parse_address(text: &str) -> Result<String, String> {
+    port_of(text).map_err(|_| "expected host:port, as 10.0.0.1:7400".to_owned())?;
+    Ok(text.to_owned())
+}
+
 /// Why no channel to an address can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {

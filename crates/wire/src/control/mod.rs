@@ -22,7 +22,7 @@ pub use backup::BackupStream;
 pub use bundles::{BUNDLE_CALL_TIMEOUT, BUNDLE_TIMEOUT, bundle_chunks, collect_bundle};
 pub use client::{ClientConfig, ControlClient, ControlError, explained};
 pub use convert::ConvertError;
-pub use endpoint::EndpointError;
+pub use endpoint::{EndpointError, parse_address, port_of};
 pub use heartbeat::{HeartbeatError, Heartbeats, Registration};
 pub use join::{JoinError, JoinTarget, host_name, identity_in, identity_in_telling};
 pub use logs::{Asked, MAX_CHUNK_BYTES, MAX_POSITIONS};

@@ -4,13 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mosec_control_plane::peers::port_of;
 use mosec_types::NodeId;
-use mosec_wire::control::{ClientConfig, ControlClient, JoinTarget, host_name};
+use mosec_wire::control::{ClientConfig, ControlClient, JoinTarget, host_name, parse_address, port_of};
 use mosec_wire::tls::{ClusterCa, Role};
 
 use super::{MemberAt, Places, settings, text_of};
-use crate::connect::parse_address;
 use crate::failure::{Failure, Result};
 use crate::login::{join_failure, joined};
 use crate::terminal;
