@@ -5,8 +5,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use mosec_wire::control::{FORWARDED_KEY, MAX_MESSAGE_BYTES, proto};
+use mosec_wire::control::{FORWARDED_KEY, JOIN_TRY_TIMEOUT, MAX_MESSAGE_BYTES, proto};
 use mosec_wire::tls::{PeerIdentity, Role, SigningRequest, hash_secret};
+use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use super::tokens::optional_name;
@@ -24,6 +25,9 @@ const MAX_TEXT_BYTES: usize = 128;
 const MAX_REQUEST_BYTES: usize = 4096;
 /// How long another member may take to sign: a write, and the way there.
 const SIGNER_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long all of them may take: who joins is told what became of each, which it must hear before it gives up here.
+const SIGNERS_TIMEOUT: Duration = Duration::from_secs(8);
+const _: () = assert!(SIGNERS_TIMEOUT.as_millis() < JOIN_TRY_TIMEOUT.as_millis());
 
 pub(super) async fn join(
     api: &Api,
@@ -179,6 +183,12 @@ fn sign(
     }))
 }
 
+/// How long one of so many members may take, of the time that is `left`: silent ones leave to each after them as much.
+fn share(left: Duration, members: usize) -> Duration {
+    let members = u32::try_from(members).unwrap_or(u32::MAX).max(1);
+    SIGNER_TIMEOUT.min(left / members)
+}
+
 impl Api {
     /// Has another member answer that holds the authority's key: the first that does, in the order of their numbers.
     async fn have_signed<Q, F, Fut>(
@@ -199,13 +209,16 @@ impl Api {
         }
         let message = request.into_inner();
         let mut silent = Vec::new();
-        for (member, address) in self.handle.peers.others(own) {
+        let others = self.handle.peers.others(own);
+        let (count, until) = (others.len(), Instant::now() + SIGNERS_TIMEOUT);
+        for (asked, (member, address)) in others.into_iter().enumerate() {
+            let limit = share(until.saturating_duration_since(Instant::now()), count - asked);
             let channel = self.handle.peers.channel(member, &address);
             let channel = channel.map_err(|error| Status::internal(error.to_string()))?;
             let client = forward::Client::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
             let mut onward = Request::new(message.clone());
             onward.metadata_mut().insert(FORWARDED_KEY, own.into());
-            match tokio::time::timeout(SIGNER_TIMEOUT, send(client, onward)).await {
+            match tokio::time::timeout(limit, send(client, onward)).await {
                 Ok(Err(status)) if status.code() == Code::Unimplemented => {}
                 Ok(Err(status)) if matches!(status.code(), Code::Unavailable | Code::Unknown) => {
                     silent.push(format!("member {member} at {address}: {}", status.message()));
@@ -223,5 +236,24 @@ impl Api {
             "no member that can be reached holds the authority's key ({})",
             silent.join("; ")
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silent_members_leave_time_for_those_after_them_and_for_the_answer() {
+        assert_eq!(share(SIGNERS_TIMEOUT, 1), SIGNER_TIMEOUT);
+        for members in 1..=10_usize {
+            let first = share(SIGNERS_TIMEOUT, members);
+            let mut left = SIGNERS_TIMEOUT;
+            for asked in 0..members {
+                let limit = share(left, members - asked);
+                assert!(limit >= first, "member {asked} of {members}: {limit:?}");
+                left = left.checked_sub(limit).expect("not more than there is");
+            }
+        }
     }
 }

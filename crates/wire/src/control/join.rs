@@ -15,7 +15,7 @@ use super::proto::control_plane_client::ControlPlaneClient;
 use crate::tls::{Fingerprint, Identity, JoinToken, PendingKey, Role, TlsError};
 
 /// Time for one try at one node: it may have to find a member that signs, and the log has to take the use.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const JOIN_TRY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for all tries: a process that is started with its cluster waits for that.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after all nodes were tried.
@@ -151,7 +151,7 @@ async fn join(
         for address in target.control_plane {
             // A channel for each try: where the other end is not the token's cluster, nothing was sent.
             let mut client = ControlPlaneClient::new(joining_channel(address, token.fingerprint())?);
-            let answer = timeout(ATTEMPT_TIMEOUT, client.join(Request::new(request.clone()))).await;
+            let answer = timeout(JOIN_TRY_TIMEOUT, client.join(Request::new(request.clone()))).await;
             let (status, is_said) = match answer {
                 Ok(Ok(certified)) => return Ok(certified.into_inner()),
                 // What was made of a broken connection has that as its source.
@@ -160,7 +160,7 @@ async fn join(
                     (explained(status), is_said)
                 }
                 Err(_) => {
-                    let problem = format!("no answer within {ATTEMPT_TIMEOUT:?}");
+                    let problem = format!("no answer within {JOIN_TRY_TIMEOUT:?}");
                     (Status::deadline_exceeded(problem), false)
                 }
             };

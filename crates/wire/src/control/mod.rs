@@ -24,7 +24,7 @@ pub use client::{ClientConfig, ControlClient, ControlError, explained};
 pub use convert::ConvertError;
 pub use endpoint::{EndpointError, parse_address, port_of};
 pub use heartbeat::{HeartbeatError, Heartbeats, Registration};
-pub use join::{JoinError, JoinTarget, host_name, identity_in, identity_in_telling};
+pub use join::{JOIN_TRY_TIMEOUT, JoinError, JoinTarget, host_name, identity_in, identity_in_telling};
 pub use logs::{Asked, MAX_CHUNK_BYTES, MAX_POSITIONS};
 pub use people::TokenSpec;
 pub use renew::keep_fresh;
