@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use openraft::Entry;
 use openraft::error::{Fatal, InstallSnapshotError, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use super::admission::{Admission, Admit};
 use super::describe::Position;
 use super::elector::Heard;
-use super::{MemberId, Raft, StoredMembership, TypeConfig, Vote, codec, format_of};
+use super::{LogId, MemberId, Raft, StoredMembership, TypeConfig, Vote, codec, format_of};
 use crate::state::{FormatError, Formats};
 
 /// Hands messages to this member's Raft, unless it is not level yet, and tells the elector of them. A cheap handle.
@@ -75,6 +76,11 @@ impl Inbox {
                 return Err(RaftError::Fatal(Fatal::Stopped));
             }
         }
+        // openraft takes it for granted, and would write a log with a hole.
+        if !is_consecutive(message.prev_log_id, &message.entries) {
+            tracing::error!(vote = %message.vote, prev = ?message.prev_log_id, "a leader has sent entries that do not follow on one another; they are not taken");
+            return Err(RaftError::Fatal(Fatal::Stopped));
+        }
         self.heard.note_leader(&self.raft, &message.vote);
         self.raft.append_entries(message).await
     }
@@ -130,5 +136,49 @@ impl Inbox {
         }
         self.heard.note_leader(&self.raft, &message.vote);
         self.raft.install_snapshot(message).await
+    }
+}
+
+/// Whether each entry has the index after that of the one before, the first after that of `prev`.
+fn is_consecutive(prev: Option<LogId>, entries: &[Entry<TypeConfig>]) -> bool {
+    let first = prev.map_or(0, |prev| prev.index + 1);
+    (first..)
+        .zip(entries)
+        .all(|(index, entry)| entry.log_id.index == index)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{CommittedLeaderId, EntryPayload};
+
+    use super::*;
+
+    fn id(index: u64) -> LogId {
+        LogId::new(CommittedLeaderId::new(1, 1), index)
+    }
+
+    #[test]
+    fn entries_follow_on_one_another() {
+        for (prev, entries, expected) in [
+            (None, vec![], true),
+            (Some(7), vec![], true),
+            (None, vec![0, 1], true),
+            (Some(7), vec![8, 9], true),
+            (None, vec![6, 7], false),
+            (Some(7), vec![9], false),
+            (Some(7), vec![7], false),
+            (Some(7), vec![8, 10], false),
+        ] {
+            let entry = |&index: &u64| Entry {
+                log_id: id(index),
+                payload: EntryPayload::Blank,
+            };
+            let sent: Vec<_> = entries.iter().map(entry).collect();
+            assert_eq!(
+                is_consecutive(prev.map(id), &sent),
+                expected,
+                "{prev:?} {entries:?}"
+            );
+        }
     }
 }

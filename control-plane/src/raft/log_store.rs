@@ -322,7 +322,12 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry<TypeConfig>>, StorageError> {
-        self.read_entries(start..end, REPLICATION_BYTES).await
+        let entries = self.read_entries(start..end, REPLICATION_BYTES).await?;
+        // openraft purges what no follower is known to need, and may ask for more right afterwards: of a follower whose
+        // log is shorter than it was, or that comes anew. What is left would make a hole in that follower's log; nothing
+        // at all makes a heartbeat, after which openraft looks again at what it needs.
+        let is_whole = entries.first().is_some_and(|first| first.log_id.index == start);
+        Ok(if is_whole { entries } else { Vec::new() })
     }
 }
 

@@ -124,6 +124,21 @@ async fn a_reopened_store_has_vote_log_and_state() {
 }
 
 #[tokio::test]
+async fn a_leader_sends_nothing_rather_than_what_is_left_of_purged_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open_log(dir.path()).unwrap();
+    log.blocking_append((0..10).map(entry)).await.unwrap();
+    log.purge(log_id(4)).await.unwrap();
+    let mut sent = async |from, to| {
+        let entries = log.limited_get_log_entries(from, to).await.unwrap();
+        entries.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>()
+    };
+    assert!(sent(0, 8).await.is_empty());
+    assert!(sent(4, 8).await.is_empty());
+    assert_eq!(sent(5, 8).await, [5, 6, 7]);
+}
+
+#[tokio::test]
 async fn a_crash_during_a_purge_leaves_no_hole() {
     let kv = Arc::new(MemoryKv::default());
     let mut log = LogStore::open(kv.clone(), &owner()).unwrap();
