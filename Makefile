@@ -16,7 +16,7 @@ EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-loom loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability rollout scale check fix wheel wheel-dev bench clean
+.PHONY: help demo test test-rust test-loom loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability rollout images image-files test-compose scale check fix wheel wheel-dev bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,18 @@ sim: ## thousands of control planes in virtual time, checked for linearizability
 rollout: wheel-dev ## everything an operator does to a pipeline, under 200 000 requests
 	$(CARGO) build --workspace --bins
 	MOSEC_TEST_REQUESTS=$(or $(REQUESTS),9000) $(CARGO) test -p mosec-tests --test cluster -- --nocapture --exact rollout::nothing_an_operator_does_fails_a_request
+
+images: ## the container images of docker-compose.yml, built from source
+	docker-compose build
+
+image-files: wheel-dev ## programs and wheel for images without building in them, which `test-compose` takes
+	$(CARGO) build --workspace --bins
+	@rm -rf dist/image && mkdir -p dist/image && cp target/wheel-dev/*.whl dist/image/
+	@for program in mosectl mosec-gateway mosec-node-agent mosec-control-plane; do \
+	  strip -o dist/image/$$program target/debug/$$program; done
+
+test-compose: image-files ## the cluster of docker-compose.yml, where a Docker engine and the base images are
+	$(BIN)/python -m pytest -q -rs tests/compose
 
 scale: ## a thousand agents with ten thousand replicas at one leader
 	$(CARGO) test --release -p mosec-control-plane --test scale -- --ignored --nocapture

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{ColorChoice, Parser, Subcommand};
 
 use crate::commands::{
-    audit, backup, ca, cluster, completions, delete, deploy, describe, explain, history, login, logs, man,
-    node, plan, restore, rollback, rollout, scale, schema, status, token, traffic, up,
+    audit, backup, ca, cluster, completions, delete, deploy, describe, explain, health, history, login, logs,
+    man, node, plan, restore, rollback, rollout, scale, schema, status, token, traffic, up,
 };
 use crate::failure::Result;
 use crate::terminal;
@@ -72,6 +72,8 @@ Examples:
     Ca(ca::Args),
     /// Says what an error of a request means, and what helps.
     Explain(explain::Args),
+    /// Asks one process whether it works, for health checks of containers and services.
+    Health(health::Args),
     /// Prints the JSON Schema of manifests, for editors.
     Schema,
     /// Writes man pages.
@@ -116,6 +118,7 @@ fn run(command: Command) -> Result {
         Command::Cluster(args) => block_on(cluster::run(args)),
         Command::Ca(args) => ca::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Health(args) => block_on(health::run(args)),
         Command::Schema => schema::run(),
         Command::Man(args) => man::run::<Args>(&args),
         Command::Completions(args) => completions::run::<Args>(&args),

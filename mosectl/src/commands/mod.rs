@@ -9,6 +9,7 @@ pub(crate) mod delete;
 pub(crate) mod deploy;
 pub(crate) mod describe;
 pub(crate) mod explain;
+pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod login;
 pub(crate) mod logs;
