@@ -4,7 +4,7 @@ use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_wire::control::proto;
 use mosec_wire::tls::Role;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, eventually};
 
 fn report(nodes: usize, address: &str) -> proto::TrafficReport {
     let found = proto::UnreachableNode {
@@ -33,35 +33,39 @@ async fn who_cannot_reach_a_node_is_called_as_its_certificate_says() {
         address: "a:1".into(),
         ..Default::default()
     };
-    let mut service = cluster.service(leader, Some(&agent));
-    service.register_node(node).await.unwrap();
+    eventually("the node is registered", async || {
+        let mut service = cluster.service(leader, Some(&agent));
+        service.register_node(node.clone()).await.ok()
+    })
+    .await;
 
-    let named = async || {
-        let status = cluster.client(&[leader]).status().await.unwrap();
-        let node = &status.nodes[0];
-        assert_eq!(node.unreachable.len(), node.unreachable_from as usize);
-        node.unreachable.clone()
+    // A leader that changes forgets what it was told; gateways say it again each second.
+    let is_told = async |member, report: proto::TrafficReport, expected: &[proto::UnreachableFrom]| {
+        eventually("the report is taken", async || {
+            let mut service = cluster.service(member, Some(&gateway));
+            service.report_traffic(report.clone()).await.ok()?;
+            let status = cluster.client(&[leader]).status().await.ok()?;
+            let node = &status.nodes[0];
+            assert_eq!(node.unreachable.len(), node.unreachable_from as usize);
+            (node.unreachable == expected).then_some(())
+        })
+        .await;
     };
+    let expected = [proto::UnreachableFrom {
+        from: "gateway/g".into(),
+        address: "a:1".into(),
+        cause: "no answer".into(),
+    }];
     // The follower hands the report on, with the name of who made it.
     for member in [leader, follower] {
-        let mut service = cluster.service(member, Some(&gateway));
-        service.report_traffic(report(1, "a:1")).await.unwrap();
-        let expected = proto::UnreachableFrom {
-            from: "gateway/g".into(),
-            address: "a:1".into(),
-            cause: "no answer".into(),
-        };
-        assert_eq!(named().await, std::slice::from_ref(&expected));
+        is_told(member, report(1, "a:1"), &expected).await;
         // About a place where it is not, and about nothing.
-        for (nodes, address) in [(1, "b:1"), (0, "")] {
-            service.report_traffic(report(nodes, address)).await.unwrap();
-            assert_eq!(named().await, []);
-        }
+        is_told(member, report(1, "b:1"), &[]).await;
+        is_told(member, report(0, ""), &[]).await;
         // What is wrong with this does not cost the rest of the report, nor does what is too much.
         let mut wrong = report(MAX_UNREACHABLE + 1, "a:1");
         wrong.unreachable[0].node = "no name".into();
-        service.report_traffic(wrong).await.unwrap();
-        assert_eq!(named().await, [expected]);
-        service.report_traffic(report(0, "")).await.unwrap();
+        is_told(member, wrong, &expected).await;
+        is_told(member, report(0, ""), &[]).await;
     }
 }
