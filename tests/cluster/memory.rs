@@ -1,6 +1,7 @@
 //! A deployment whose workers need more memory than there is.
 
 use std::ffi::OsStr;
+use std::process::Output;
 use std::time::Duration;
 
 use mosec_tests::{Cluster, MemoryCgroup, Options, descendants, eventually, services};
@@ -45,25 +46,34 @@ routes:
     )
 }
 
+async fn one_of_each() -> anyhow::Result<Cluster> {
+    let options = Options {
+        control: 1,
+        agents: vec!["a"],
+        ..Options::default()
+    };
+    Cluster::start(options).await
+}
+
+/// What `mosectl deploy` said of a manifest that it gave a minute.
+fn deploy(cluster: &Cluster, manifest: &str) -> anyhow::Result<Output> {
+    let file = cluster.dir().join("bad.yaml");
+    std::fs::write(&file, manifest)?;
+    cluster.mosectl(&["deploy", "--timeout", "60s", &file.to_string_lossy()])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_the_kernel_kills_says_that_memory_ran_out() -> anyhow::Result<()> {
     // Before the cluster, so that it is removed after it.
     let Some(cgroup) = cgroup()? else { return Ok(()) };
-    let cluster = Cluster::start(Options {
-        control: 1,
-        agents: vec!["a"],
-        ..Options::default()
-    })
-    .await?;
+    let cluster = one_of_each().await?;
     cluster.deploy(&manifest("Works")).await?;
     cluster.routed(0, "/service").await?;
     let agent = cluster.agents["a"].pid();
     cgroup.add(agent)?;
     let before = cluster.status()?.workers("service", "only");
 
-    let file = cluster.dir().join("bad.yaml");
-    std::fs::write(&file, manifest("TakesAllMemory"))?;
-    let output = cluster.mosectl(&["deploy", "--timeout", "60s", &file.to_string_lossy()])?;
+    let output = deploy(&cluster, &manifest("TakesAllMemory"))?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     for part in [
@@ -88,18 +98,11 @@ async fn a_worker_that_the_kernel_kills_says_that_memory_ran_out() -> anyhow::Re
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_somebody_kills_is_not_told_with_what_became_of_another() -> anyhow::Result<()> {
     let Some(cgroup) = cgroup()? else { return Ok(()) };
-    let cluster = Cluster::start(Options {
-        control: 1,
-        agents: vec!["a"],
-        ..Options::default()
-    })
-    .await?;
+    let cluster = one_of_each().await?;
     cgroup.add(cluster.agents["a"].pid())?;
     cluster.deploy(&named("first", "Works")).await?;
     cluster.routed(0, "/first").await?;
-    let file = cluster.dir().join("bad.yaml");
-    std::fs::write(&file, named("second", "TakesAllMemory"))?;
-    let output = cluster.mosectl(&["deploy", "--timeout", "60s", &file.to_string_lossy()])?;
+    let output = deploy(&cluster, &named("second", "TakesAllMemory"))?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("out of memory: the kernel killed "), "{said}");
 

@@ -398,6 +398,24 @@ impl World {
         }
     }
 
+    /// What this revision's rollout waits for.
+    fn awaited(&self, revision: u64) -> Option<Awaited> {
+        let rollout = &self.model.rollouts[&Revision(revision)];
+        waits_for(
+            &self.model,
+            &self.leases(),
+            &self.traffic,
+            &self.watched,
+            rollout,
+            self.now,
+        )
+    }
+
+    /// The same, as people read it.
+    fn waits_for(&self, revision: u64) -> Option<String> {
+        self.awaited(revision).map(|awaited| awaited.to_string())
+    }
+
     /// Each revision as `number phase weight% replicas`.
     fn row(&self) -> String {
         let row = |(revision, rollout): (&Revision, &Rollout)| {
@@ -510,18 +528,7 @@ fn a_canary_waits_to_be_promoted() {
     world.settle();
     let canary = world.deploy(&with_canary(false));
     assert_eq!(world.settle(), [""; 0], "not healthy for long enough");
-    let waits = |world: &World| {
-        let rollout = &world.model.rollouts[&Revision(canary)];
-        waits_for(
-            &world.model,
-            &world.leases(),
-            &world.traffic,
-            &world.watched,
-            rollout,
-            world.now,
-        )
-        .map(|awaited| awaited.to_string())
-    };
+    let waits = |world: &World| world.waits_for(canary);
     assert_eq!(waits(&world).unwrap(), "min_healthy_time: 0s of 10s");
     world.pass(Duration::from_secs(10));
     assert_eq!(waits(&world), None, "it goes on at once");
@@ -583,16 +590,7 @@ fn a_canary_that_promotes_itself_takes_requests_for_long_enough() {
     // It was ready for so long before, and took none.
     world.pass(Duration::from_secs(9));
     assert_eq!(world.settle(), [""; 0]);
-    let rollout = &world.model.rollouts[&Revision(canary)];
-    let waits = waits_for(
-        &world.model,
-        &world.leases(),
-        &world.traffic,
-        &world.watched,
-        rollout,
-        world.now,
-    );
-    assert_eq!(waits.unwrap().to_string(), "min_healthy_time: 9s of 10s");
+    assert_eq!(world.waits_for(canary).unwrap(), "min_healthy_time: 9s of 10s");
     world.pass(Duration::from_secs(1));
     let steps = world.settle();
     assert_eq!(steps.last().unwrap(), "2 serving 50% 1 | 5 rolling 50% 2");
@@ -610,14 +608,7 @@ fn a_canary_goes_on_by_itself_once_it_has_held_its_bounds() {
     world.pass(Duration::from_secs(10));
     world.traffic.report("g", requests(49, 0), world.now);
     assert_eq!(world.settle(), [""; 0], "too few requests");
-    let awaited = waits_for(
-        &world.model,
-        &world.leases(),
-        &world.traffic,
-        &world.watched,
-        &world.model.rollouts[&Revision(canary)],
-        world.now,
-    );
+    let awaited = world.awaited(canary);
     let (found, wanted) = (49, 50);
     assert_eq!(awaited, Some(Awaited::Requests { found, wanted }));
     world.traffic.report("g", requests(50, 0), world.now);
