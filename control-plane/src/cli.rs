@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use clap::Parser;
+use mosec_telemetry::Series;
 use mosec_telemetry::{Admin, run_daemon, stop_on_signal};
 use mosec_types::NodeId;
 use mosec_wire::control::{JoinTarget, identity_in, parse_address, port_of};
 use mosec_wire::port::Port;
 use mosec_wire::tls::{ClusterCa, Identity, PeerIdentity, Role};
-use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DEFAULT_HEALTHY_DEADLINE;
@@ -222,10 +222,10 @@ fn run(args: Args) -> anyhow::Result<()> {
         // Before the token is used: it may be good for one join.
         let listen = args.listen;
         let port = Port::take(listen).with_context(|| format!("cannot listen on {listen}"))?;
-        let registry = Registry::new();
+        let series = Series::default();
         let admin = match args.admin {
             Some(address) => Some(
-                Admin::bind(address, registry.clone())
+                Admin::bind(address, series.clone())
                     .await
                     .context("cannot bind the admin address")?,
             ),
@@ -235,7 +235,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
         let listener = port.listen();
         let listener = listener.with_context(|| format!("cannot listen on {listen}"))?;
-        let node = ControlPlane::build_on(listener, config, &registry).await?;
+        let node = ControlPlane::build_on(listener, config, &series).await?;
         tracing::info!(address = %node.local_addr(), "control-plane node is running");
         serve(node, admin, stop).await
     })

@@ -1,6 +1,7 @@
 //! Series of the control plane.
 
-use prometheus::{IntGauge, Registry};
+use mosec_telemetry::Series;
+use prometheus::IntGauge;
 
 /// Typed handles to the series.
 #[derive(Clone)]
@@ -16,13 +17,9 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the series; an error where the registry has them already.
-    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(format!("mosec_control_plane_{name}"), help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            prometheus::Result::Ok(gauge)
-        };
+    /// Registers the series; an error where they are there already.
+    pub(crate) fn register(series: &Series) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| series.gauge(&format!("mosec_control_plane_{name}"), help);
         Ok(Self {
             leader: gauge("leader", "1 on the node that leads, 0 elsewhere")?,
             term: gauge("term", "Raft term; it grows with each election")?,

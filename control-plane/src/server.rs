@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mosec_telemetry::Series;
 use mosec_telemetry::register_identity;
 use mosec_wire::control::proto::control_plane_server::ControlPlaneServer;
 use mosec_wire::control::raft::raft_server::RaftServer;
@@ -18,7 +19,6 @@ use mosec_wire::control::{ClientConfig, ControlClient, EndpointError, MAX_MESSAG
 use mosec_wire::tls::{Identity, LiveIdentity, TlsError};
 use openraft::error::{InitializeError, RaftError};
 use openraft::{BasicNode, SnapshotPolicy};
-use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -156,20 +156,20 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Opens the store and binds the address. Metrics go into `registry`.
-    pub async fn build(config: Config, registry: &Registry) -> Result<Self, BuildError> {
+    /// Opens the store and binds the address. Metrics go into `series`.
+    pub async fn build(config: Config, series: &Series) -> Result<Self, BuildError> {
         let address = config.listen;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| BuildError::Bind { address, source })?;
-        Self::build_on(listener, config, registry).await
+        Self::build_on(listener, config, series).await
     }
 
     /// As [`ControlPlane::build`], on a listener that is bound already. `config.listen` is not looked at.
     pub async fn build_on(
         listener: TcpListener,
         mut config: Config,
-        registry: &Registry,
+        series: &Series,
     ) -> Result<Self, BuildError> {
         config.validate()?;
         let address = listener.local_addr().map_err(|source| BuildError::Bind {
@@ -184,11 +184,11 @@ impl ControlPlane {
         if held.is_some() && held != trusted {
             return Err(BuildError::OtherAuthority);
         }
-        let metrics = Metrics::register(registry)?;
+        let metrics = Metrics::register(series)?;
         let (log, machine, model) = open_storage(&config).await?;
         let identity = config.security.identity().map(LiveIdentity::from);
         if let Some(identity) = &identity {
-            register_identity(registry, identity)?;
+            register_identity(series, identity)?;
         }
         let peers = Arc::new(Peers::new(config.peers.clone(), identity.clone()));
         let heard = Arc::new(Heard::default());

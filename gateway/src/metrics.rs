@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use mosec_telemetry::ServiceSeries;
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
+use mosec_telemetry::{Series, ServiceSeries};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 pub(crate) struct Metrics {
     /// Of its own: in one process with workers, both have series of one family.
-    registry: Registry,
+    series: Series,
     throughput: IntCounterVec,
     duration: Histogram,
     pub(crate) remaining: IntGauge,
@@ -17,43 +17,27 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(series: &ServiceSeries) -> prometheus::Result<Self> {
-        let registry = Registry::new();
-        let throughput = series.throughput()?;
-        let total = series
-            .process_duration()?
-            .const_label("stage", "total")
-            .const_label("connection", "total");
-        let duration = Histogram::with_opts(total)?;
-        let remaining = series.remaining()?;
-        let connections = IntGauge::new("mosec_gateway_connections", "Open connections of clients.")?;
-        let refused_connections = IntCounter::new(
-            "mosec_gateway_connections_refused_total",
-            "Connections beyond the bound, answered 503.",
-        )?;
-        let body_bytes = IntGauge::new(
-            "mosec_gateway_body_bytes",
-            "Memory of request bodies that are read or not answered yet.",
-        )?;
-        registry.register(Box::new(connections.clone()))?;
-        registry.register(Box::new(refused_connections.clone()))?;
-        registry.register(Box::new(body_bytes.clone()))?;
-        registry.register(Box::new(throughput.clone()))?;
-        registry.register(Box::new(duration.clone()))?;
-        registry.register(Box::new(remaining.clone()))?;
+    pub(crate) fn new(service: &ServiceSeries) -> prometheus::Result<Self> {
+        let series = Series::default();
         Ok(Self {
-            registry,
-            throughput,
-            duration,
-            remaining,
-            connections,
-            refused_connections,
-            body_bytes,
+            throughput: service.throughput(&series)?,
+            duration: service.request_duration(&series)?,
+            remaining: service.remaining(&series)?,
+            connections: series.gauge("mosec_gateway_connections", "Open connections of clients.")?,
+            refused_connections: series.counter(
+                "mosec_gateway_connections_refused_total",
+                "Connections beyond the bound, answered 503.",
+            )?,
+            body_bytes: series.gauge(
+                "mosec_gateway_body_bytes",
+                "Memory of request bodies that are read or not answered yet.",
+            )?,
+            series,
         })
     }
 
-    pub(crate) fn registry(&self) -> &Registry {
-        &self.registry
+    pub(crate) fn series(&self) -> &Series {
+        &self.series
     }
 
     /// Counts an answered request. `path` is a route's, so the label is bounded.

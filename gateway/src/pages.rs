@@ -64,7 +64,7 @@ fn metrics(shared: &Shared) -> HttpResponse {
     let used = shared.body_memory.used_bytes();
     let body_bytes = &shared.metrics.body_bytes;
     body_bytes.set(i64::try_from(used).unwrap_or(i64::MAX));
-    let text = mosec_telemetry::render_all(&[shared.metrics.registry(), &shared.series]);
+    let text = mosec_telemetry::render(&[shared.metrics.series(), &shared.series]);
     let kind = HeaderValue::from_static(mosec_telemetry::METRICS_TYPE);
     respond::with_type(respond::text(StatusCode::OK, text), kind)
 }

@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     pub(crate) dispatchers: Registry,
     pub(crate) metrics: Metrics,
     /// What others in this process count.
-    pub(crate) series: prometheus::Registry,
+    pub(crate) series: mosec_telemetry::Series,
     pub(crate) ids: Ids,
     pub(crate) turns: Turns,
     pub(crate) traffic: Traffic,

@@ -44,7 +44,7 @@ impl Gateway {
     pub async fn bind(
         config: Config,
         dispatchers: Registry,
-        series: prometheus::Registry,
+        series: mosec_telemetry::Series,
     ) -> anyhow::Result<Self> {
         let port = Port::take(&config.address, config.port).await?;
         Self::open(port, config, dispatchers, series)
@@ -55,7 +55,7 @@ impl Gateway {
         port: Port,
         config: Config,
         dispatchers: Registry,
-        series: prometheus::Registry,
+        series: mosec_telemetry::Series,
     ) -> anyhow::Result<Self> {
         let metrics = Metrics::new(&config.series)?;
         let address = port.local_addr();

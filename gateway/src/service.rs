@@ -55,7 +55,7 @@ impl Service {
         identity_dir: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let identity = identity.into();
-        let series = prometheus::Registry::new();
+        let series = mosec_telemetry::Series::default();
         register_identity(&series, &identity)?;
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let control = ControlClient::new(ClientConfig::live(control_plane, Some(identity.clone())))

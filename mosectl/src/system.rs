@@ -126,7 +126,7 @@ impl System {
             raft: RAFT,
             ..ControlPlaneConfig::single(CLUSTER)
         };
-        let control_plane = ControlPlane::build_on(listener, config, &prometheus::Registry::new())
+        let control_plane = ControlPlane::build_on(listener, config, &mosec_telemetry::Series::default())
             .await
             .context("the control plane cannot start")?;
         let http = gateway.local_addr()?;

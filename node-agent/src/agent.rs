@@ -57,7 +57,7 @@ impl Agent {
     pub fn build(
         config: Config,
         registry: Registry,
-        series: &prometheus::Registry,
+        series: &mosec_telemetry::Series,
     ) -> Result<Self, BuildError> {
         Self::build_with(config, registry, series, None)
     }
@@ -66,7 +66,7 @@ impl Agent {
     pub(crate) fn build_with(
         config: Config,
         registry: Registry,
-        series: &prometheus::Registry,
+        series: &mosec_telemetry::Series,
         code: Option<Code>,
     ) -> Result<Self, BuildError> {
         let arena = Arena::new(config.arena.clone())?;

@@ -19,7 +19,7 @@ pub struct Claim {
     pub(crate) address: String,
     pub(crate) admin: Option<Admin>,
     /// What the admin endpoint gives.
-    pub(crate) series: prometheus::Registry,
+    pub(crate) series: mosec_telemetry::Series,
     pub(crate) state: Option<StateDir>,
 }
 
@@ -43,7 +43,7 @@ impl Claim {
         let state = state_dir.map(StateDir::take).transpose()?;
         let socket = LinkSocket::take(listen)?;
         let address = reached_at(advertise, socket.local_addr())?;
-        let series = prometheus::Registry::new();
+        let series = mosec_telemetry::Series::default();
         let admin = match admin {
             Some(address) => Some(
                 Admin::bind(address, series.clone())

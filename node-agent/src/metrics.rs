@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use mosec_telemetry::{STAGE_LABELS, ServiceSeries};
+use mosec_telemetry::{Series, ServiceSeries};
 use mosec_types::ReplicaId;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Series of all stages of a node.
 #[derive(Clone)]
@@ -48,60 +46,38 @@ pub(crate) struct WorkerMetrics {
 }
 
 impl AgentMetrics {
-    pub(crate) fn new(registry: &Registry, series: &ServiceSeries) -> prometheus::Result<Self> {
-        let service = Service {
-            process_duration: HistogramVec::new(series.process_duration()?, &STAGE_LABELS)?,
-            batch_size: series.batch_size()?,
-            batch_duration: series.batch_duration()?,
-        };
-        registry.register(Box::new(service.process_duration.clone()))?;
-        registry.register(Box::new(service.batch_size.clone()))?;
-        registry.register(Box::new(service.batch_duration.clone()))?;
+    pub(crate) fn new(series: &Series, service: &ServiceSeries) -> prometheus::Result<Self> {
         // From a trivial echo (50 us) to a slow model (26 s).
         let seconds = prometheus::exponential_buckets(0.00005, 2.0, 20)?;
-        let metrics = Self {
-            service,
-            worker_time: HistogramVec::new(
-                HistogramOpts::new(
-                    "mosec_agent_worker_seconds",
-                    "Time a worker takes for a batch, codecs included.",
-                )
-                .buckets(seconds),
+        let worker_time = HistogramOpts::new(
+            "mosec_agent_worker_seconds",
+            "Time a worker takes for a batch, codecs included.",
+        );
+        Ok(Self {
+            service: Service {
+                process_duration: service.batch_process_duration(series)?,
+                batch_size: service.batch_size(series)?,
+                batch_duration: service.batch_duration(series)?,
+            },
+            worker_time: series.histograms(worker_time.buckets(seconds), &["stage"])?,
+            ready: series.gauges("mosec_agent_ready_workers", "Workers that are ready.", &["stage"])?,
+            restarts: series.counters(
+                "mosec_agent_worker_restarts_total",
+                "Worker processes started again.",
                 &["stage"],
             )?,
-            ready: IntGaugeVec::new(
-                Opts::new("mosec_agent_ready_workers", "Workers that are ready."),
+            backlog: series.gauges(
+                "mosec_agent_backlog_batches",
+                "Batches that wait for a worker's ring.",
                 &["stage"],
             )?,
-            restarts: IntCounterVec::new(
-                Opts::new(
-                    "mosec_agent_worker_restarts_total",
-                    "Worker processes started again.",
-                ),
-                &["stage"],
-            )?,
-            backlog: IntGaugeVec::new(
-                Opts::new(
-                    "mosec_agent_backlog_batches",
-                    "Batches that wait for a worker's ring.",
-                ),
-                &["stage"],
-            )?,
-            arena_used_bytes: IntGauge::new("mosec_agent_arena_used_bytes", "Shared memory in use.")?,
-            arena_bytes: IntGauge::new("mosec_agent_arena_bytes", "Shared memory allocated.")?,
-            output_bytes: IntGauge::new(
+            arena_used_bytes: series.gauge("mosec_agent_arena_used_bytes", "Shared memory in use.")?,
+            arena_bytes: series.gauge("mosec_agent_arena_bytes", "Shared memory allocated.")?,
+            output_bytes: series.gauge(
                 "mosec_agent_output_bytes",
                 "Output of workers that is kept for those who ask.",
             )?,
-        };
-        registry.register(Box::new(metrics.worker_time.clone()))?;
-        registry.register(Box::new(metrics.ready.clone()))?;
-        registry.register(Box::new(metrics.restarts.clone()))?;
-        registry.register(Box::new(metrics.backlog.clone()))?;
-        registry.register(Box::new(metrics.arena_used_bytes.clone()))?;
-        registry.register(Box::new(metrics.arena_bytes.clone()))?;
-        registry.register(Box::new(metrics.output_bytes.clone()))?;
-        Ok(metrics)
+        })
     }
 
     /// `batches`: whether the stage forms batches.

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use mosec_control_plane::{Config, ControlPlane};
+use mosec_telemetry::Series;
 use mosec_types::spec::MAX_LINK_REQUEST_BYTES;
 use mosec_types::topology::Phase;
 use mosec_types::{PipelineName, Topology};
 use mosec_wire::control::ControlError;
-use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -270,8 +270,8 @@ fn crowd() -> mosec_types::PipelineSpec {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_node_needs_no_disk_no_peers_and_no_port() {
-    let (registry, stop) = (Registry::new(), CancellationToken::new());
-    let node = ControlPlane::build(Config::single("alone"), &registry)
+    let (series, stop) = (Series::default(), CancellationToken::new());
+    let node = ControlPlane::build(Config::single("alone"), &series)
         .await
         .unwrap();
     let address = node.local_addr().to_string();

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_control_plane::{Config, ControlPlane, LeaseTiming, RaftTiming, RunError, Security};
+use mosec_telemetry::Series;
 use mosec_types::spec::PythonSource;
 use mosec_types::topology::{Deployment, Node};
 use mosec_types::{NodeId, PipelineName, PipelineSpec, Revision, RouteSpec, StageIndex, StageSpec, Topology};
 use mosec_wire::control::proto::control_plane_client::ControlPlaneClient;
 use mosec_wire::control::{ClientConfig, ControlClient, ControlError, endpoint, proto};
 use mosec_wire::tls::{ClusterCa, Identity, Role};
-use prometheus::Registry;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -43,7 +43,7 @@ pub struct Cluster {
 
 struct Member {
     stop: CancellationToken,
-    registry: Registry,
+    series: Series,
     task: JoinHandle<Result<(), RunError>>,
 }
 
@@ -142,12 +142,12 @@ impl Cluster {
     }
 
     async fn run(&mut self, member: u64, listener: TcpListener) {
-        let (stop, registry) = (CancellationToken::new(), Registry::new());
-        let node = ControlPlane::build_on(listener, self.configs[&member].clone(), &registry)
+        let (stop, series) = (CancellationToken::new(), Series::default());
+        let node = ControlPlane::build_on(listener, self.configs[&member].clone(), &series)
             .await
             .unwrap();
         let task = tokio::spawn(node.run(stop.clone()));
-        self.running.insert(member, Member { stop, registry, task });
+        self.running.insert(member, Member { stop, series, task });
     }
 
     pub async fn stop(&mut self, member: u64) {
@@ -169,7 +169,10 @@ impl Cluster {
     /// Starts a stopped member that will not start; gives the reason, causes and all.
     pub async fn refused(&self, member: u64) -> String {
         let config = self.configs[&member].clone();
-        let error = ControlPlane::build(config, &Registry::new()).await.err().unwrap();
+        let error = ControlPlane::build(config, &Series::default())
+            .await
+            .err()
+            .unwrap();
         format!("{:#}", anyhow::Error::from(error))
     }
 
@@ -193,7 +196,7 @@ impl Cluster {
 
     /// The value of one of a member's gauges.
     pub fn gauge(&self, member: u64, name: &str) -> f64 {
-        let families = self.running[&member].registry.gather();
+        let families = self.running[&member].series.registry().gather();
         let family = families
             .iter()
             .find(|family| family.name() == format!("mosec_control_plane_{name}"))

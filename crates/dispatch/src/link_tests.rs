@@ -38,7 +38,7 @@ impl Bench {
         spec.stages[0].max_batch_size = max_batch_size;
         // Full batches only.
         spec.stages[0].max_wait = DEADLINE;
-        let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+        let metrics = DispatchMetrics::new(&mosec_telemetry::Series::default()).unwrap();
         let dispatcher = Dispatcher::new(StageConfig::of(&spec, KEY, GRACE).unwrap(), &metrics);
         let mut bench = Self {
             dispatcher,
@@ -234,7 +234,7 @@ struct Lingering {
 }
 
 async fn lingering() -> Lingering {
-    let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+    let metrics = DispatchMetrics::new(&mosec_telemetry::Series::default()).unwrap();
     let registry = Registry::new(metrics);
     let config = StageConfig::of(&spec(1, &[], &[&[0]]), KEY, GRACE).unwrap();
     let dispatcher = registry.ensure(config);
@@ -335,7 +335,7 @@ async fn until(wanted: impl Fn() -> bool) {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_cannot_be_reached_is_named_until_it_can_or_is_not_wanted() {
-    let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+    let metrics = DispatchMetrics::new(&mosec_telemetry::Series::default()).unwrap();
     let down = metrics.links_down.clone();
     let connect = Arc::new(Later::default());
     let mut links = Links::new(connect.clone(), Registry::new(metrics));

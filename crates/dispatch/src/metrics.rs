@@ -1,9 +1,8 @@
 //! What dispatchers count.
 
+use mosec_telemetry::Series;
 use mosec_types::ErrorCode;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Series of all dispatchers of a process.
 #[derive(Clone)]
@@ -31,70 +30,52 @@ pub(crate) struct StageMetrics {
 }
 
 impl DispatchMetrics {
-    /// Registers the series in `registry`.
+    /// Registers the series.
     ///
-    /// Errors: a series of that name is there already.
-    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+    /// Errors: one of that name is there already.
+    pub fn new(series: &Series) -> prometheus::Result<Self> {
         // From a wake-up (0.1 ms) to MOSEC's default time limit (3 s).
         let seconds = prometheus::exponential_buckets(0.0001, 2.0, 16)?;
         let sizes = prometheus::exponential_buckets(1.0, 2.0, 10)?;
-        let metrics = Self {
-            queued: IntGaugeVec::new(
-                Opts::new("mosec_dispatch_queue_requests", "Requests in a stage's queue."),
+        let queue_wait = HistogramOpts::new(
+            "mosec_dispatch_queue_wait_seconds",
+            "Time from a request's arrival to its batch.",
+        );
+        let batch_size = HistogramOpts::new("mosec_dispatch_batch_requests", "Requests in a batch.");
+        Ok(Self {
+            queued: series.gauges(
+                "mosec_dispatch_queue_requests",
+                "Requests in a stage's queue.",
                 &["stage"],
             )?,
-            queue_wait: HistogramVec::new(
-                HistogramOpts::new(
-                    "mosec_dispatch_queue_wait_seconds",
-                    "Time from a request's arrival to its batch.",
-                )
-                .buckets(seconds),
+            queue_wait: series.histograms(queue_wait.buckets(seconds), &["stage"])?,
+            batches: series.counters(
+                "mosec_dispatch_batches_total",
+                "Batches sent to replicas.",
                 &["stage"],
             )?,
-            batches: IntCounterVec::new(
-                Opts::new("mosec_dispatch_batches_total", "Batches sent to replicas."),
-                &["stage"],
-            )?,
-            batch_size: HistogramVec::new(
-                HistogramOpts::new("mosec_dispatch_batch_requests", "Requests in a batch.").buckets(sizes),
-                &["stage"],
-            )?,
-            refusals: IntCounterVec::new(
-                Opts::new(
-                    "mosec_dispatch_refused_total",
-                    "Requests not admitted, by reason.",
-                ),
+            batch_size: series.histograms(batch_size.buckets(sizes), &["stage"])?,
+            refusals: series.counters(
+                "mosec_dispatch_refused_total",
+                "Requests not admitted, by reason.",
                 &["stage", "reason"],
             )?,
-            losses: IntCounterVec::new(
-                Opts::new(
-                    "mosec_dispatch_redispatched_total",
-                    "Requests sent again after their replica was lost.",
-                ),
+            losses: series.counters(
+                "mosec_dispatch_redispatched_total",
+                "Requests sent again after their replica was lost.",
                 &["stage"],
             )?,
-            handed_over: IntCounterVec::new(
-                Opts::new(
-                    "mosec_dispatch_handed_over_total",
-                    "Requests that waited for a revision which is replaced, and went to its successor.",
-                ),
+            handed_over: series.counters(
+                "mosec_dispatch_handed_over_total",
+                "Requests that waited for a revision which is replaced, and went to its successor.",
                 &["stage"],
             )?,
             // Which nodes they are say the log and `mosectl status`: as labels, names of nodes would only grow in number.
-            links_down: IntGauge::new(
+            links_down: series.gauge(
                 "mosec_dispatch_links_down",
                 "Nodes to which no link can be opened.",
             )?,
-        };
-        registry.register(Box::new(metrics.queued.clone()))?;
-        registry.register(Box::new(metrics.queue_wait.clone()))?;
-        registry.register(Box::new(metrics.batches.clone()))?;
-        registry.register(Box::new(metrics.batch_size.clone()))?;
-        registry.register(Box::new(metrics.refusals.clone()))?;
-        registry.register(Box::new(metrics.losses.clone()))?;
-        registry.register(Box::new(metrics.handed_over.clone()))?;
-        registry.register(Box::new(metrics.links_down.clone()))?;
-        Ok(metrics)
+        })
     }
 
     pub(crate) fn stage(&self, stage: &str) -> StageMetrics {

@@ -224,7 +224,7 @@ mod tests {
     impl Bench {
         /// A registry with one dispatcher, which has one batch out.
         fn busy(timeout: Duration) -> Self {
-            let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+            let metrics = DispatchMetrics::new(&mosec_telemetry::Series::default()).unwrap();
             let key = StageKey {
                 revision: Default::default(),
                 stage: Default::default(),

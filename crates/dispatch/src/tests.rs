@@ -75,7 +75,7 @@ impl Bench {
             grace: GRACE,
             longest: DEADLINE,
         };
-        let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+        let metrics = DispatchMetrics::new(&mosec_telemetry::Series::default()).unwrap();
         Self {
             dispatcher: Dispatcher::new(config, &metrics),
             target: Arc::default(),

@@ -10,29 +10,29 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::Series;
 use crate::render::{METRICS_TYPE, render};
 
 /// Connections at once: far more than scrapers open. More are closed.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Serves a registry over HTTP.
+/// Serves series over HTTP.
 pub struct Admin {
     listener: TcpListener,
-    registry: Registry,
+    series: Series,
 }
 
 impl Admin {
     /// Binds `address`; port 0 takes any.
-    pub async fn bind(address: SocketAddr, registry: Registry) -> std::io::Result<Self> {
+    pub async fn bind(address: SocketAddr, series: Series) -> std::io::Result<Self> {
         Ok(Self {
             listener: TcpListener::bind(address).await?,
-            registry,
+            series,
         })
     }
 
@@ -60,10 +60,10 @@ impl Admin {
             let Ok(place) = places.clone().try_acquire_owned() else {
                 continue;
             };
-            let registry = self.registry.clone();
+            let series = self.series.clone();
             let stop = stop.clone();
             tasks.spawn(async move {
-                let service = service_fn(|request| std::future::ready(answer(&request, &registry)));
+                let service = service_fn(|request| std::future::ready(answer(&request, &series)));
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .serve_connection(TokioIo::new(stream), service);
@@ -77,9 +77,9 @@ impl Admin {
     }
 }
 
-fn answer(request: &Request<Incoming>, registry: &Registry) -> Result<Response<Full<Bytes>>, Infallible> {
+fn answer(request: &Request<Incoming>, series: &Series) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, body) = match request.uri().path() {
-        "/metrics" => (StatusCode::OK, render(registry)),
+        "/metrics" => (StatusCode::OK, render(&[series])),
         "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, String::new()),
     };
@@ -101,7 +101,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_are_bounded_and_come_free() {
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), Registry::new())
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), Series::default())
             .await
             .unwrap();
         let address = admin.local_addr().unwrap();

@@ -3,24 +3,25 @@
 use std::time::UNIX_EPOCH;
 
 use mosec_wire::tls::LiveIdentity;
+use prometheus::IntGauge;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntGauge, Registry};
+
+use crate::series::{Kind, Series};
 
 /// Registers `mosec_certificate_expiry_timestamp_seconds`: when the certificate that is current expires, in seconds since
 /// 1970. It is renewed when a third of its lifetime is left, so that less is worth an alert.
-pub fn register_identity(registry: &Registry, identity: &LiveIdentity) -> prometheus::Result<()> {
+pub fn register_identity(series: &Series, identity: &LiveIdentity) -> prometheus::Result<()> {
     let gauge = IntGauge::new(
         "mosec_certificate_expiry_timestamp_seconds",
         "When this process's certificate expires, in seconds since 1970",
     )?;
-    registry.register(Box::new(Expiry {
-        gauge,
-        identity: identity.clone(),
-    }))
+    let identity = identity.clone();
+    series.add(Kind::Gauge, Expiry { gauge, identity }).map(drop)
 }
 
 /// Reads the date whenever it is asked.
+#[derive(Clone)]
 struct Expiry {
     gauge: IntGauge,
     identity: LiveIdentity,
@@ -54,9 +55,13 @@ mod tests {
             let validity = Validity::starting(SystemTime::now(), Duration::from_secs(seconds));
             ca.issue_for(Role::Agent, "a", validity).unwrap()
         };
-        let (identity, registry) = (LiveIdentity::from(issue(100)), Registry::new());
-        register_identity(&registry, &identity).unwrap();
-        let value = || registry.gather()[0].get_metric()[0].get_gauge().get_value();
+        let (identity, series) = (LiveIdentity::from(issue(100)), Series::default());
+        register_identity(&series, &identity).unwrap();
+        let value = || {
+            series.registry().gather()[0].get_metric()[0]
+                .get_gauge()
+                .get_value()
+        };
         let before = value();
         identity.replace(issue(1100)).unwrap();
         assert!((999.0..=1001.0).contains(&(value() - before)));

@@ -6,6 +6,7 @@ mod format;
 mod identity;
 mod log;
 mod render;
+mod series;
 mod service;
 mod signals;
 
@@ -13,6 +14,7 @@ pub use admin::Admin;
 pub use command::{parse_args, run_daemon};
 pub use identity::register_identity;
 pub use log::{LogFormat, init_logging};
-pub use render::{METRICS_TYPE, render, render_all};
-pub use service::{STAGE_LABELS, ServiceSeries};
+pub use render::{METRICS_TYPE, render};
+pub use series::{Described, Kind, Series};
+pub use service::ServiceSeries;
 pub use signals::stop_on_signal;

@@ -1,25 +1,22 @@
-//! Series as text, in the dialect that MOSEC's scrapers have seen: Prometheus' format, with OpenMetrics' way to name
-//! counters, to write bounds and to end.
+//! Series as text, in the dialect that MOSEC's scrapers have seen: Prometheus' format, with OpenMetrics' way to write
+//! bounds and to end. Counters are declared under the names of their samples, which MOSEC does not do, and without which
+//! Prometheus has neither their type nor their help.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use prometheus::Registry;
 use prometheus::proto::{Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::Series;
 
 /// Content type of [`render`]'s text.
 pub const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All series of a registry.
-pub fn render(registry: &Registry) -> String {
-    render_all(&[registry])
-}
-
-/// All series of several registries, which may have parts of one family each. Histograms without an observation are left
-/// out, and so are families without a series.
-pub fn render_all(registries: &[&Registry]) -> String {
+/// All series of a process, whose parts may have registered some of one family each. Histograms without an observation
+/// are left out, and so are families without a series.
+pub fn render(parts: &[&Series]) -> String {
     let mut families: BTreeMap<String, Vec<MetricFamily>> = BTreeMap::new();
-    for family in registries.iter().flat_map(|registry| registry.gather()) {
+    for family in parts.iter().flat_map(|part| part.registry().gather()) {
         families.entry(family.name().to_owned()).or_default().push(family);
     }
     let mut text = String::new();
@@ -56,9 +53,8 @@ fn write_family(out: &mut String, name: &str, parts: &[MetricFamily]) -> fmt::Re
         let labels = metric.get_label();
         match kind {
             MetricType::COUNTER => {
-                let suffix = if name.ends_with("_total") { "" } else { "_total" };
                 let value = metric.get_counter().get_value();
-                writeln!(out, "{name}{suffix}{} {value}", Labels(None, labels))?;
+                writeln!(out, "{name}{} {value}", Labels(None, labels))?;
             }
             MetricType::GAUGE => {
                 let value = metric.get_gauge().get_value();
@@ -121,12 +117,12 @@ impl fmt::Display for Escaped<'_> {
 mod tests {
     use std::time::Duration;
 
-    use prometheus::{Histogram, HistogramVec, IntCounter};
-
     use super::*;
-    use crate::{STAGE_LABELS, ServiceSeries};
+    use crate::ServiceSeries;
+    use crate::series::Kind;
 
-    /// A scrape of MOSEC 0.9.8, but for the order of families, series and labels.
+    /// A scrape of MOSEC 0.9.8, but for the order of families, series and labels, and the name by which the counter is
+    /// declared.
     const SCRAPE: &str = r#"# HELP mosec_service_batch_size batch size for each connection in each stage.
 # TYPE mosec_service_batch_size histogram
 mosec_service_batch_size_sum{connection="2",stage="Bat_2"} 3.0
@@ -159,63 +155,52 @@ mosec_service_process_duration_second_bucket{le="+Inf",connection="total",stage=
 # HELP mosec_service_remaining_task remaining tasks for the whole service.
 # TYPE mosec_service_remaining_task gauge
 mosec_service_remaining_task 0
-# HELP mosec_service_throughput service inference endpoint throughput.
-# TYPE mosec_service_throughput counter
+# HELP mosec_service_throughput_total service inference endpoint throughput.
+# TYPE mosec_service_throughput_total counter
 mosec_service_throughput_total{code="200",endpoint="/inference"} 7
 # EOF
 "#;
 
     #[test]
     fn series_have_mosecs_text() {
-        let series = ServiceSeries {
+        let service = ServiceSeries {
             timeout: Some(Duration::from_millis(4)),
             ..Default::default()
         };
-        let (registry, stages_registry) = (Registry::new(), Registry::new());
-        let opts = series.process_duration().unwrap();
         // The whole service's and the stages' are registered apart, by different parts of a process.
-        let total = opts
-            .clone()
-            .const_label("stage", "total")
-            .const_label("connection", "total");
-        let total = Histogram::with_opts(total).unwrap();
-        let stages = HistogramVec::new(opts, &STAGE_LABELS).unwrap();
-        let (sizes, times) = (series.batch_size().unwrap(), series.batch_duration().unwrap());
-        let throughput = series.throughput().unwrap();
-        registry.register(Box::new(total.clone())).unwrap();
-        stages_registry.register(Box::new(stages.clone())).unwrap();
-        registry.register(Box::new(sizes.clone())).unwrap();
-        registry.register(Box::new(times.clone())).unwrap();
-        registry.register(Box::new(throughput.clone())).unwrap();
-        registry.register(Box::new(series.remaining().unwrap())).unwrap();
+        let (whole, stages) = (Series::default(), Series::default());
+        let total = service.request_duration(&whole).unwrap();
+        let throughput = service.throughput(&whole).unwrap();
+        service.remaining(&whole).unwrap();
+        let durations = service.batch_process_duration(&stages).unwrap();
+        let sizes = service.batch_size(&stages).unwrap();
+        let times = service.batch_duration(&stages).unwrap();
 
         let idle = "# HELP mosec_service_remaining_task remaining tasks for the whole service.\n\
                     # TYPE mosec_service_remaining_task gauge\nmosec_service_remaining_task 0\n# EOF\n";
         let (first, second) = (["Pre_1", "1"], ["Bat_2", "2"]);
-        let observed = stages.with_label_values(&first);
+        let observed = durations.with_label_values(&first);
         let size = sizes.with_label_values(&second);
         let _never = times.with_label_values(&second);
-        let both = [&stages_registry, &registry];
-        assert_eq!(render_all(&both), idle);
+        let both = [&stages, &whole];
+        assert_eq!(render(&both), idle);
 
         observed.observe(0.25);
         total.observe(0.5);
         (0..3).for_each(|_| size.observe(1.0));
         throughput.with_label_values(&["200", "/inference"]).inc_by(7);
-        assert_eq!(render_all(&both), SCRAPE);
+        assert_eq!(render(&both), SCRAPE);
     }
 
     #[test]
     fn names_and_values_of_any_kind_are_written() {
-        let registry = Registry::new();
-        let counter = IntCounter::new("a_total", "line\nof \\ text").unwrap();
-        registry.register(Box::new(counter)).unwrap();
+        let series = Series::default();
+        series.counter("a_total", "line\nof \\ text").unwrap();
         let labelled = prometheus::Opts::new("b", "help").const_label("label", "a\"b\\c\nd");
-        registry
-            .register(Box::new(prometheus::IntGauge::with_opts(labelled).unwrap()))
-            .unwrap();
+        let gauge = prometheus::IntGauge::with_opts(labelled).unwrap();
+        series.add(Kind::Gauge, gauge).unwrap();
         assert_eq!(
-            render(&registry),
+            render(&[&series]),
             "# HELP a_total line\\nof \\\\ text\n# TYPE a_total counter\na_total 0\n# HELP b help\n# TYPE b gauge\n\
              b{label=\"a\\\"b\\\\c\\nd\"} 0\n# EOF\n"
         );

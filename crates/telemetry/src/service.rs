@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge};
+
+use crate::Series;
 
 /// Buckets of times where the service has no timeout of its own: up to nine minutes.
 const DEFAULT_BUCKETS: usize = 20;
@@ -33,27 +35,37 @@ impl Default for ServiceSeries {
 
 impl ServiceSeries {
     /// Answered requests.
-    pub fn throughput(&self) -> prometheus::Result<IntCounterVec> {
-        // Its samples end in `_total`, its name does not.
-        IntCounterVec::new(
-            Opts::new(
-                format!("{}_throughput", self.namespace),
-                "service inference endpoint throughput.",
-            ),
+    pub fn throughput(&self, series: &Series) -> prometheus::Result<IntCounterVec> {
+        series.counters(
+            &self.name("throughput_total"),
+            "service inference endpoint throughput.",
             &["code", "endpoint"],
         )
     }
 
     /// Requests in progress.
-    pub fn remaining(&self) -> prometheus::Result<IntGauge> {
-        IntGauge::new(
-            format!("{}_remaining_task", self.namespace),
+    pub fn remaining(&self, series: &Series) -> prometheus::Result<IntGauge> {
+        series.gauge(
+            &self.name("remaining_task"),
             "remaining tasks for the whole service.",
         )
     }
 
-    /// Times from a request to its answer, where `stage` and `connection` are both `total`, and times of batches.
-    pub fn process_duration(&self) -> prometheus::Result<HistogramOpts> {
+    /// Times from a request to its answer.
+    pub fn request_duration(&self, series: &Series) -> prometheus::Result<Histogram> {
+        let opts = self.process_duration()?;
+        series.histogram(
+            opts.const_label("stage", "total")
+                .const_label("connection", "total"),
+        )
+    }
+
+    /// Times of batches, in the same family.
+    pub fn batch_process_duration(&self, series: &Series) -> prometheus::Result<HistogramVec> {
+        series.histograms(self.process_duration()?, &STAGE_LABELS)
+    }
+
+    fn process_duration(&self) -> prometheus::Result<HistogramOpts> {
         let buckets = seconds(self.timeout.map_or(DEFAULT_BUCKETS, bucket_count))?;
         Ok(self
             .opts(
@@ -64,28 +76,32 @@ impl ServiceSeries {
     }
 
     /// Requests of a batch.
-    pub fn batch_size(&self) -> prometheus::Result<HistogramVec> {
+    pub fn batch_size(&self, series: &Series) -> prometheus::Result<HistogramVec> {
         let buckets = prometheus::exponential_buckets(1.0, 2.0, BATCH_SIZE_BUCKETS)?;
         let opts = self.opts("batch_size", "batch size for each connection in each stage.");
-        HistogramVec::new(opts.buckets(buckets), &STAGE_LABELS)
+        series.histograms(opts.buckets(buckets), &STAGE_LABELS)
     }
 
     /// Times that batches waited for more requests.
-    pub fn batch_duration(&self) -> prometheus::Result<HistogramVec> {
+    pub fn batch_duration(&self, series: &Series) -> prometheus::Result<HistogramVec> {
         let opts = self.opts(
             "batch_duration_second",
             "dynamic batching duration for each connection in each stage.",
         );
-        HistogramVec::new(opts.buckets(seconds(BATCH_TIME_BUCKETS)?), &STAGE_LABELS)
+        series.histograms(opts.buckets(seconds(BATCH_TIME_BUCKETS)?), &STAGE_LABELS)
     }
 
     fn opts(&self, name: &str, help: &str) -> HistogramOpts {
-        HistogramOpts::new(format!("{}_{name}", self.namespace), help)
+        HistogramOpts::new(self.name(name), help)
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}_{name}", self.namespace)
     }
 }
 
 /// A stage's name, and the number of its worker.
-pub const STAGE_LABELS: [&str; 2] = ["stage", "connection"];
+const STAGE_LABELS: [&str; 2] = ["stage", "connection"];
 
 fn seconds(count: usize) -> prometheus::Result<Vec<f64>> {
     prometheus::exponential_buckets(0.001, 2.0, count)

@@ -137,7 +137,7 @@ impl Bench {
             port: 0,
             ..config
         };
-        let series = prometheus::Registry::new();
+        let series = mosec_telemetry::Series::default();
         let registry = Registry::new(DispatchMetrics::new(&series).unwrap());
         let gateway = Gateway::bind(config, registry.clone(), series).await.unwrap();
         let address = gateway.local_addr().unwrap();

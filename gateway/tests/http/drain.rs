@@ -123,7 +123,7 @@ async fn a_port_in_use_is_an_error_that_names_it() {
         port: bench.address.port(),
         ..Default::default()
     };
-    let series = prometheus::Registry::new();
+    let series = mosec_telemetry::Series::default();
     let Err(error) = mosec_gateway::Gateway::bind(config, bench.registry.clone(), series).await else {
         panic!("two gateways on one port");
     };

@@ -85,7 +85,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_is_healthy_that_says_so() {
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), prometheus::Registry::new());
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), mosec_telemetry::Series::default());
         let admin = admin.await.unwrap();
         let address = admin.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();

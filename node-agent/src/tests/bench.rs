@@ -87,7 +87,7 @@ pub(crate) fn topology(revision: u64, capacity: u32) -> Topology {
 pub(super) struct Bench {
     pub(super) agent: Agent,
     pub(super) registry: Registry,
-    pub(super) series: prometheus::Registry,
+    pub(super) series: mosec_telemetry::Series,
     arena: Arena,
 }
 
@@ -102,7 +102,7 @@ impl Bench {
             max_bytes: 1 << 18,
             shm,
         };
-        let series = prometheus::Registry::new();
+        let series = mosec_telemetry::Series::default();
         let registry = Registry::new(DispatchMetrics::new(&series).unwrap());
         let config = Config {
             arena: arena.clone(),
@@ -152,7 +152,7 @@ impl Bench {
 
     /// The value of a gauge, zero where it is not there.
     pub(super) fn gauge(&self, name: &str, stage: &str) -> f64 {
-        let families = self.series.gather();
+        let families = self.series.registry().gather();
         let family = families.iter().find(|family| family.name() == name);
         let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
         let metric = metrics

@@ -58,7 +58,7 @@ async fn batches_are_counted_by_stage_and_worker() {
         let batch = worker.take().unwrap();
         worker.answer(&batch, &answers);
     }
-    let text = mosec_telemetry::render(&bench.series);
+    let text = mosec_telemetry::render(&[&bench.series]);
     for (series, expected) in [
         ("process_duration_second_count", "1"),
         ("batch_size_count", "2"),

@@ -16,7 +16,7 @@ use crate::{Upstream, serve_link};
 
 fn dispatcher() -> Dispatcher {
     let spec = topology(1, 16).deployments.remove(0).spec;
-    let metrics = DispatchMetrics::new(&prometheus::Registry::new()).unwrap();
+    let metrics = DispatchMetrics::new(&mosec_telemetry::Series::default()).unwrap();
     Dispatcher::new(StageConfig::of(&spec, key(1, 0), BOUND).unwrap(), &metrics)
 }
 

@@ -21,7 +21,7 @@ pub(super) const REVISION: Revision = Revision(1);
 /// The running agent. End it with [`LocalNode::end`]: dropping it leaves its workers to the end of the process.
 pub(super) struct LocalNode {
     pub(super) registry: Registry,
-    pub(super) series: prometheus::Registry,
+    pub(super) series: mosec_telemetry::Series,
     /// What the workers are doing, as it changes.
     pub(super) workers: watch::Receiver<Vec<WorkerStatus>>,
     /// Replicas of each stage.
@@ -45,7 +45,7 @@ pub(super) enum End {
 impl LocalNode {
     /// Starts the workers of a validated `spec`. Needs a tokio runtime.
     pub(super) fn start(spec: PipelineSpec, service: ServiceSeries) -> anyhow::Result<Self> {
-        let series = prometheus::Registry::new();
+        let series = mosec_telemetry::Series::default();
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let node = NodeId::new("local")?;
         let mut config = mosec_node_agent::Config::new(node.clone());

@@ -7,7 +7,7 @@ _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)",?')
 _PARTS = ("_bucket", "_sum", "_count", "_total")
 # Families of this project's own, beside those of the namespace.
-_OWN = re.compile(r"^(# (HELP|TYPE) )?mosec_(agent|dispatch|gateway|control)_")
+_OWN = re.compile(r"^(# (HELP|TYPE) )?(mosec_(agent|build|certificate|dispatch|gateway|link)|process)_")
 
 Families = dict[str, dict[str, Any]]
 
@@ -22,12 +22,15 @@ def has_own(text: str) -> bool:
 
 
 def families(text: str) -> Families:
-    """Per family its type, help and series; sums are left out, bucket counts reduced to their bounds."""
+    """Per family its type, help and series; sums are left out, bucket counts reduced to their bounds.
+
+    A counter is declared by the name of its samples or, as OpenMetrics has it, without `_total`; both are one family.
+    """
     found: Families = {}
     for line in lines(text):
         if line.startswith("# ") and line != "# EOF":
             _, kind, name, rest = line.split(" ", 3)
-            found.setdefault(name, {})[kind] = rest
+            found.setdefault(name.removesuffix("_total"), {})[kind] = rest
         elif match := _SAMPLE.match(line):
             _add(found, *match.groups(default=""))
     return found

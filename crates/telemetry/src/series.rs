@@ -1,0 +1,132 @@
+//! Where the parts of a process register what they measure. It keeps what each series means beside its values, so that
+//! `docs/metrics.md` is written from the code.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// The series of a process. Clones share them.
+#[derive(Clone, Default)]
+pub struct Series {
+    registry: Registry,
+    described: Arc<Mutex<Vec<Described>>>,
+}
+
+/// What a family of series is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// As its samples are called, but for a histogram's suffixes.
+    pub name: String,
+    pub kind: Kind,
+    pub help: String,
+    /// Names of the labels, in the order of the alphabet where they never change, before those that do.
+    pub labels: Vec<String>,
+}
+
+/// How the values of a family move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only up, from zero at the start of its process.
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    /// As Prometheus calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Every method's error: a family of that name is there already, or a name is not one.
+impl Series {
+    pub fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(Kind::Counter, IntCounter::new(name, help)?)
+    }
+
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(Kind::Counter, IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    pub fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(Kind::Gauge, IntGauge::new(name, help)?)
+    }
+
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(Kind::Gauge, IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    pub fn histogram(&self, opts: HistogramOpts) -> prometheus::Result<Histogram> {
+        self.add(Kind::Histogram, Histogram::with_opts(opts)?)
+    }
+
+    pub fn histograms(&self, opts: HistogramOpts, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+        self.add(Kind::Histogram, HistogramVec::new(opts, labels)?)
+    }
+
+    /// Registers a collector of families of one kind, and gives it back as a handle.
+    pub fn add<C: Collector + Clone + 'static>(&self, kind: Kind, collector: C) -> prometheus::Result<C> {
+        self.registry.register(Box::new(collector.clone()))?;
+        let described = collector.desc().into_iter().map(|desc| {
+            let constant = desc.const_label_pairs.iter().map(|label| label.name().to_owned());
+            Described {
+                name: desc.fq_name.clone(),
+                kind,
+                help: desc.help.clone(),
+                labels: constant.chain(desc.variable_labels.iter().cloned()).collect(),
+            }
+        });
+        self.described.lock().extend(described);
+        Ok(collector)
+    }
+
+    /// All families, those without a value yet among them, in the order in which they were registered.
+    pub fn described(&self) -> Vec<Described> {
+        self.described.lock().clone()
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_value_yet_is_described() {
+        let series = Series::default();
+        series.counters("a_total", "As.", &["pipeline", "stage"]).unwrap();
+        let bounds = HistogramOpts::new("b_seconds", "Bs.").const_label("stage", "total");
+        series.histogram(bounds).unwrap();
+        let described = |name: &str, kind, help: &str, labels: &[&str]| Described {
+            name: name.into(),
+            kind,
+            help: help.into(),
+            labels: labels.iter().map(|&label| label.into()).collect(),
+        };
+        let expected = [
+            described("a_total", Kind::Counter, "As.", &["pipeline", "stage"]),
+            described("b_seconds", Kind::Histogram, "Bs.", &["stage"]),
+        ];
+        assert_eq!(series.described(), expected);
+    }
+
+    #[test]
+    fn a_name_is_registered_once() {
+        let series = Series::default();
+        series.gauge("a", "As.").unwrap();
+        assert!(series.gauge("a", "As.").is_err());
+        assert_eq!(series.described().len(), 1);
+    }
+}
