@@ -35,10 +35,8 @@ COPY . .
 RUN sh configs/docker/build.sh "$ARTIFACTS" /out
 
 FROM ${DEBIAN_IMAGE} AS base
-# Whoever runs in a container is nobody on its host. Volumes take over who owns these folders.
-RUN useradd --system --uid 10001 --home-dir /var/lib/mosec --shell /usr/sbin/nologin mosec \
- && mkdir -p /etc/mosec /var/lib/mosec \
- && chown mosec: /etc/mosec /var/lib/mosec && chmod 700 /etc/mosec /var/lib/mosec
+COPY configs/docker/user.sh /usr/local/share/mosec/
+RUN sh /usr/local/share/mosec/user.sh
 STOPSIGNAL SIGTERM
 USER mosec
 WORKDIR /var/lib/mosec
@@ -64,9 +62,13 @@ EXPOSE 8000/tcp
 ENTRYPOINT ["mosec-gateway"]
 
 FROM ${AGENT_IMAGE} AS agent
-RUN useradd --system --uid 10001 --home-dir /var/lib/mosec --shell /usr/sbin/nologin mosec \
- && mkdir -p /etc/mosec /var/lib/mosec \
- && chown mosec: /etc/mosec /var/lib/mosec && chmod 700 /etc/mosec /var/lib/mosec
+# Debian packages that services need and Python's do not bring, as "libgl1 libglib2.0-0" for OpenCV.
+ARG AGENT_PACKAGES=
+RUN if [ -n "$AGENT_PACKAGES" ]; then \
+      apt-get update && apt-get install -y --no-install-recommends $AGENT_PACKAGES && rm -rf /var/lib/apt/lists/*; \
+    fi
+COPY configs/docker/user.sh /usr/local/share/mosec/
+RUN sh /usr/local/share/mosec/user.sh
 COPY --from=build /out/wheel/ /tmp/wheel/
 RUN pip install --no-cache-dir /tmp/wheel/*.whl && rm -rf /tmp/wheel
 STOPSIGNAL SIGTERM

@@ -11,7 +11,8 @@ CARGO ?= cargo
 # nextest shows slow and leaky tests; plain cargo runs the same ones.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 # What the tests of the examples need.
-EXAMPLES := $(wildcard examples/*/requirements.txt)
+EXAMPLES := $(wildcard examples/*/requirements.txt examples/*/requirements-pictures.txt)
+OCR := $(wildcard examples/ocr/requirements*.txt)
 EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
@@ -116,9 +117,9 @@ $(VENV)/.build: $(VENV)/bin/python python-worker/requirements-build.txt
 	@$(BIN)/pip install --quiet -r python-worker/requirements-build.txt
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.build examples/ocr/requirements.txt
+$(VENV)/.demo: $(VENV)/.build $(OCR)
 	@echo "== installing the OCR models and ONNX Runtime"
-	@$(BIN)/pip install --quiet -r examples/ocr/requirements.txt
+	@$(BIN)/pip install --quiet $(addprefix -r ,$(OCR))
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo python-worker/requirements-test.txt $(EXAMPLES) $(EXAMPLES_NO_DEPS)

@@ -1,6 +1,7 @@
 """Draws pictures with known text into a folder, and what they say into its truth.json.
 
-Fonts: Roboto (Apache-2.0), Source Sans Pro and Source Serif Pro (SIL OFL 1.1), from the packages in requirements.txt.
+Fonts: Roboto (Apache-2.0), Source Sans Pro and Source Serif Pro (SIL OFL 1.1), from the packages in
+requirements-pictures.txt.
 The same seed draws the same pictures.
 """
 

@@ -20,10 +20,11 @@ use crate::terminal::print_error;
 #[command(after_long_help = "\
 Examples:
   mosectl deploy server.py                 a MOSEC script, as it is
+  mosectl deploy examples/ocr              the pipeline.yaml of a folder, or its server.py
   mosectl deploy server.py --name ocr -- --timeout 5000
   mosectl deploy pipeline.yaml --timeout 10m")]
 pub(crate) struct Args {
-    /// A MOSEC script (server.py) or a manifest (pipeline.yaml).
+    /// A MOSEC script (server.py), a manifest (pipeline.yaml), or a folder that has one of that name.
     file: PathBuf,
     #[command(flatten)]
     source: Source,
@@ -91,8 +92,24 @@ pub(crate) async fn run(args: Args) -> Result {
     follow::until_it_serves(&cluster, &spec.name, revision, args.timeout).await
 }
 
-/// What the file stands for, its Python code looked at.
-pub(crate) fn specification(file: &Path, args: &Source) -> Result<PipelineSpec> {
+/// What is looked for in a folder, the more telling first.
+const OF_A_FOLDER: [&str; 3] = ["pipeline.yaml", "pipeline.yml", "server.py"];
+
+/// The file that is meant: of a folder the one it has.
+fn file_of(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let mut files = OF_A_FOLDER.iter().map(|name| path.join(name));
+    files.find(|file| file.is_file()).ok_or_else(|| {
+        let (folder, names) = (path.display(), OF_A_FOLDER.join(", "));
+        Failure::usage(format!("the folder {folder} has none of {names}"))
+    })
+}
+
+/// What a file or a folder stands for, its Python code looked at.
+pub(crate) fn specification(path: &Path, args: &Source) -> Result<PipelineSpec> {
+    let file = &file_of(path)?;
     let extension = file
         .extension()
         .and_then(|extension| extension.to_str())
@@ -195,6 +212,22 @@ fn default_python() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_stands_for_its_manifest_or_its_script() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let refused = file_of(path).unwrap_err().to_string();
+        assert!(
+            refused.ends_with("has none of pipeline.yaml, pipeline.yml, server.py"),
+            "{refused}"
+        );
+        for name in ["server.py", "pipeline.yml", "pipeline.yaml"] {
+            std::fs::write(path.join(name), "").unwrap();
+            assert_eq!(file_of(path).unwrap(), path.join(name));
+        }
+        assert_eq!(file_of(&path.join("server.py")).unwrap(), path.join("server.py"));
+    }
 
     #[test]
     fn a_timeout_is_above_zero() {

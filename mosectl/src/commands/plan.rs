@@ -19,7 +19,7 @@ use crate::terminal;
 Examples:
   mosectl plan -f pipeline.yaml            what would change, and where replicas would go")]
 pub(crate) struct Args {
-    /// A MOSEC script (server.py) or a manifest (pipeline.yaml).
+    /// A MOSEC script (server.py), a manifest (pipeline.yaml), or a folder that has one of that name.
     #[arg(short, long)]
     file: PathBuf,
     #[command(flatten)]
