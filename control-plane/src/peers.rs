@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use mosec_wire::control::EndpointError;
 use mosec_wire::control::endpoint::Channels;
@@ -21,7 +22,16 @@ pub struct Peers {
     configured: BTreeMap<MemberId, String>,
     raft: OnceLock<Receiver<RaftMetrics<MemberId, BasicNode>>>,
     channels: Mutex<Channels>,
-    unreachable: Mutex<BTreeSet<MemberId>>,
+    contacts: Mutex<BTreeMap<MemberId, Contact>>,
+}
+
+/// What became of the messages to a member.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Contact {
+    /// When it last answered.
+    pub heard: Option<Instant>,
+    /// The last message did not reach it.
+    pub is_lost: bool,
 }
 
 impl Peers {
@@ -30,7 +40,7 @@ impl Peers {
             configured,
             raft: OnceLock::new(),
             channels: Mutex::new(Channels::new(identity)),
-            unreachable: Mutex::default(),
+            contacts: Mutex::default(),
         }
     }
 
@@ -115,14 +125,24 @@ impl Peers {
 
     /// Notes whether a message reached a member, and logs where that is news.
     pub fn note(&self, member: MemberId, failure: Option<&Status>) {
-        let mut unreachable = self.unreachable.lock();
+        let mut contacts = self.contacts.lock();
+        let contact = contacts.entry(member).or_default();
+        let was_lost = std::mem::replace(&mut contact.is_lost, failure.is_some());
         match failure {
-            Some(status) if unreachable.insert(member) => {
+            Some(status) if !was_lost => {
                 tracing::warn!(member, error = status.message(), "member is unreachable");
             }
-            None if unreachable.remove(&member) => tracing::info!(member, "member is reachable again"),
+            None if was_lost => tracing::info!(member, "member is reachable again"),
             _ => {}
         }
+        if failure.is_none() {
+            contact.heard = Some(Instant::now());
+        }
+    }
+
+    /// What became of this node's messages to a member. It sends them as a leader, many in a second, and as a candidate.
+    pub fn contact(&self, member: MemberId) -> Contact {
+        self.contacts.lock().get(&member).copied().unwrap_or_default()
     }
 }
 
@@ -145,6 +165,23 @@ mod tests {
         assert!(are_majority(&joint, &BTreeSet::from([2, 3, 4])));
         assert!(!are_majority(&joint, &BTreeSet::from([1, 2, 3])));
         assert!(!are_majority(&joint, &BTreeSet::from([1, 2])));
+    }
+
+    #[test]
+    fn a_contact_is_lost_and_found() {
+        let peers = Peers::new(BTreeMap::new(), None);
+        assert_eq!(peers.contact(2), Contact::default());
+        peers.note(2, None);
+        let before = peers.contact(2);
+        assert!(before.heard.is_some() && !before.is_lost);
+        peers.note(2, Some(&Status::unavailable("no route")));
+        let lost = Contact {
+            is_lost: true,
+            ..before
+        };
+        assert_eq!(peers.contact(2), lost);
+        peers.note(2, None);
+        assert!(!peers.contact(2).is_lost && peers.contact(2).heard >= before.heard);
     }
 
     #[test]

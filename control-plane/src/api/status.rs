@@ -35,10 +35,18 @@ pub(super) fn build(api: &Api) -> proto::StatusResponse {
     let metrics = api.handle.raft.metrics();
     let metrics = metrics.borrow();
     let matched = |id: &u64| metrics.replication.as_ref()?.get(id)?.map(|log_id| log_id.index);
-    let member = |(id, node): (&u64, &openraft::BasicNode)| proto::MemberStatus {
-        id: *id,
-        address: api.handle.peers.address(*id, &node.addr).to_owned(),
-        matched: matched(id),
+    let member = |(id, node): (&u64, &openraft::BasicNode)| {
+        // Only the leader's own messages count: those of an earlier time here are long ago.
+        let is_followed = metrics.current_leader == Some(metrics.id) && *id != metrics.id;
+        let contact = is_followed.then(|| api.handle.peers.contact(*id));
+        let heard = contact.and_then(|contact| contact.heard);
+        proto::MemberStatus {
+            id: *id,
+            address: api.handle.peers.address(*id, &node.addr).to_owned(),
+            matched: matched(id),
+            silent_ms: heard.map(silence_ms),
+            is_lost: contact.is_some_and(|contact| contact.is_lost),
+        }
     };
     proto::StatusResponse {
         nodes: api
@@ -62,11 +70,14 @@ pub(super) fn build(api: &Api) -> proto::StatusResponse {
     }
 }
 
+fn silence_ms(heard: Instant) -> u64 {
+    let silence = Instant::now().saturating_duration_since(heard);
+    silence.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
 fn node_status(node: &Node, leases: Option<&Leases>, unreachable: &[Found<'_>]) -> proto::NodeStatus {
     let lease = leases.and_then(|leases| leases.of(node));
-    let silence = lease
-        .and_then(|lease| lease.heard)
-        .map(|heard| Instant::now().saturating_duration_since(heard));
+    let heard = lease.and_then(|lease| lease.heard);
     let current = || unreachable.iter().filter(|found| found.is_about(node));
     let from = |found: &Found<'_>| proto::UnreachableFrom {
         from: found.from.to_owned(),
@@ -77,7 +88,7 @@ fn node_status(node: &Node, leases: Option<&Leases>, unreachable: &[Found<'_>]) 
         unreachable: current().take(MAX_FROM).map(from).collect(),
         unreachable_from: current().count().try_into().unwrap_or(u32::MAX),
         node: Some(node.into()),
-        silent_ms: silence.map(|silence| silence.as_millis().try_into().unwrap_or(u64::MAX)),
+        silent_ms: heard.map(silence_ms),
         workers: lease
             .map(|lease| lease.workers.iter().map(Into::into).collect())
             .unwrap_or_default(),

@@ -46,6 +46,10 @@ pub(crate) struct MemberReport {
     pub(crate) leader: bool,
     /// Last log entry that the leader knows it to have.
     pub(crate) matched: Option<u64>,
+    /// Milliseconds since it last answered the leader; absent for the leader.
+    pub(crate) silent_ms: Option<u64>,
+    /// `up`, or `lost` where the leader's last message did not reach it.
+    pub(crate) health: &'static str,
 }
 
 /// One node agent.
@@ -176,6 +180,8 @@ impl TryFrom<proto::StatusResponse> for Report {
             address: member.address,
             leader: leader == Some(member.id),
             matched: member.matched,
+            silent_ms: member.silent_ms,
+            health: if member.is_lost { "lost" } else { "up" },
         };
         Ok(Self {
             cluster: response.cluster_id,

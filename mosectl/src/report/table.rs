@@ -126,7 +126,7 @@ fn nodes(report: &Report) -> Table {
             name.clone(),
             health(node),
             address.clone(),
-            silent_ms.map_or_else(dash, |millis| format!("{:.1}s ago", millis as f64 / 1000.0)),
+            heard(*silent_ms),
             if labels.is_empty() {
                 dash()
             } else {
@@ -137,12 +137,18 @@ fn nodes(report: &Report) -> Table {
     table
 }
 
+fn heard(silent_ms: Option<u64>) -> String {
+    silent_ms.map_or_else(dash, |millis| format!("{:.1}s ago", millis as f64 / 1000.0))
+}
+
 fn members(report: &Report) -> Table {
-    let mut table = table(&["MEMBER", "ADDRESS", "ROLE", "LOG"]);
+    let mut table = table(&["MEMBER", "HEALTH", "ADDRESS", "HEARD", "ROLE", "LOG"]);
     for member in &report.members {
         table.add_row([
             member.id.to_string(),
+            member.health.to_owned(),
             member.address.clone(),
+            heard(member.silent_ms),
             if member.leader { "leader" } else { "follower" }.to_owned(),
             member.matched.map_or_else(dash, |index| index.to_string()),
         ]);

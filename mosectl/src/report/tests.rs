@@ -125,11 +125,15 @@ pub(crate) fn response() -> proto::StatusResponse {
                 id: 1,
                 address: "127.0.0.1:7400".into(),
                 matched: Some(12),
+                silent_ms: None,
+                is_lost: false,
             },
             proto::MemberStatus {
                 id: 2,
                 address: "127.0.0.1:7401".into(),
                 matched: None,
+                silent_ms: Some(5230),
+                is_lost: true,
             },
         ],
         leader: 1,
@@ -220,9 +224,9 @@ NODE  HEALTH   ADDRESS         HEARD     LABELS
 a     up       127.0.0.1:7443  0.4s ago  gpu=h200
 b     suspect  127.0.0.1:7443  -         gpu=h200
 
-MEMBER  ADDRESS         ROLE      LOG
-1       127.0.0.1:7400  leader    12
-2       127.0.0.1:7401  follower  -
+MEMBER  HEALTH  ADDRESS         HEARD     ROLE      LOG
+1       up      127.0.0.1:7400  -         leader    12
+2       lost    127.0.0.1:7401  5.2s ago  follower  -
 
 asr revision 5 failed:
     stage find replica 1 on node a failed to start:
@@ -348,6 +352,6 @@ fn the_json_is_this_object() {
         "unreachable": [], "unreachable_from": 0,
     });
     assert_eq!(json["nodes"][0], node);
-    let member = serde_json::json!({"id": 1, "address": "127.0.0.1:7400", "leader": true, "matched": 12});
+    let member = serde_json::json!({"id": 1, "address": "127.0.0.1:7400", "leader": true, "matched": 12, "silent_ms": null, "health": "up"});
     assert_eq!(json["members"][0], member);
 }
