@@ -1,120 +1,224 @@
-"""The cluster of docker-compose.yml: from nothing to an answer at both gateways, and back to nothing."""
+"""The cluster of docker-compose.yml from nothing to nothing: deployed to, asked, struck, watched and restarted.
+
+The tests build on one another, in this order.
+"""
 
 import json
-import os
 import shutil
 import subprocess
-import urllib.request
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
+from typing import Any
 
 import pytest
+from harness import (
+    GATEWAYS,
+    PROJECT,
+    PROMETHEUS,
+    ROOT,
+    Clients,
+    Host,
+    compose,
+    container,
+    containers,
+    docker,
+    eventually,
+    get,
+    is_well,
+)
 
-ROOT = Path(__file__).parents[2]
-PROJECT = "mosec-test"
-GATEWAYS = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
 # What `docker-compose up` may take until everything is healthy, in seconds.
 HEALTHY_WITHIN = 60
-# Everything but the services of profiles.
+# What the status may take to tell what was struck.
+TOLD_WITHIN = 5
 SERVICES = {
     *("init", "tokens", "control-1", "control-2", "control-3"),
     *("gateway-1", "gateway-2", "agent-1", "agent-2", "prometheus"),
 }
+STAGES = ("decode", "find", "recognise")
 
 
-def docker(*args: str) -> str:
-    return subprocess.run(["docker", *args], check=True, capture_output=True, text=True).stdout
+@dataclass
+class Picture:
+    body: bytes
+    lines: list[str]
+
+    def is_answered_by(self, answer: bytes) -> bool:
+        return [line["text"] for line in json.loads(answer)["lines"]] == self.lines
 
 
-def compose(*args: str) -> str:
-    """Runs docker-compose, which has to end well; its standard output."""
-    command = ["docker-compose", "--project-name", PROJECT, *args]
-    environment = {**os.environ, "MOSEC_ARTIFACTS": "prebuilt"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
-    return done.stdout
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Picture:
+    folder = tmp_path_factory.mktemp("pictures")
+    subprocess.run([sys.executable, ROOT / "examples/ocr/pictures.py", folder], check=True, capture_output=True)
+    name = "004.png"
+    return Picture((folder / name).read_bytes(), json.loads((folder / "truth.json").read_text())[name]["lines"])
 
 
-def has_engine() -> bool:
-    if not (shutil.which("docker") and shutil.which("docker-compose")):
-        return False
-    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+@pytest.fixture
+def clients(picture: Picture) -> Clients:
+    return Clients("/ocr", picture.body, picture.is_answered_by, each=1)
 
 
-def states() -> dict[str, dict]:
-    """Of each service, what the engine says of its container."""
-    ids = compose("ps", "-q").split()
-    found = json.loads(docker("inspect", *ids)) if ids else []
-    return {one["Config"]["Labels"]["com.docker.compose.service"]: one["State"] for one in found}
+def all_well() -> bool:
+    return set(containers()) == SERVICES and all(map(is_well, SERVICES))
 
 
-def is_well(service: str, state: dict) -> bool:
-    if service in ("init", "tokens"):
-        return state["Status"] == "exited" and state["ExitCode"] == 0
-    return state["Status"] == "running" and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
-
-
-def post(url: str, body: object) -> object:
-    request = urllib.request.Request(url, json.dumps(body).encode())
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.load(answer)
-
-
-def eventually(what: str, condition, limit: float):
-    end = monotonic() + limit
-    while not (met := condition()):
-        assert monotonic() < end, f"{what}: not within {limit} s\n{compose('ps')}\n{compose('logs', '--tail', '20')}"
-        sleep(0.2)
-    return met
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    if not has_engine():
-        if os.environ.get("MOSEC_TEST_MUST_DOCKER"):
-            pytest.fail("no Docker engine answers")
-        pytest.skip("no Docker engine answers")
-    compose("down", "--volumes")
-    compose("build")
-    try:
-        compose("up", "--detach")
-        yield
-    finally:
-        compose("down", "--volumes")
-    left = [
-        docker(kind, "ls", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}", *more)
-        for kind, *more in (("container", "--all"), ("volume",), ("network",))
-    ]
-    assert left == ["", "", ""], "nothing is left"
-
-
-def test_everything_is_healthy_and_scraped(cluster: None) -> None:
-    def all_well() -> bool:
-        found = states()
-        return set(found) == SERVICES and all(is_well(*item) for item in found.items())
-
-    eventually("all services are healthy", all_well, HEALTHY_WITHIN)
+def test_everything_is_healthy_within_a_minute(started: float, measured: list[str]) -> None:
+    eventually("all services are healthy", all_well, started + HEALTHY_WITHIN - monotonic())
+    measured.append(f"healthy {monotonic() - started:.0f} s after `up`")
+    for service, one in sorted(containers().items()):
+        size = json.loads(docker("image", "inspect", one["Image"]))[0]["Size"]
+        measured.append(f"image of {service}: {one['Config']['Image']}, {size / 1e6:.0f} MB")
 
     def all_up() -> bool:
-        with urllib.request.urlopen("http://127.0.0.1:9090/api/v1/targets", timeout=5) as answer:
-            targets = json.load(answer)["data"]["activeTargets"]
+        targets = json.loads(get(f"{PROMETHEUS}/api/v1/targets"))["data"]["activeTargets"]
         return len(targets) == 8 and all(target["health"] == "up" for target in targets)
 
-    eventually("Prometheus scrapes every process", all_up, 30)
+    eventually("Prometheus scrapes every process", all_up)
 
 
-def test_a_service_is_deployed_and_survives_a_restart_of_everything(cluster: None) -> None:
-    assert " is serving\n" in compose("run", "--rm", "-T", "mosectl", "deploy", "echo/server.py")
+def read_at_both(picture: Picture) -> Callable[[], bool]:
+    def is_read() -> bool:
+        clients = Clients("/ocr", picture.body, picture.is_answered_by, each=1)
+        return all(one._ask() == "right" for of_gateway in clients.of.values() for one in of_gateway)
 
-    def both_answer() -> bool:
-        try:
-            return all(post(f"{gateway}/inference", {"hello": 1}) == {"hello": 1} for gateway in GATEWAYS)
-        except OSError:
-            return False
+    return is_read
 
-    eventually("both gateways answer", both_answer, 20)
+
+def test_a_picture_is_read_at_both_gateways(host: Host, picture: Picture) -> None:
+    assert " is serving\n" in host.mosectl("deploy", "examples/ocr")
+    eventually("both gateways read a picture", read_at_both(picture), 10)
+    # Nothing may stand still when one node is lost.
+    host.mosectl("scale", "ocr", *(f"{stage}=2" for stage in STAGES))
+
+
+def serving(status: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in status.get("pipelines", ()) if one["phase"] == "serving"]
+
+
+def is_whole(status: dict[str, Any]) -> bool:
+    """Whether all members and nodes are there, and all replicas of the only revision that is left are ready."""
+    there = [*status.get("members", ()), *status.get("nodes", ())]
+    revisions = status.get("pipelines", ())
+    return (
+        len(there) == 5
+        and all(one["health"] == "up" for one in there)
+        and len(revisions) == len(serving(status)) == 1
+        and all(stage["ready"] == stage["replicas"] == 2 for stage in revisions[0]["stages"])
+    )
+
+
+class Fault:
+    """Something that befalls one service."""
+
+    service: str
+    # Whether clients of the first gateway notice, as it is the one that is struck.
+    takes_gateway = False
+
+    def strike(self, status: dict[str, Any]) -> None:
+        docker("kill", container(self.service))
+
+    def is_told(self, status: dict[str, Any]) -> bool:
+        raise NotImplementedError
+
+    def heal(self) -> None:
+        docker("start", container(self.service))
+
+
+class LeaderKilled(Fault):
+    def strike(self, status: dict[str, Any]) -> None:
+        self.leader = status["leader"]
+        self.service = f"control-{self.leader}"
+        super().strike(status)
+
+    def is_told(self, status: dict[str, Any]) -> bool:
+        lost = [member["id"] for member in status.get("members", ()) if member["health"] == "lost"]
+        return lost == [self.leader] and status["leader"] not in (None, self.leader)
+
+
+class AgentKilled(Fault):
+    service = "agent-1"
+
+    def is_told(self, status: dict[str, Any]) -> bool:
+        nodes = {node["name"]: node["health"] for node in status.get("nodes", ())}
+        workers = [worker for one in status.get("pipelines", ()) for worker in one["replicas"]]
+        ready = {worker["node"] for worker in workers if worker["state"] == "ready"}
+        return nodes.get(self.service) in ("suspect", "down") and nodes["agent-2"] == "up" and self.service not in ready
+
+
+class AgentCutOff(AgentKilled):
+    network = f"{PROJECT}_default"
+
+    def strike(self, status: dict[str, Any]) -> None:
+        docker("network", "disconnect", self.network, container(self.service))
+
+    def heal(self) -> None:
+        docker("network", "connect", "--alias", self.service, self.network, container(self.service))
+
+
+class GatewayKilled(Fault):
+    service = "gateway-1"
+    takes_gateway = True
+
+    def is_told(self, status: dict[str, Any]) -> bool:
+        """Nodes and members are as well as before."""
+        there = [*status.get("members", ()), *status.get("nodes", ())]
+        return len(there) == 5 and all(one["health"] == "up" for one in there)
+
+
+FAULTS = (LeaderKilled, AgentKilled, GatewayKilled, AgentCutOff)
+
+
+def updated(folder: Path, number: int) -> Path:
+    """A next revision of the example: two replicas of each stage, and queues of another length."""
+    shutil.copytree(ROOT / "examples/ocr", folder, dirs_exist_ok=True)
+    manifest = folder / "pipeline.yaml"
+    text = manifest.read_text().replace("replicas: 1\n", "replicas: 2\n")
+    manifest.write_text(text.replace("timeout: 30s\n", f"timeout: 30s\ncapacity: {1000 + number}\n", 1))
+    return folder
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_during_an_update_loses_no_request(
+    host: Host, clients: Clients, tmp_path: Path, measured: list[str], fault: type[Fault]
+) -> None:
+    before = eventually("everything is ready", lambda: (status := host.status()) and is_whole(status) and status)
+    befallen = fault()
+    with clients.asking():
+        update = host.start("deploy", str(updated(tmp_path, FAULTS.index(fault))))
+        eventually("an update is under way", lambda: len(host.status().get("pipelines", ())) > 1)
+        befallen.strike(before)
+        struck = monotonic()
+        eventually("the status tells it", lambda: befallen.is_told(host.status()), TOLD_WITHIN)
+        told = monotonic() - struck
+        said, _ = update.communicate(timeout=120)
+        assert update.returncode == 0, said
+        befallen.heal()
+        healed = monotonic()
+        eventually("everything is ready again", lambda: is_whole(host.status()) and all_well())
+        whole = monotonic() - healed
+    after = serving(host.status())[0]["revision"]
+    first, second = GATEWAYS
+    lost = {gateway: sum(clients.lost(gateway).values()) for gateway in GATEWAYS}
+    asked = {gateway: sum(clients.ended(gateway).values()) for gateway in GATEWAYS}
+    measured.append(
+        f"{fault.__name__} ({befallen.service}): told after {told:.1f} s, whole {whole:.1f} s after it was back,"
+        f" revision {serving(before)[0]['revision']} to {after}; of {asked[second]} requests at"
+        f" gateway-2 {lost[second]} lost, the longest {clients.longest(second):.1f} s;"
+        f" of {asked[first]} at gateway-1 {lost[first]} lost"
+    )
+    assert clients.lost(second) == {}
+    assert befallen.takes_gateway or clients.lost(first) == {}
+    assert clients.ended(first)["right"] and clients.ended(second)["right"]
+
+
+def test_pipelines_come_back_when_everything_is_restarted(host: Host, picture: Picture, measured: list[str]) -> None:
     compose("restart")
-    eventually("both gateways answer again", both_answer, HEALTHY_WITHIN)
-    status = json.loads(compose("run", "--rm", "-T", "mosectl", "status", "--output", "json"))
-    assert [node["health"] for node in status["nodes"]] == ["up", "up"]
+    began = monotonic()
+    eventually("both gateways read a picture again", read_at_both(picture), HEALTHY_WITHIN)
+    measured.append(f"pictures are read {monotonic() - began:.0f} s after a restart of everything")
+    eventually("everything is ready again", lambda: is_whole(host.status()) and all_well())

@@ -1,0 +1,51 @@
+"""The cluster that the tests share, and what they measured, told at the end."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from harness import Host, compose, has_engine, left_behind
+
+MEASURED: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if MEASURED:
+        terminalreporter.section("measured")
+        for line in MEASURED:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def measured() -> list[str]:
+    return MEASURED
+
+
+@pytest.fixture(scope="session")
+def started(measured: list[str]) -> Iterator[float]:
+    """The cluster, just started from nothing; when that was. Nothing of it is left at the end."""
+    if not has_engine():
+        if os.environ.get("MOSEC_TEST_MUST_DOCKER"):
+            pytest.fail("no Docker engine answers")
+        pytest.skip("no Docker engine answers")
+    compose("down", "--volumes", "--remove-orphans")
+    began = monotonic()
+    compose("build")
+    measured.append(f"images built in {monotonic() - began:.0f} s")
+    began = monotonic()
+    try:
+        compose("up", "--detach")
+        yield began
+    finally:
+        compose("down", "--volumes")
+    assert left_behind() == []
+
+
+@pytest.fixture(scope="session")
+def host(started: float, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    home: Path = tmp_path_factory.mktemp("home")
+    host = Host(home)
+    host.log_in()
+    return host

@@ -1,0 +1,176 @@
+"""A cluster of docker-compose.yml under test: the engine, mosectl on the host, and clients that keep asking."""
+
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).parents[2]
+PROJECT = "mosec-test"
+GATEWAYS = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
+MEMBERS = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
+PROMETHEUS = "http://127.0.0.1:9090"
+# Services that end when they have done their part.
+ONCE = {"init", "tokens"}
+# As long as nothing else is said, in seconds: what an operator would wait before looking into it.
+PATIENCE = 60
+# Between the requests of a client: the load leaves the machine room to start workers anew.
+PAUSE = 0.1
+
+T = TypeVar("T")
+
+
+def docker(*args: str) -> str:
+    return subprocess.run(["docker", *args], check=True, capture_output=True, text=True).stdout
+
+
+def has_engine() -> bool:
+    if not (shutil.which("docker") and shutil.which("docker-compose")):
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
+def compose(*args: str, **settings: str) -> str:
+    """Runs docker-compose, which has to end well; its standard output."""
+    command = ["docker-compose", "--project-name", PROJECT, *args]
+    # Services of OCR need OpenCV's libraries.
+    own = {"MOSEC_ARTIFACTS": "prebuilt", "MOSEC_AGENT_PACKAGES": "libgl1 libglib2.0-0"}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | own | settings, capture_output=True, text=True)
+    assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def containers() -> dict[str, dict[str, Any]]:
+    """What the engine says of each service's container."""
+    ids = compose("ps", "-q").split()
+    found = json.loads(docker("inspect", *ids)) if ids else []
+    return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
+
+
+def container(service: str) -> str:
+    return compose("ps", "-q", service).strip()
+
+
+def is_well(service: str) -> bool:
+    state = containers()[service]["State"]
+    if service in ONCE:
+        return state["Status"] == "exited" and state["ExitCode"] == 0
+    return state["Status"] == "running" and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
+
+
+def left_behind() -> list[str]:
+    """Containers, volumes and networks of the project."""
+    kinds = (("container", "--all"), ("volume",), ("network",))
+    label = f"label=com.docker.compose.project={PROJECT}"
+    return [one for kind, *more in kinds for one in docker(kind, "ls", "--quiet", "--filter", label, *more).split()]
+
+
+def eventually(what: str, condition: Callable[[], T], limit: float = PATIENCE) -> T:
+    """Waits until the condition is met; what it gave then."""
+    end = monotonic() + limit
+    while not (met := condition()):
+        if monotonic() > end:
+            logs = compose("logs", "--no-color", "--tail", "10")
+            raise AssertionError(f"{what}: not within {limit:.0f} s\n{compose('ps')}\n{logs}")
+        sleep(0.1)
+    return met
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return answer.read().decode()
+
+
+class Host:
+    """Somebody with mosectl on the host of the cluster."""
+
+    def __init__(self, home: Path) -> None:
+        self.environment = {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def log_in(self) -> None:
+        token = compose("run", "--rm", "-T", "mosectl", "token", "create", "--role", "deployer", "--name", "ann")
+        self.mosectl("login", "--control-plane", MEMBERS, "--token", token.strip())
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        command = ["mosectl", *args]
+        return subprocess.Popen(
+            command, env=self.environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def mosectl(self, *args: str) -> str:
+        """A command that has to end well; what it said."""
+        process = self.start(*args)
+        said, _ = process.communicate(timeout=180)
+        assert process.returncode == 0, f"mosectl {' '.join(args)}: {said}"
+        return said
+
+    def status(self) -> dict[str, Any]:
+        """The status, empty while no leader gives one."""
+        process = self.start("status", "--output", "json")
+        said, _ = process.communicate(timeout=30)
+        return json.loads(said) if process.returncode == 0 else {}
+
+
+class Client:
+    """Posts one body again and again and expects one answer."""
+
+    def __init__(self, url: str, body: bytes, is_right: Callable[[bytes], bool]) -> None:
+        self.url, self.body, self.is_right = url, body, is_right
+        self.ended: Counter[str] = Counter()
+        self.longest = 0.0
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self.stop.is_set():
+            began = monotonic()
+            self.ended[self._ask()] += 1
+            self.longest = max(self.longest, monotonic() - began)
+            self.stop.wait(PAUSE)
+
+    def _ask(self) -> str:
+        try:
+            with urllib.request.urlopen(self.url, self.body, timeout=60) as answer:
+                return "right" if self.is_right(answer.read()) else "wrong"
+        except (OSError, http.client.HTTPException) as error:
+            return str(error)
+
+
+class Clients:
+    """Clients of both gateways."""
+
+    def __init__(self, path: str, body: bytes, is_right: Callable[[bytes], bool], each: int) -> None:
+        self.of = {url: [Client(url + path, body, is_right) for _ in range(each)] for url in GATEWAYS}
+
+    def ended(self, gateway: str) -> Counter[str]:
+        """How the requests at a gateway ended."""
+        return sum((client.ended for client in self.of[gateway]), Counter())
+
+    def lost(self, gateway: str) -> dict[str, int]:
+        return {how: count for how, count in self.ended(gateway).items() if how != "right"}
+
+    def longest(self, gateway: str) -> float:
+        return max(client.longest for client in self.of[gateway])
+
+    @contextmanager
+    def asking(self) -> Iterator["Clients"]:
+        everyone = [client for clients in self.of.values() for client in clients]
+        for client in everyone:
+            client.thread.start()
+        try:
+            yield self
+        finally:
+            for client in everyone:
+                client.stop.set()
+            for client in everyone:
+                client.thread.join()
