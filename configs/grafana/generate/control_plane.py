@@ -33,7 +33,7 @@ def board():
 
 NOW = [
     number(
-        "Leader",
+        "Leader now",
         "The member that leads.",
         "none",
         f"{PREFIX}leader == 1",
@@ -53,8 +53,8 @@ NOW = [
         f'sum(up{{job="mosec-control-plane"}}) - floor(max({PREFIX}members) / 2) - 1',
         steps={float("-inf"): HIGH, 0: LOW, 1: "green"},
     ),
-    number("Term", "It grows with each election.", "none", f"max({PREFIX}term)"),
-    number("Store", "The largest log store.", "bytes", f"max({PREFIX}store_bytes)"),
+    number("Latest term", "It grows with each election.", "none", f"max({PREFIX}term)"),
+    number("Largest store", "The largest log store.", "bytes", f"max({PREFIX}store_bytes)"),
     number(
         "Leases lost",
         "Nodes that were given up in the last hour.",

@@ -60,9 +60,9 @@ NOW = [
         f"sum(mosec_agent_workers{HERE}) - sum(mosec_agent_ready_workers{HERE})",
         steps={1: LOW},
     ),
-    number("In flight", "Batches that the nodes work on.", "none", f"sum(mosec_agent_in_flight_batches{HERE})"),
+    number("Batches", "Batches that the nodes work on.", "none", f"sum(mosec_agent_in_flight_batches{HERE})"),
     number(
-        "Arena",
+        "Arena in use",
         "Shared memory in use, as a share of what it may grow to; of the fullest node.",
         "percentunit",
         f"max(mosec_agent_arena_used_bytes{HERE} / mosec_agent_arena_limit_bytes)",

@@ -79,7 +79,7 @@ STATE = [
         'sum(max by (state) (mosec_control_plane_replicas{state!="ready"}))',
         steps={1: LOW},
     ),
-    number("Pipelines", "Pipelines that are deployed.", "none", "max(mosec_control_plane_pipelines)"),
+    number("Deployed", "Pipelines that are deployed.", "none", "max(mosec_control_plane_pipelines)"),
     number(
         "Alerts",
         "Alerts that fire.",

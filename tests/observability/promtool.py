@@ -1,0 +1,49 @@
+"""Runs promtool: that of the machine, of a container image, or of Debian's package, unpacked below target/."""
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+from boards import ROOT
+
+IMAGE = "prom/prometheus:v3.5.0"
+UNPACKED = ROOT / "target/promtool"
+
+
+def promtool(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Runs it in a folder, which all files that it is given are in."""
+    command = _command()
+    if command[0] == "docker":
+        mount = ["-v", f"{folder}:/work:ro", "-w", "/work"]
+        command = ["docker", "run", "--rm", *mount, "--entrypoint", "promtool", IMAGE]
+    return subprocess.run([*command, *args], cwd=folder, capture_output=True, text=True)
+
+
+@cache
+def _command() -> tuple[str, ...]:
+    unpacked = UNPACKED / "usr/bin/promtool"
+    if found := shutil.which("promtool"):
+        return (found,)
+    if _has_image():
+        return ("docker",)
+    if not unpacked.exists():
+        _unpack()
+    return (str(unpacked),)
+
+
+def _has_image() -> bool:
+    if not shutil.which("docker"):
+        return False
+    return subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode == 0
+
+
+def _unpack() -> None:
+    """Nothing is installed, and no service started."""
+    if not shutil.which("apt-get"):
+        pytest.skip("no promtool, no image of Prometheus, and no Debian to take its package from")
+    UNPACKED.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["apt-get", "download", "-q", "prometheus"], cwd=UNPACKED, check=True, capture_output=True)
+    [package] = UNPACKED.glob("prometheus_*.deb")
+    subprocess.run(["dpkg", "-x", package, UNPACKED], check=True)
