@@ -14,7 +14,7 @@ from promtool import promtool
 BOARDS = boards()
 QUERIES = list(queries())
 DOCUMENT = ROOT / "docs/metrics.md"
-UNITS = {"none", "s", "bytes", "Bps", "percentunit", "reqps", "ops", "celsius", "watt", "short"}
+UNITS = {"none", "s", "bytes", "Bps", "percentunit", "reqps", "ops", "celsius", "watt"}
 # What MOSEC's own dashboard shows (examples/monitor/mosec_dashboard.json), with what became of each query.
 OF_MOSEC = {
     "scrape_duration_seconds": "scrape_duration_seconds",

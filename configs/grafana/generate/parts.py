@@ -151,7 +151,7 @@ def states(title: str, description: str, query: Query, words: dict[str, tuple[st
         value: dashboard.ValueMappingResult(text=word, color=color, index=at)
         for at, (value, (word, color)) in enumerate(words.items())
     }
-    panel = statetimeline.Panel().title(title).description(description).unit("short").datasource(SOURCE)
+    panel = statetimeline.Panel().title(title).description(description).unit("none").datasource(SOURCE)
     panel = panel.height(HEIGHT).span(width).mappings([dashboard.ValueMap(options=results)])
     panel = panel.show_value(common.VisibilityMode.NEVER).merge_values(True).row_height(0.8).fill_opacity(80)
     return panel.with_target(_target(query.expr, 0).range().legend_format(query.legend))
@@ -167,7 +167,7 @@ def rows_of(
     width: int = 24,
 ) -> table.Panel:
     """A table: `keys` are the labels that make a row, with titles; `link`: a dashboard, its variable, the key."""
-    panel = table.Panel().title(title).description(description).unit("short").datasource(SOURCE)
+    panel = table.Panel().title(title).description(description).unit("none").datasource(SOURCE)
     panel = panel.height(HEIGHT).span(width).no_value("-")
     hidden = {"Time": True}
     renamed = dict(keys)
@@ -230,6 +230,9 @@ def board(
         for panel in panels:
             made = made.with_panel(panel)
     built = made.build()
+    for one in built.templating.list_val or []:
+        # Fields of variables that are intervals; Grafana's types do not have them for others.
+        one.auto = one.auto_min = one.auto_count = None
     for number_of, panel in enumerate(built.panels or [], start=1):
         panel.id_val = number_of
     return built
