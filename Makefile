@@ -17,7 +17,7 @@ EXAMPLES_NO_DEPS := $(wildcard examples/*/requirements-no-deps.txt)
 TEST := $(if $(NEXTEST),$(CARGO) nextest run,$(CARGO) test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-loom loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability rollout images image-files test-compose scale check fix wheel wheel-dev bench clean
+.PHONY: help demo test test-rust test-loom loom test-python test-pythons test-plasma test-compat test-cluster sim failover linearizability rollout images image-files test-compose test-observability dashboards scale check fix wheel wheel-dev bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,12 @@ image-files: wheel-dev ## programs and wheel for images without building in them
 test-compose: image-files ## the cluster of docker-compose.yml, where a Docker engine and the base images are
 	$(BIN)/python -m pytest -q -rs tests/compose
 
+test-observability: $(VENV)/.observability ## alerts, rules and dashboards
+	$(BIN)/python -m pytest -q -rs tests/observability
+
+dashboards: $(VENV)/.observability ## write configs/grafana/dashboards
+	$(BIN)/python configs/grafana/generate
+
 scale: ## a thousand agents with ten thousand replicas at one leader
 	$(CARGO) test --release -p mosec-control-plane --test scale -- --ignored --nocapture
 
@@ -131,6 +137,11 @@ $(VENV)/.test: $(VENV)/.demo python-worker/requirements-test.txt $(EXAMPLES) $(E
 $(VENV)/.compat: $(VENV)/.test $(wildcard tests/compat/requirements-*.txt)
 	@echo "== installing what the comparison with MOSEC needs"
 	@$(BIN)/pip install --quiet -r tests/compat/requirements-client.txt
+	@touch $@
+
+$(VENV)/.observability: $(VENV)/bin/python tests/observability/requirements.txt configs/grafana/requirements.txt
+	@echo "== installing what dashboards are written and checked with"
+	@$(BIN)/pip install --quiet -r tests/observability/requirements.txt
 	@touch $@
 
 $(REFERENCE)/.installed: $(wildcard tests/compat/requirements-*.txt)

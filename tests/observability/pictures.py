@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from boards import ROOT, boards, columns, filled, keys, override  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: E402
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator  # noqa: E402
 from source import Series, Source  # noqa: E402
 
 GROUND, PANEL, EDGE, TEXT, FAINT = "#111217", "#181b1f", "#2b2f36", "#d5d6db", "#8e9097"
@@ -113,6 +113,8 @@ class Board:
         if not lines:
             axes.set_ylim(0, defaults.get("max") or 1)
         top = axes.get_ylim()[1]
+        if defaults["unit"] in ("bytes", "Bps") and top > 0:
+            axes.yaxis.set_major_locator(MultipleLocator(2 ** math.ceil(math.log2(top / 6))))
         if top <= 0 or top < 1e-12:
             axes.set_ylim(0, 1)
         if defaults["custom"].get("thresholdsStyle", {}).get("mode") == "dashed":

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from boards import PROMETHEUS, Rule, rules
+from boards import PROMETHEUS, ROOT, Rule, rules
 from promtool import promtool
 
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 ALERTS = [rule for rule in rules() if rule.is_alert]
+DOCUMENT = ROOT / "docs/dashboards.md"
 LABEL = re.compile(r"\$labels\.([a-z_]+)")
 
 
@@ -57,6 +58,13 @@ def test_an_alert_says_what_is_wrong_with_what_and_what_to_do(alert: Rule) -> No
     assert named <= labels
     telling = labels - {"alertname", "alertstate", "severity"}
     assert not telling or named or telling == {"job"}, f"says nothing of {telling}"
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda rule: rule.name)
+def test_the_documentation_lists_every_alert(alert: Rule) -> None:
+    rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith(f"| `{alert.name}` | ")]
+    assert len(rows) == 1
+    assert rows[0].split(" | ")[1] == alert.labels["severity"]
 
 
 def test_nothing_selects_buckets() -> None:

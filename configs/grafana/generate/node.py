@@ -260,6 +260,7 @@ LINKS = [
         "none",
         Query("increase(mosec_link_opened_total[10m])", "{{instance}} opened"),
         Query("sum by (instance, reason) (increase(mosec_link_lost_total[10m]))", "{{instance}} lost: {{reason}}"),
+        width=6,
     ),
     graph(
         "Nodes out of reach",
@@ -267,18 +268,21 @@ LINKS = [
         "none",
         Query("mosec_dispatch_links_down", "{{instance}} ({{job}})"),
         steps={1: HIGH},
+        width=6,
     ),
     graph(
         "Batches reset",
         "Batches a second that were stopped as nobody waited for them any more.",
         "ops",
         Query("rate(mosec_link_resets_total[$__rate_interval])", "{{instance}}"),
+        width=6,
     ),
     graph(
         "Receive buffer",
         "Buffer of each UDP socket. The kernel's limit is net.core.rmem_max; where it is small, packets are lost.",
         "bytes",
         Query("mosec_link_receive_buffer_bytes", "{{instance}} ({{job}})"),
+        width=6,
     ),
 ]
 
