@@ -84,8 +84,9 @@ def columns(panel: dict) -> dict[str, str]:
 
 def keys(panel: dict) -> dict[str, str]:
     """The labels that make a table's rows, with their titles."""
-    [renamed] = [one["options"]["renameByName"] for one in panel["transformations"] if one["id"] == "organize"]
-    return {name: title for name, title in renamed.items() if not name.startswith("Value")}
+    [made] = [one["options"] for one in panel["transformations"] if one["id"] == "organize"]
+    order = sorted(made["renameByName"], key=made["indexByName"].__getitem__)
+    return {name: made["renameByName"][name] for name in order if not name.startswith("Value")}
 
 
 def override(panel: dict, column: str, name: str):

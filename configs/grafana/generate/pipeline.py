@@ -223,7 +223,7 @@ QUEUE = [
     ),
     graph(
         "Wait in the queue",
-        "Time that requests waited for room at a replica.",
+        "Time from a request's arrival in the queue to the batch that it leaves in.",
         "s",
         Query(quantile(0.5, "mosec_dispatch_queue_wait_seconds", BY_STAGE, STAGE), STAGE_NAME + " p50"),
         Query(quantile(0.99, "mosec_dispatch_queue_wait_seconds", BY_STAGE, STAGE), STAGE_NAME + " p99"),
