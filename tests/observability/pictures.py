@@ -24,6 +24,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator  # noqa: E402
 from source import Series, Source  # noqa: E402
+from units import shown  # noqa: E402
 
 GROUND, PANEL, EDGE, TEXT, FAINT = "#111217", "#181b1f", "#2b2f36", "#d5d6db", "#8e9097"
 # Grafana's classic palette, and the names that thresholds use.
@@ -225,7 +226,9 @@ class Board:
         axes.grid(True, color=EDGE, linewidth=0.6)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, unit)))
-        axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=7))
+        ticks = dates.AutoDateLocator(minticks=4, maxticks=8)
+        ticks.intervald[dates.MINUTELY] = [1, 2, 5, 10, 15, 30]
+        axes.xaxis.set_major_locator(ticks)
         axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M", tz=datetime.now().astimezone().tzinfo))
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -241,37 +244,6 @@ class Board:
         at = left / (24 * UNIT_WIDTH), 1 - top / self.height
         # Braces and dollars in names are no formulas.
         self.figure.text(*at, text, fontsize=size, color=color, va="center", parse_math=False, **more)
-
-
-def shown(value: float, unit: str, decimals: int | None = None) -> str:
-    """A value with its unit, as short as Grafana shows it."""
-    if unit == "percentunit":
-        return _rounded(value * 100, decimals) + "%"
-    if unit == "s":
-        return _time(value)
-    if unit in ("bytes", "Bps"):
-        return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB")) + ("/s" if unit == "Bps" else "")
-    if unit in ("reqps", "ops"):
-        return _scaled(value, 1000, ("", "K", "M"), decimals) + (" req/s" if unit == "reqps" else "/s")
-    return _scaled(value, 1000, ("", "K", "M"), decimals) + {"celsius": " °C", "watt": " W"}.get(unit, "")
-
-
-def _time(value: float) -> str:
-    for size, name in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if abs(value) >= size:
-            return f"{_rounded(value / size)} {name}"
-    return f"{_rounded(value)} s" if value else "0 s"
-
-
-def _scaled(value: float, base: int, names: tuple[str, ...], decimals: int | None = None) -> str:
-    at = 0
-    while abs(value) >= base and at + 1 < len(names):
-        value, at = value / base, at + 1
-    return f"{_rounded(value, decimals)} {names[at]}".strip()
-
-
-def _rounded(value: float, decimals: int | None = None) -> str:
-    return f"{value:.{decimals}f}" if decimals is not None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def color_of(value: float, steps: list[dict]) -> str:

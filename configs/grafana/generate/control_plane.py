@@ -93,8 +93,8 @@ LOG = [
         "Entries",
         "Entries a second that are written to each member's log.",
         "ops",
-        # An index is a gauge that only grows; it starts anew with a member's disk.
-        Query(f"rate({PREFIX}last_log_index{MEMBER}[$__rate_interval])", "{{instance}}"),
+        # An index is a gauge, which `rate` is not for; it starts anew with a member's disk.
+        Query(f"clamp_min(deriv({PREFIX}last_log_index{MEMBER}[$__rate_interval]), 0)", "{{instance}}"),
     ),
     graph(
         "Entries not applied",
