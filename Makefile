@@ -74,7 +74,7 @@ image-files: wheel-dev ## programs and wheel for images without building in them
 	@for program in mosectl mosec-gateway mosec-node-agent mosec-control-plane; do \
 	  strip -o dist/image/$$program target/debug/$$program; done
 
-test-compose: image-files ## the cluster of docker-compose.yml, where a Docker engine and the base images are
+test-compose: image-files $(VENV)/.observability ## the cluster of docker-compose.yml, where a Docker engine and the base images are
 	$(BIN)/python -m pytest -q -rs tests/compose
 
 test-observability: $(VENV)/.observability ## alerts, rules and dashboards

@@ -1,12 +1,16 @@
 """The cluster that the tests share, and what they measured, told at the end."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
 import pytest
-from harness import Host, compose, has_engine, left_behind
+from harness import ROOT, Host, compose, has_engine, left_behind
+
+# The queries of dashboards and alerts, which are asked here once more where there is a real cluster.
+sys.path.append(str(ROOT / "tests/observability"))
 
 MEASURED: list[str] = []
 

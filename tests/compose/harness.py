@@ -44,7 +44,12 @@ def compose(*args: str, **settings: str) -> str:
     """Runs docker-compose, which has to end well; its standard output."""
     command = ["docker-compose", "--project-name", PROJECT, *args]
     # Services of OCR need OpenCV's libraries.
-    own = {"MOSEC_ARTIFACTS": "prebuilt", "MOSEC_AGENT_PACKAGES": "libgl1 libglib2.0-0"}
+    own = {
+        "MOSEC_ARTIFACTS": "prebuilt",
+        "MOSEC_AGENT_PACKAGES": "libgl1 libglib2.0-0",
+        # Grafana's image is of a registry.
+        "COMPOSE_PROFILES": "",
+    }
     done = subprocess.run(command, cwd=ROOT, env=os.environ | own | settings, capture_output=True, text=True)
     assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
     return done.stdout

@@ -216,6 +216,45 @@ def test_a_fault_during_an_update_loses_no_request(
     assert clients.ended(first)["right"] and clients.ended(second)["right"]
 
 
+def test_every_query_of_a_dashboard_or_alert_has_an_answer(clients: Clients, measured: list[str]) -> None:
+    from queries import run, table
+
+    def ask() -> bool:
+        rows[:] = run(PROMETHEUS)
+        return all(row.is_ok for row in rows)
+
+    rows: list = []
+    with clients.asking():
+        try:
+            # Rates are over a minute, and there has to be one.
+            eventually("all queries have plausible answers", ask, 120)
+        finally:
+            measured.append(table(rows))
+
+
+PROCESSES = [
+    *((f"control-{number}", 9400) for number in (1, 2, 3)),
+    *((f"gateway-{number}", 8000) for number in (1, 2)),
+    *((f"agent-{number}", 9443) for number in (1, 2)),
+]
+
+
+@pytest.mark.parametrize(("service", "port"), PROCESSES)
+def test_the_series_of_a_process_are_as_prometheus_wants_them(
+    host: Host, tmp_path: Path, service: str, port: int
+) -> None:
+    from promtool import promtool
+
+    # The image of agents has Python, which can ask what is not open to the host.
+    ask = (
+        f"from urllib.request import urlopen; print(urlopen('http://{service}:{port}/metrics').read().decode(), end='')"
+    )
+    page = compose("exec", "-T", "agent-2", "python3", "-c", ask)
+    assert "mosec_build_info" in page
+    checked = promtool(tmp_path, "check", "metrics", given=page)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
 def test_pipelines_come_back_when_everything_is_restarted(host: Host, picture: Picture, measured: list[str]) -> None:
     compose("restart")
     began = monotonic()

@@ -12,13 +12,13 @@ IMAGE = "prom/prometheus:v3.5.0"
 UNPACKED = ROOT / "target/promtool"
 
 
-def promtool(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """Runs it in a folder, which all files that it is given are in."""
+def promtool(folder: Path, *args: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs it in a folder, which all files that it is given are in; `given` is what it reads from standard input."""
     command = _command()
     if command[0] == "docker":
         mount = ["-v", f"{folder}:/work:ro", "-w", "/work"]
-        command = ["docker", "run", "--rm", *mount, "--entrypoint", "promtool", IMAGE]
-    return subprocess.run([*command, *args], cwd=folder, capture_output=True, text=True)
+        command = ["docker", "run", "--rm", "-i", *mount, "--entrypoint", "promtool", IMAGE]
+    return subprocess.run([*command, *args], cwd=folder, input=given or "", capture_output=True, text=True)
 
 
 @cache
