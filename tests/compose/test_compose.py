@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -67,12 +68,23 @@ def all_well() -> bool:
     return set(containers()) == SERVICES and all(map(is_well, SERVICES))
 
 
+def start_time(one: dict[str, Any]) -> float:
+    """Seconds from the start of a container to the line with which its program says that it runs."""
+    began = datetime.fromisoformat(one["State"]["StartedAt"][:26]).replace(tzinfo=UTC)
+    lines = docker("logs", one["Id"]).splitlines()
+    told = next(json.loads(line) for line in lines if " is running" in line)
+    return (datetime.fromisoformat(told["timestamp"]) - began).total_seconds()
+
+
 def test_everything_is_healthy_within_a_minute(started: float, measured: list[str]) -> None:
     eventually("all services are healthy", all_well, started + HEALTHY_WITHIN - monotonic())
     measured.append(f"healthy {monotonic() - started:.0f} s after `up`")
-    for service, one in sorted(containers().items()):
-        size = json.loads(docker("image", "inspect", one["Image"]))[0]["Size"]
-        measured.append(f"image of {service}: {one['Config']['Image']}, {size / 1e6:.0f} MB")
+    found = containers()
+    for name, image in {one["Config"]["Image"]: one["Image"] for one in found.values()}.items():
+        size = json.loads(docker("image", "inspect", image))[0]["Size"]
+        measured.append(f"image {name}: {size / 1e6:.0f} MB")
+    for service in sorted(SERVICES - {"init", "tokens", "prometheus"}):
+        measured.append(f"{service} is running {start_time(found[service]):.1f} s after its container's start")
 
     def all_up() -> bool:
         targets = json.loads(get(f"{PROMETHEUS}/api/v1/targets"))["data"]["activeTargets"]
