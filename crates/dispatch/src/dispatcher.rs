@@ -22,7 +22,7 @@ use self::state::{Outbox, Slot, State};
 use crate::batch::{self, Decision, Supply};
 use crate::credit;
 use crate::custody::{self, Loss};
-use crate::metrics::StageMetrics;
+use crate::metrics::{StageMetrics, Standing, Watched};
 use crate::pick;
 use crate::queue::Hold;
 use crate::{Credit, DispatchMetrics, Dispatched, Home, Request, StageConfig, Target, TargetId};
@@ -51,15 +51,13 @@ struct Inner {
 impl Dispatcher {
     /// Makes a dispatcher without targets and starts its timer, which ends with it.
     pub fn new(config: StageConfig, metrics: &DispatchMetrics) -> Self {
-        let metrics = metrics.stage(&config.name);
-        let capacity = config.capacity;
-        let inner = Arc::new_cyclic(|this| Inner {
-            config,
-            metrics,
-            state: Mutex::new(State::new(capacity)),
+        let inner = Arc::new_cyclic(|this: &Weak<Inner>| Inner {
+            metrics: metrics.stage(&config, this.clone()),
+            state: Mutex::new(State::new(config.capacity)),
             timer: Notify::new(),
             in_custody: AtomicUsize::new(0),
             this: this.clone(),
+            config,
         });
         tokio::spawn(run_timer(Arc::downgrade(&inner)));
         Self(inner)
@@ -192,6 +190,20 @@ impl Dispatcher {
     }
 }
 
+impl Watched for Inner {
+    fn standing(&self) -> Standing {
+        let (now, state) = (Instant::now(), self.state.lock());
+        let is_open = !state.is_draining();
+        Standing {
+            queued: state.queued(),
+            queue_limit: if is_open { self.config.capacity } else { 0 },
+            batch_limit: self.config.limits.max_requests,
+            in_flight: state.targets.iter().map(Slot::outstanding).sum(),
+            credits: state.targets.iter().map(|slot| slot.load(now).free()).sum(),
+        }
+    }
+}
+
 impl Inner {
     fn admit(&self, request: Request) -> Option<(Request, ErrorCode)> {
         let mut refused = None;
@@ -275,11 +287,6 @@ impl Inner {
             self.poll(&mut state, &mut outbox, now);
             state.release_within(&mut outbox);
             self.metrics.handed_over.inc_by(outbox.given_back.len() as u64);
-            // By difference: dispatchers of other revisions share the series.
-            let queued = state.queued() as i64;
-            self.metrics
-                .queued
-                .add(queued - std::mem::replace(&mut state.reported, queued));
         }
         outbox.carry_out();
     }
@@ -306,8 +313,10 @@ impl Inner {
                 match batch::decide(view, limits, supply, now) {
                     Decision::Close(_) => {
                         let since = state.collecting_since.take();
-                        collected =
-                            Some(since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)));
+                        let waited =
+                            since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+                        self.metrics.batch_wait.observe(waited.as_secs_f64());
+                        collected = Some(waited);
                         state.queue.take_batch(limits, &mut outbox.released)
                     }
                     Decision::WaitUntil(at) => {

@@ -19,6 +19,8 @@ mod link_target;
 mod link_tests;
 mod links;
 mod metrics;
+#[cfg(test)]
+mod metrics_tests;
 mod outage;
 pub mod pick;
 mod queue;
@@ -26,6 +28,7 @@ mod queue;
 mod queue_tests;
 mod registry;
 mod request;
+mod scrape;
 mod stage;
 #[cfg(test)]
 mod stream_tests;

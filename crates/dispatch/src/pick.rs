@@ -16,12 +16,20 @@ pub struct Load {
 impl Load {
     /// The credit a batch would take here.
     pub fn supply(self) -> Supply {
-        if self.replicas == 0 || self.outstanding >= self.limit {
+        if self.free() == 0 {
             Supply::None
         } else if self.outstanding < self.replicas {
             Supply::Idle
         } else {
             Supply::Prefetch
+        }
+    }
+
+    /// Batches that may be sent here now.
+    pub fn free(self) -> u32 {
+        match self.replicas {
+            0 => 0,
+            _ => self.limit.saturating_sub(self.outstanding),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mosec_types::{PipelineSpec, StageKey};
+use mosec_types::{PipelineName, PipelineSpec, StageKey};
 
 use crate::batch::{self, Limits};
 use crate::custody::Rules;
@@ -11,7 +11,8 @@ use crate::custody::Rules;
 #[derive(Debug, Clone)]
 pub struct StageConfig {
     pub key: StageKey,
-    /// For labels and logs.
+    /// For labels and logs, as the stage's own name.
+    pub pipeline: PipelineName,
     pub name: String,
     pub limits: Limits,
     /// Length of the queue, in requests.
@@ -30,6 +31,7 @@ impl StageConfig {
         let stage = spec.stage(key.stage)?;
         Some(Self {
             key,
+            pipeline: spec.name.clone(),
             name: stage.name.clone(),
             limits: Limits {
                 max_requests: stage.max_batch_size as usize,

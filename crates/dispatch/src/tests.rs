@@ -59,6 +59,7 @@ impl Bench {
                 revision: Default::default(),
                 stage: Default::default(),
             },
+            pipeline: PipelineName::new("echo").unwrap(),
             name: "Echo_1".into(),
             limits: Limits {
                 max_requests,

@@ -172,7 +172,7 @@ async fn what_is_refused_anyway_is_refused_before_its_body() {
 }
 
 async fn refusals(bench: &Bench) -> f64 {
-    let name = "mosec_dispatch_refused_total{reason=\"queue_full\",stage=\"Echo_1\"}";
+    let name = "mosec_dispatch_refused_total{pipeline=\"echo\",reason=\"queue_full\",stage=\"Echo_1\"}";
     bench.series(name).await
 }
 

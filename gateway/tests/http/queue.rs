@@ -186,7 +186,7 @@ async fn what_waits_for_a_revision_that_is_replaced_is_served_by_its_successor()
             "what ran is finished"
         );
         let handed_over = bench
-            .series("mosec_dispatch_handed_over_total{stage=\"Echo_1\"}")
+            .series("mosec_dispatch_handed_over_total{pipeline=\"echo\",stage=\"Echo_1\"}")
             .await;
         assert_eq!(handed_over, 4.0);
         // Each request counts for the revision that answered it.

@@ -70,11 +70,11 @@ async fn requests_are_counted_by_what_they_were_answered() {
     assert_eq!(bench.series(durations).await, 2.0, "of results only");
     assert_eq!(
         bench
-            .series("mosec_dispatch_refused_total{reason=\"queue_full\",stage=\"Echo_1\"}")
+            .series("mosec_dispatch_refused_total{pipeline=\"echo\",reason=\"queue_full\",stage=\"Echo_1\"}")
             .await,
         1.0
     );
-    let queued = "mosec_dispatch_queue_requests{stage=\"Echo_1\"}";
+    let queued = "mosec_dispatch_queue_requests{pipeline=\"echo\",stage=\"Echo_1\"}";
     eventually("the queue is empty", async || bench.series(queued).await == 0.0).await;
 }
 

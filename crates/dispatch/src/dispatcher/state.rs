@@ -29,8 +29,6 @@ pub(super) struct State {
     pub(super) last_ready: Option<Instant>,
     /// When the timer will look next.
     pub(super) timer_due: Option<Instant>,
-    /// Requests that the gauge counts for this dispatcher.
-    pub(super) reported: i64,
     pub(super) closed: bool,
     /// Another revision has taken this one's place.
     pub(super) is_replaced: bool,
@@ -111,7 +109,6 @@ impl State {
             // Who asks for a stage has heard that it serves; its targets are about to announce themselves.
             last_ready: Some(Instant::now()),
             timer_due: None,
-            reported: 0,
             closed: false,
             is_replaced: false,
         }

@@ -1,0 +1,142 @@
+//! The series of dispatchers, as a scrape has them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mosec_telemetry::{Series, render};
+use mosec_types::{Revision, StageIndex, StageKey};
+use tokio::sync::oneshot;
+
+use crate::tests::{Kept, request, spec};
+use crate::*;
+
+const LABELS: &str = "{pipeline=\"p\",stage=\"S_0\"}";
+
+struct Bench {
+    series: Series,
+    metrics: DispatchMetrics,
+    target: Arc<Kept>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let series = Series::default();
+        Self {
+            metrics: DispatchMetrics::new(&series).unwrap(),
+            series,
+            target: Arc::default(),
+        }
+    }
+
+    /// A dispatcher for one revision of one stage, with room for ten requests.
+    fn dispatcher(&self, revision: u64, grace: Duration) -> Dispatcher {
+        let key = StageKey {
+            revision: Revision(revision),
+            stage: StageIndex(0),
+        };
+        let mut config = StageConfig::of(&spec(1, &[], &[&[0]]), key, grace).unwrap();
+        config.capacity = 10;
+        config.limits.max_requests = revision as usize;
+        Dispatcher::new(config, &self.metrics)
+    }
+
+    fn window(&self, dispatcher: &Dispatcher, replicas: u32, limit: u32) {
+        let target: Arc<dyn Target> = self.target.clone();
+        dispatcher.set_target(&TargetId("a".into()), &target, Window { replicas, limit });
+    }
+
+    fn page(&self) -> String {
+        render(&[&self.series])
+    }
+
+    /// The value of a stage's series.
+    fn value(&self, name: &str) -> Option<f64> {
+        let start = format!("mosec_dispatch_{name}{LABELS} ");
+        let page = self.page();
+        let line = page.lines().find_map(|line| line.strip_prefix(&start));
+        line.map(|value| value.parse().unwrap())
+    }
+}
+
+fn submit(dispatcher: &Dispatcher, id: u64) -> oneshot::Receiver<Outcome> {
+    let (reply, outcome) = oneshot::channel();
+    dispatcher.submit(request(id, reply));
+    outcome
+}
+
+#[tokio::test(start_paused = true)]
+async fn revisions_share_the_series_of_their_stage() {
+    let bench = Bench::new();
+    let (old, new) = (
+        bench.dispatcher(1, Duration::from_secs(1)),
+        bench.dispatcher(2, Duration::from_secs(1)),
+    );
+    bench.window(&old, 1, 2);
+    let _outcomes: Vec<_> = (0..3).map(|id| submit(&old, id)).collect();
+    let _waits = submit(&new, 3);
+    bench.window(&new, 0, 5);
+    let found = |names: [&str; 6]| names.map(|name| bench.value(name).unwrap());
+    let names = [
+        "queue_requests",
+        "queue_limit_requests",
+        "batch_limit_requests",
+        "in_flight_batches",
+        "credits",
+        "batches_total",
+    ];
+    // Two of the first revision are out and one waits, as does that of the second, whose replicas are not ready.
+    assert_eq!(found(names), [2.0, 20.0, 2.0, 2.0, 0.0, 2.0]);
+    old.hand_back();
+    bench.window(&old, 1, 5);
+    assert_eq!(found(names), [1.0, 10.0, 2.0, 3.0, 2.0, 3.0], "it takes no more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_dispatcher_of_a_stage_takes_its_series_along() {
+    let bench = Bench::new();
+    let before = bench.page();
+    for _ in 0..2 {
+        let (old, new) = (
+            bench.dispatcher(1, Duration::ZERO),
+            bench.dispatcher(2, Duration::from_secs(1)),
+        );
+        bench.window(&new, 1, 1);
+        let outcome = submit(&new, 1);
+        bench
+            .target
+            .take()
+            .into_iter()
+            .flat_map(|batch| batch.requests)
+            .for_each(|request| request.fail(mosec_types::ErrorCode::Ok));
+        outcome.await.unwrap();
+        assert_eq!(old.refuse_early(), Some(mosec_types::ErrorCode::NoReplica));
+        assert!(bench.page().contains("reason=\"no_replica\""));
+        drop(old);
+        // Its timer lets go of it within a second.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(bench.value("batches_total"), Some(1.0), "the other one stays");
+        assert_eq!(bench.value("queue_limit_requests"), Some(10.0));
+        drop(new);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(bench.page(), before, "and all that it counted begins anew");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_waits_for_as_long_as_its_window_costs() {
+    let bench = Bench::new();
+    let mut config = bench.dispatcher(9, Duration::from_secs(60)).config().clone();
+    config.limits.max_wait = Duration::from_secs(2);
+    let dispatcher = Dispatcher::new(config, &bench.metrics);
+    let _first = submit(&dispatcher, 1);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // A credit is in hand from here on.
+    bench.window(&dispatcher, 1, 1);
+    let _second = submit(&dispatcher, 2);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bench.target.take().len(), 1);
+    let sums = ["queue_wait_seconds_sum", "batch_wait_seconds_sum"].map(|name| bench.value(name).unwrap());
+    for (found, expected) in sums.into_iter().zip([3.5, 1.5]) {
+        assert!((found - expected).abs() < 0.01, "{sums:?}");
+    }
+}
