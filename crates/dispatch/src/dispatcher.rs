@@ -331,7 +331,7 @@ impl Inner {
             } else {
                 break;
             };
-            let requests = self.keep_live(batch, outbox, now);
+            let requests = self.keep_live(batch, outbox, now, collected);
             if requests.is_empty() {
                 continue;
             }
@@ -380,8 +380,14 @@ impl Inner {
         }
     }
 
-    /// Ends what is over and notes the queue's share of the others' time.
-    fn keep_live(&self, batch: Vec<Request>, outbox: &mut Outbox, now: Instant) -> Vec<Request> {
+    /// Ends what is over and notes the queue's share of the others' time, and the batch's, which was `collected` for so long.
+    fn keep_live(
+        &self,
+        batch: Vec<Request>,
+        outbox: &mut Outbox,
+        now: Instant,
+        collected: Option<Duration>,
+    ) -> Vec<Request> {
         let mut live = Vec::with_capacity(batch.len());
         for mut request in batch {
             if !request.is_live(now) {
@@ -391,17 +397,25 @@ impl Inner {
             let waited = now.saturating_duration_since(request.arrived);
             self.metrics.queue_wait.observe(waited.as_secs_f64());
             if request.traced {
-                let micros = u32::try_from(waited.as_micros()).unwrap_or(u32::MAX);
-                request.spans.push(Span {
-                    kind: SpanKind::Queue,
-                    stage: self.config.key.stage,
-                    micros,
-                });
+                // Who came last was there for a part of it only.
+                let for_batch = collected.unwrap_or_default().min(waited);
+                self.note(&mut request, SpanKind::Queue, waited - for_batch);
+                if !for_batch.is_zero() {
+                    self.note(&mut request, SpanKind::Batch, for_batch);
+                }
                 request.arrived = now;
             }
             live.push(request);
         }
         live
+    }
+
+    fn note(&self, request: &mut Request, kind: SpanKind, time: Duration) {
+        request.spans.push(Span {
+            kind,
+            stage: self.config.key.stage,
+            micros: u32::try_from(time.as_micros()).unwrap_or(u32::MAX),
+        });
     }
 
     fn set_timer(&self, state: &mut State, due: Instant) {
@@ -441,13 +455,12 @@ impl Inner {
     fn take_back(&self, requests: Vec<Request>, target: &TargetId, loss: Loss) {
         let now = Instant::now();
         let mut verdict = custody::after_loss(requests, loss, &self.config.rules, now);
-        // They wait in the queue anew. A traced one's way so far goes to its queue's span, so that its times add up.
-        for request in verdict
-            .retry
-            .iter_mut()
-            .flatten()
-            .filter(|request| !request.traced)
-        {
+        // They wait in the queue anew. A traced one's way so far is the queue's span, so that its times add up.
+        for request in verdict.retry.iter_mut().flatten() {
+            if request.traced {
+                let so_far = now.saturating_duration_since(request.arrived);
+                self.note(request, SpanKind::Queue, so_far);
+            }
             request.arrived = now;
         }
         self.metrics

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_telemetry::{Series, render};
-use mosec_types::{Revision, StageIndex, StageKey};
+use mosec_types::{Revision, SpanKind, StageIndex, StageKey};
 use tokio::sync::oneshot;
 
 use crate::tests::{Kept, request, spec};
@@ -60,7 +60,10 @@ impl Bench {
 
 fn submit(dispatcher: &Dispatcher, id: u64) -> oneshot::Receiver<Outcome> {
     let (reply, outcome) = oneshot::channel();
-    dispatcher.submit(request(id, reply));
+    dispatcher.submit(Request {
+        traced: true,
+        ..request(id, reply)
+    });
     outcome
 }
 
@@ -134,7 +137,20 @@ async fn a_batch_waits_for_as_long_as_its_window_costs() {
     bench.window(&dispatcher, 1, 1);
     let _second = submit(&dispatcher, 2);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(bench.target.take().len(), 1);
+    let mut batches = bench.target.take();
+    let spans = batches.remove(0).requests.into_iter().map(|request| {
+        let spans = request
+            .spans
+            .iter()
+            .map(|span| (span.kind, span.micros / 100_000));
+        spans.collect::<Vec<_>>()
+    });
+    // The window is the first's, counted from its arrival. The second was there for what was left of it.
+    let expected = [
+        vec![(SpanKind::Queue, 5), (SpanKind::Batch, 15)],
+        vec![(SpanKind::Queue, 0), (SpanKind::Batch, 15)],
+    ];
+    assert_eq!(spans.collect::<Vec<_>>(), expected);
     let sums = ["queue_wait_seconds_sum", "batch_wait_seconds_sum"].map(|name| bench.value(name).unwrap());
     for (found, expected) in sums.into_iter().zip([3.5, 1.5]) {
         assert!((found - expected).abs() < 0.01, "{sums:?}");

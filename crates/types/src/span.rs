@@ -11,7 +11,7 @@ use crate::StageIndex;
 pub enum SpanKind {
     /// Reading, routing, answering at the gateway.
     Gateway = 0,
-    /// Waiting in a stage's queue for a batch to close, at whoever dispatches the stage.
+    /// Waiting in a stage's queue for a replica, at whoever dispatches the stage.
     Queue = 1,
     /// Between two hosts: sent and answered, less what the far side accounts for.
     Link = 2,
@@ -21,20 +21,33 @@ pub enum SpanKind {
     Shm = 4,
     /// In the Python worker: decode, `forward`, encode.
     Worker = 5,
+    /// Waiting in a stage's queue for more requests of its batch, although a replica was free for it.
+    Batch = 6,
 }
 
 impl SpanKind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Gateway,
         Self::Queue,
         Self::Link,
         Self::Agent,
         Self::Shm,
         Self::Worker,
+        Self::Batch,
     ];
 
+    /// The number by which it goes to a peer. A batch's wait goes as a part of the queue's, which it was before it had a name:
+    /// a peer breaks a link on which a number comes that it does not know, and links say nothing of what each end knows.
+    pub fn to_wire(self) -> u8 {
+        match self {
+            Self::Batch => Self::Queue as u8,
+            other => other as u8,
+        }
+    }
+
     pub fn from_wire(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
+        let kind = Self::ALL.get(usize::from(number)).copied();
+        kind.filter(|kind| kind.to_wire() == number)
     }
 
     pub fn name(self) -> &'static str {
@@ -45,6 +58,7 @@ impl SpanKind {
             Self::Agent => "agent",
             Self::Shm => "shm",
             Self::Worker => "worker",
+            Self::Batch => "batch",
         }
     }
 }

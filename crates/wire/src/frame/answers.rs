@@ -40,7 +40,7 @@ pub fn encode(answers: &[Answer], max_body_bytes: usize) -> Result<Vec<Bytes>, F
         put_answer(&mut chunks, answer)?;
     }
     for span in answers.iter().flat_map(|answer| &answer.spans) {
-        chunks.put(&[span.kind as u8]);
+        chunks.put(&[span.kind.to_wire()]);
         chunks.put(&span.stage.0.to_le_bytes());
         chunks.put(&span.micros.to_le_bytes());
     }

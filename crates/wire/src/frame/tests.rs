@@ -41,6 +41,8 @@ prop_compose! {
 
 prop_compose! {
     fn span()(kind in select(&SpanKind::ALL[..]), stage in any::<u16>(), micros in any::<u32>()) -> Span {
+        // As the other end reads it.
+        let kind = SpanKind::from_wire(kind.to_wire()).unwrap();
         Span { kind, stage: StageIndex(stage), micros }
     }
 }
@@ -344,4 +346,27 @@ fn large_payloads_are_not_copied() {
         panic!("expected answers")
     };
     assert_eq!(answers[0].payload.as_ptr(), whole[whole.len() - 4096..].as_ptr());
+}
+
+#[test]
+fn a_batchs_wait_is_the_queues_to_peers_who_know_no_other() {
+    let span = |kind| Span {
+        kind,
+        stage: StageIndex(1),
+        micros: 5,
+    };
+    let answer = Answer {
+        item: 0,
+        code: ErrorCode::Ok,
+        custody: Custody::Done,
+        last: true,
+        payload: Bytes::new(),
+        spans: vec![span(SpanKind::Queue), span(SpanKind::Batch)],
+    };
+    let bytes = bytes_of(&Frame::Answers(vec![answer]));
+    let Ok(Frame::Answers(answers)) = decode(&bytes) else {
+        panic!("no answers");
+    };
+    let kinds = answers[0].spans.iter().map(|span| span.kind);
+    assert_eq!(kinds.collect::<Vec<_>>(), [SpanKind::Queue, SpanKind::Queue]);
 }
