@@ -17,6 +17,7 @@ mod pages;
 mod port;
 mod request;
 mod respond;
+mod revisions;
 mod routes;
 mod server;
 mod service;
@@ -26,6 +27,7 @@ mod trace;
 mod traffic;
 
 pub use config::Config;
+pub use metrics::described_series;
 pub use port::Port;
 pub use server::Gateway;
 pub use service::Service;

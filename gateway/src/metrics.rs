@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use mosec_telemetry::{Series, ServiceSeries};
+use mosec_dispatch::DispatchMetrics;
+use mosec_telemetry::{Described, Series, ServiceSeries};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+
+use crate::revisions::Revisions;
+use crate::routes::Route;
 
 pub(crate) struct Metrics {
     /// Of its own: in one process with workers, both have series of one family.
@@ -14,6 +18,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     pub(crate) refused_connections: IntCounter,
     pub(crate) body_bytes: IntGauge,
+    pub(crate) revisions: Revisions,
 }
 
 impl Metrics {
@@ -26,12 +31,13 @@ impl Metrics {
             connections: series.gauge("mosec_gateway_connections", "Open connections of clients.")?,
             refused_connections: series.counter(
                 "mosec_gateway_connections_refused_total",
-                "Connections beyond the bound, answered 503.",
+                "Connections beyond the bound, which were answered with 503.",
             )?,
             body_bytes: series.gauge(
                 "mosec_gateway_body_bytes",
                 "Memory of request bodies that are read or not answered yet.",
             )?,
+            revisions: Revisions::new(&series)?,
             series,
         })
     }
@@ -40,15 +46,25 @@ impl Metrics {
         &self.series
     }
 
-    /// Counts an answered request. `path` is a route's, so the label is bounded.
-    pub(crate) fn answered(&self, status: u16, path: &str) {
+    /// Counts an answered request. The labels are bounded, as its path is a route's.
+    pub(crate) fn answered(&self, status: u16, route: &Route) {
         self.throughput
-            .with_label_values(&[status.to_string().as_str(), path])
+            .with_label_values(&[status.to_string().as_str(), &route.path])
             .inc();
+        self.revisions.answered(route, status);
     }
 
     /// Notes the time of a request that was worked on with success, from its head to its answer.
     pub(crate) fn worked(&self, took: Duration) {
         self.duration.observe(took.as_secs_f64());
     }
+}
+
+/// What each family of a gateway's series means, but for those that every process has.
+pub fn described_series() -> prometheus::Result<Vec<Described>> {
+    let series = Series::default();
+    DispatchMetrics::new(&series)?;
+    let mut described = Metrics::new(&ServiceSeries::default())?.series().described();
+    described.extend(series.described());
+    Ok(described)
 }

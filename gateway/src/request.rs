@@ -8,13 +8,14 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::EXPECT;
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request as HttpRequest, StatusCode, Version};
 use mosec_dispatch::{Outcome, Payload, Registry, Reply, Request, Respond, Stream};
 use mosec_types::{ErrorCode, RequestId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Permit};
 use crate::body::{Limits, Memory, Reader, Room};
 use crate::coding::{Coding, Codings};
 use crate::config::Config;
@@ -125,66 +126,31 @@ async fn page_or_answer(shared: &Arc<Shared>, http: HttpRequest<Incoming>) -> Ht
 }
 
 /// An inference request: its answer, counted.
-async fn infer(shared: &Arc<Shared>, route: Arc<Route>, http: HttpRequest<Incoming>) -> HttpResponse {
-    let path = route.path.clone();
+async fn infer(shared: &Arc<Shared>, mut route: Arc<Route>, http: HttpRequest<Incoming>) -> HttpResponse {
     let streams = route.streams;
-    let response = match answer(shared, route, http).await {
+    let response = match answer(shared, &mut route, http).await {
         Ok(response) => response,
         Err(code) if streams => respond::stream_refusal(code),
         Err(code) => respond::error(code, None),
     };
     // A stream is counted at its end.
     if !response.body().is_stream() {
-        shared.metrics.answered(response.status().as_u16(), &path);
+        shared.metrics.answered(response.status().as_u16(), &route);
     }
     response
 }
 
-/// The steps of an inference request. Each may end it with an error.
+/// The steps of an inference request. Each may end it with an error. `route` is in the end that of the revision which took it.
 async fn answer(
     shared: &Arc<Shared>,
-    mut route: Arc<Route>,
+    route: &mut Arc<Route>,
     http: HttpRequest<Incoming>,
 ) -> Result<HttpResponse, ErrorCode> {
     let started = Instant::now();
     let mut room = Room::default();
     let (parts, mut incoming) = http.into_parts();
-    let coding = match &shared.codings {
-        Some(codings) => Coding::of_request(&parts.headers).map(|coding| Some((codings, coding?))),
-        None => Ok(None),
-    };
-    let mut limits = shared.body_limits(&route);
-    let limit = limits.bytes;
-    if !matches!(coding, Ok(None)) {
-        // The limit is for what comes out; a body that does not shrink is this much larger at most.
-        limits.bytes = limit.saturating_add(limit / 1024 + 1024);
-    }
-    let reader = Reader {
-        body: &mut incoming,
-        memory: &shared.body_memory,
-        room: &mut room,
-        limits,
-        expects_continue: parts.headers.contains_key(EXPECT),
-        blocks_connection: parts.version <= Version::HTTP_11,
-    };
-    let coding = match coding {
-        Ok(coding) => coding,
-        Err(code) => {
-            reader.discard().await;
-            return Err(code);
-        }
-    };
-    // Admission first: a draining gateway keeps no bodies.
-    let Some(permit) = shared.admission.admit() else {
-        reader.discard().await;
-        return Err(ErrorCode::Draining);
-    };
-    let mut body = reader.read(|| shared.refuse_early(&route)).await?;
-    // Nothing is nothing in any coding.
-    if let Some((codings, coding)) = coding.filter(|_| !body.is_empty()) {
-        let memory = &shared.body_memory;
-        body = codings.decode(coding, body, limit, memory, &mut room).await?;
-    }
+    let received = receive(shared, route, &parts, &mut incoming, &mut room).await;
+    let (permit, body) = received.inspect_err(|&code| shared.metrics.revisions.refused(route, code))?;
     // MOSEC's clients rely on it: nothing in, a fixed text out, and no worker is called.
     if body.is_empty() {
         return Ok(respond::no_data(route.streams));
@@ -204,7 +170,7 @@ async fn answer(
                     // Its revision is replaced, and it waited there: the successor's turn.
                     sent.was_let_in = true;
                     sent.losses = lost.losses;
-                    route = shared.successor(&queued.route, &parts.headers)?;
+                    *route = shared.successor(&queued.route, &parts.headers)?;
                     if lost.losses > 0 && route.runs_once() {
                         // Whether it ran is not known, and here it must not run twice.
                         shared.note(&queued.route, ErrorCode::ReplicaLost, started.elapsed());
@@ -224,17 +190,66 @@ async fn answer(
                     // The request's place is held as long as its stream, whoever ends it.
                     drop(permit);
                     // How long a stream lasts is the request's to say; how long its client waits for it, the service's.
-                    shared.note(&queued.route, code, first.saturating_duration_since(started));
+                    let began = first.saturating_duration_since(started);
+                    shared.note(&queued.route, code, began);
+                    if code.is_ok() {
+                        shared.metrics.revisions.took(&queued.route, began);
+                    }
                     // As MOSEC counts it: its head said 200, whatever came after.
-                    shared
-                        .metrics
-                        .answered(StatusCode::OK.as_u16(), &queued.route.path);
+                    shared.metrics.answered(StatusCode::OK.as_u16(), &queued.route);
                     shared.metrics.worked(started.elapsed());
                 });
                 return Ok(respond::events(events));
             }
         }
     }
+}
+
+/// Lets a request in and takes its body.
+async fn receive(
+    shared: &Shared,
+    route: &Route,
+    parts: &Parts,
+    incoming: &mut Incoming,
+    room: &mut Room,
+) -> Result<(Permit, Bytes), ErrorCode> {
+    let coding = match &shared.codings {
+        Some(codings) => Coding::of_request(&parts.headers).map(|coding| Some((codings, coding?))),
+        None => Ok(None),
+    };
+    let mut limits = shared.body_limits(route);
+    let limit = limits.bytes;
+    if !matches!(coding, Ok(None)) {
+        // The limit is for what comes out; a body that does not shrink is this much larger at most.
+        limits.bytes = limit.saturating_add(limit / 1024 + 1024);
+    }
+    let reader = Reader {
+        body: incoming,
+        memory: &shared.body_memory,
+        room: &mut *room,
+        limits,
+        expects_continue: parts.headers.contains_key(EXPECT),
+        blocks_connection: parts.version <= Version::HTTP_11,
+    };
+    let coding = match coding {
+        Ok(coding) => coding,
+        Err(code) => {
+            reader.discard().await;
+            return Err(code);
+        }
+    };
+    // Admission first: a draining gateway keeps no bodies.
+    let Some(permit) = shared.admission.admit() else {
+        reader.discard().await;
+        return Err(ErrorCode::Draining);
+    };
+    let mut body = reader.read(|| shared.refuse_early(route)).await?;
+    // Nothing is nothing in any coding.
+    if let Some((codings, coding)) = coding.filter(|_| !body.is_empty()) {
+        let memory = &shared.body_memory;
+        body = codings.decode(coding, body, limit, memory, room).await?;
+    }
+    Ok((permit, body))
 }
 
 /// Waits for what becomes of a request.
@@ -255,6 +270,8 @@ fn whole(shared: &Shared, queued: &Queued, outcome: Outcome, started: Instant) -
     let mut response = match outcome.code {
         ErrorCode::Ok => {
             shared.metrics.worked(took);
+            let revisions = &shared.metrics.revisions;
+            revisions.took_in_parts(route, took, &outcome.spans);
             respond::result(outcome.payload.to_bytes(), &route.mime)
         }
         code => respond::error(code, Some(outcome.payload.to_bytes())),
@@ -325,14 +342,14 @@ impl Awaited {
 /// Its revision may have ended meanwhile: then the newest one takes it, once.
 fn enqueue(
     shared: &Shared,
-    mut route: Arc<Route>,
+    route: &mut Arc<Route>,
     http: &HeaderMap,
     sent: &Sent,
 ) -> Result<(Queued, Awaited), ErrorCode> {
     let traced = http.contains_key(TRACE_HEADER);
     let mut is_last_try = false;
     loop {
-        let (reply, answer) = Awaited::new(&route);
+        let (reply, answer) = Awaited::new(route);
         let deadline = sent.arrived + route.spec.timeout;
         let request = Request {
             id: shared.ids.next(),
@@ -342,7 +359,8 @@ fn enqueue(
             headers: headers::collect(&route.headers, http),
             payload: Payload::Bytes(sent.body.clone()),
             losses: sent.losses,
-            traced,
+            // The series tell of all requests.
+            traced: true,
             spans: Vec::new(),
             stream: Stream::new(route.spec.timeout),
             reply,
@@ -356,7 +374,7 @@ fn enqueue(
         };
         let Some((refused, code)) = refused else {
             let queued = Queued {
-                route,
+                route: route.clone(),
                 deadline,
                 traced,
             };
@@ -365,10 +383,13 @@ fn enqueue(
         refused.fail(code);
         let is_gone = dispatcher.is_none() || code == ErrorCode::Draining;
         if !is_gone || is_last_try {
-            shared.note(&route, code, sent.arrived.elapsed());
+            shared.note(route, code, sent.arrived.elapsed());
+            if !sent.was_let_in {
+                shared.metrics.revisions.refused(route, code);
+            }
             return Err(code);
         }
-        route = shared.successor(&route, http)?;
+        *route = shared.successor(route, http)?;
         is_last_try = true;
     }
 }

@@ -52,6 +52,7 @@ pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links
     }
     tracing::debug!(version = topology.version, "topology applied");
     shared.traffic.follow(topology);
+    shared.metrics.revisions.follow(topology);
     let table = Arc::new(table);
     let former = shared.routes.swap(table.clone());
     // Requests that wait for a revision which takes none any more need not wait for its replicas, slow or broken as those

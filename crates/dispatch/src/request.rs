@@ -22,7 +22,7 @@ pub struct Request {
     pub payload: Payload,
     /// Replicas of this stage that have been lost under it.
     pub losses: u8,
-    /// Whether its client asked where the time goes.
+    /// Whether it is noted where its time goes.
     pub traced: bool,
     /// Where the time of the stages before went, for a traced request.
     pub spans: Vec<Span>,

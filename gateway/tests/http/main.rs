@@ -11,4 +11,5 @@ mod pages;
 mod queue;
 mod raw;
 mod reports;
+mod series;
 mod streams;

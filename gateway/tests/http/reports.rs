@@ -132,7 +132,6 @@ async fn a_client_that_does_not_ask_is_not_told() {
     let bench = Bench::start(spec()).await;
     let client = bench.post(Version::Http1, "{}");
     let (request, _credit) = only(bench.batch().await);
-    assert!(!request.traced);
     answer(request, ErrorCode::Ok, "");
     assert_eq!(client.await.unwrap().header("server-timing"), None);
 }

@@ -1,0 +1,273 @@
+//! Hot path. The series of each revision's requests. They come with their revision and go with it, those that revisions of a
+//! pipeline share with the last one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mosec_telemetry::Series;
+use mosec_types::topology::Deployment;
+use mosec_types::{ErrorCode, PipelineSpec, Revision, Span, SpanKind, Topology};
+use parking_lot::{Mutex, RwLock};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec};
+
+use crate::routes::Route;
+
+/// The parts of a stage.
+const PARTS: [SpanKind; 6] = [
+    SpanKind::Queue,
+    SpanKind::Link,
+    SpanKind::Agent,
+    SpanKind::Shm,
+    SpanKind::Worker,
+    SpanKind::Batch,
+];
+
+/// Far more spans than any route leads to. An answer that has more says nothing of its parts.
+const MAX_SPANS: usize = 1024;
+
+/// The revisions that there are.
+pub(crate) struct Revisions {
+    families: Arc<Families>,
+    live: RwLock<HashMap<Revision, Arc<RevisionSeries>>>,
+}
+
+struct Families {
+    requests: IntCounterVec,
+    refused: IntCounterVec,
+    seconds: HistogramVec,
+    parts: HistogramVec,
+    /// How many revisions hold the series of each owner. Series are made and removed under its lock.
+    holders: Mutex<HashMap<Owner, usize>>,
+}
+
+/// Whose series are removed together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Owner {
+    Pipeline(String),
+    Revision(String, Revision),
+    Stage(String, String),
+}
+
+impl Revisions {
+    pub(crate) fn new(series: &Series) -> prometheus::Result<Self> {
+        Ok(Self {
+            families: Arc::new(Families::new(series)?),
+            live: RwLock::default(),
+        })
+    }
+
+    /// Has series for the revisions of a topology that take requests, and none for those that it does not have.
+    pub(crate) fn follow(&self, topology: &Topology) {
+        let mut live = self.live.write();
+        live.retain(|&revision, _| topology.deployment(revision).is_some());
+        let taking = |deployment: &&Deployment| deployment.phase.takes_requests();
+        for deployment in topology.deployments.iter().filter(taking) {
+            live.entry(deployment.revision)
+                .or_insert_with(|| Arc::new(RevisionSeries::new(&self.families, deployment)));
+        }
+    }
+
+    /// Those of a route; `None` where its revision is gone, whose last answers are not counted.
+    fn of(&self, route: &Route) -> Option<Arc<RevisionSeries>> {
+        self.live.read().get(&route.first.revision).cloned()
+    }
+
+    /// Counts a request that was answered.
+    pub(crate) fn answered(&self, route: &Route, status: u16) {
+        if let Some(series) = self.of(route) {
+            series.answered(route, status);
+        }
+    }
+
+    /// Counts a request that was answered before it had a place in a queue.
+    pub(crate) fn refused(&self, route: &Route, code: ErrorCode) {
+        if let Some(series) = self.of(route) {
+            let labels = [series.spec.name.as_str(), code.name()];
+            series.families.refused.with_label_values(&labels).inc();
+        }
+    }
+
+    /// Notes how long a request took that was answered with success; of a stream, to its first event.
+    pub(crate) fn took(&self, route: &Route, took: Duration) {
+        if let Some(series) = self.of(route) {
+            series.seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Notes the same, and where the time went.
+    pub(crate) fn took_in_parts(&self, route: &Route, took: Duration, spans: &[Span]) {
+        if let Some(series) = self.of(route) {
+            series.seconds.observe(took.as_secs_f64());
+            series.note_parts(took, spans);
+        }
+    }
+}
+
+impl Families {
+    fn new(series: &Series) -> prometheus::Result<Self> {
+        // From what a small model takes to what a patient client waits.
+        let seconds = HistogramOpts::new(
+            "mosec_gateway_request_seconds",
+            "Time from a request's arrival to its answer, of those answered with success; of a stream to its first event.",
+        )
+        .buckets(prometheus::exponential_buckets(0.001, 2.0, 17)?);
+        // From what a hop between processes takes.
+        let parts = HistogramOpts::new(
+            "mosec_gateway_part_seconds",
+            "Time that a request answered with success spent in one part of the system. Streams are left out. \
+             Parts: gateway; of each stage queue (no replica was free), batch (it waited to be fuller), link, agent, shm, worker.",
+        )
+        .buckets(prometheus::exponential_buckets(0.00005, 2.0, 20)?);
+        Ok(Self {
+            requests: series.counters(
+                "mosec_gateway_requests_total",
+                "Requests that were answered, by HTTP status. A stream counts at its end.",
+                &["pipeline", "revision", "route", "code"],
+            )?,
+            refused: series.counters(
+                "mosec_gateway_refused_total",
+                "Requests that were answered before they had a place in a queue, by the name of the error.",
+                &["pipeline", "reason"],
+            )?,
+            seconds: series.histograms(seconds, &["pipeline", "revision"])?,
+            parts: series.histograms(parts, &["pipeline", "stage", "part"])?,
+            holders: Mutex::default(),
+        })
+    }
+
+    fn remove(&self, owner: &Owner, spec: &PipelineSpec) {
+        // Of most labels there are none.
+        match owner {
+            Owner::Pipeline(pipeline) => {
+                for code in ErrorCode::all() {
+                    let _ = self.refused.remove_label_values(&[pipeline, code.name()]);
+                }
+                let gateway = [pipeline, "", SpanKind::Gateway.name()];
+                let _ = self.parts.remove_label_values(&gateway);
+            }
+            Owner::Revision(pipeline, revision) => {
+                let revision = revision.to_string();
+                let _ = self.seconds.remove_label_values(&[pipeline, &revision]);
+                for route in &spec.routes {
+                    for code in ErrorCode::all() {
+                        let status = code.http_status().to_string();
+                        let labels = [pipeline, &revision, &route.path, &status];
+                        let _ = self.requests.remove_label_values(&labels);
+                    }
+                }
+            }
+            Owner::Stage(pipeline, stage) => {
+                for part in PARTS {
+                    let _ = self.parts.remove_label_values(&[pipeline, stage, part.name()]);
+                }
+            }
+        }
+    }
+}
+
+struct RevisionSeries {
+    families: Arc<Families>,
+    spec: Arc<PipelineSpec>,
+    revision: Revision,
+    owners: Vec<Owner>,
+    /// By route, those that were answered with 200.
+    ok: Vec<IntCounter>,
+    seconds: Histogram,
+    gateway: Histogram,
+    /// By stage, and [`PARTS`].
+    parts: Vec<[Histogram; PARTS.len()]>,
+}
+
+impl RevisionSeries {
+    fn new(families: &Arc<Families>, deployment: &Deployment) -> Self {
+        let (spec, revision) = (&deployment.spec, deployment.revision);
+        let (pipeline, number) = (spec.name.as_str(), revision.to_string());
+        let stage = |stage: &mosec_types::StageSpec| Owner::Stage(pipeline.into(), stage.name.clone());
+        let mut owners = vec![
+            Owner::Pipeline(pipeline.into()),
+            Owner::Revision(pipeline.into(), revision),
+        ];
+        owners.extend(spec.stages.iter().map(stage));
+        let mut holders = families.holders.lock();
+        for owner in &owners {
+            *holders.entry(owner.clone()).or_default() += 1;
+        }
+        let part =
+            |stage: &str, kind: SpanKind| families.parts.with_label_values(&[pipeline, stage, kind.name()]);
+        let ok = |path: &str| {
+            families
+                .requests
+                .with_label_values(&[pipeline, &number, path, "200"])
+        };
+        Self {
+            ok: spec.routes.iter().map(|route| ok(&route.path)).collect(),
+            seconds: families.seconds.with_label_values(&[pipeline, &number]),
+            gateway: part("", SpanKind::Gateway),
+            parts: spec
+                .stages
+                .iter()
+                .map(|stage| PARTS.map(|kind| part(&stage.name, kind)))
+                .collect(),
+            families: families.clone(),
+            spec: spec.clone(),
+            revision,
+            owners,
+        }
+    }
+
+    fn answered(&self, route: &Route, status: u16) {
+        match self.ok.get(usize::from(route.index.0)) {
+            Some(ok) if status == 200 => ok.inc(),
+            _ => {
+                let (revision, status) = (self.revision.to_string(), status.to_string());
+                let labels = [self.spec.name.as_str(), &revision, &route.path, &status];
+                self.families.requests.with_label_values(&labels).inc();
+            }
+        }
+    }
+
+    /// Each part once, however many spans it has: a stage that was tried again waited in its queue again.
+    fn note_parts(&self, total: Duration, spans: &[Span]) {
+        if spans.len() > MAX_SPANS {
+            return;
+        }
+        let mut accounted = Duration::ZERO;
+        for (at, span) in spans.iter().enumerate() {
+            accounted += Duration::from_micros(span.micros.into());
+            let is_same = |other: &&Span| other.kind == span.kind && other.stage == span.stage;
+            if spans[..at].iter().any(|other| is_same(&other)) {
+                continue;
+            }
+            let same = spans[at..].iter().filter(is_same);
+            let micros: u64 = same.map(|span| u64::from(span.micros)).sum();
+            if let Some(part) = self.part(span) {
+                part.observe(Duration::from_micros(micros).as_secs_f64());
+            }
+        }
+        self.gateway
+            .observe(total.saturating_sub(accounted).as_secs_f64());
+    }
+
+    fn part(&self, span: &Span) -> Option<&Histogram> {
+        let of_stage = self.parts.get(usize::from(span.stage.0))?;
+        let at = PARTS.iter().position(|&kind| kind == span.kind)?;
+        of_stage.get(at)
+    }
+}
+
+impl Drop for RevisionSeries {
+    fn drop(&mut self) {
+        let mut holders = self.families.holders.lock();
+        for owner in &self.owners {
+            let left = holders.get_mut(owner).map_or(0, |holders| {
+                *holders -= 1;
+                *holders
+            });
+            if left == 0 {
+                holders.remove(owner);
+                self.families.remove(owner, &self.spec);
+            }
+        }
+    }
+}
