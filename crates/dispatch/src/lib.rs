@@ -14,6 +14,7 @@ pub mod custody;
 #[cfg(test)]
 mod custody_tests;
 mod dispatcher;
+mod link_metrics;
 mod link_target;
 #[cfg(test)]
 mod link_tests;

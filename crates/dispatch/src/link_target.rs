@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mosec_types::{ErrorCode, Span, SpanKind, StageIndex, StageKey};
 use mosec_wire::frame::FrameError;
-use mosec_wire::{Answer, Answers, Batch, Custody, Item, Link, LinkError, Returned};
+use mosec_wire::{Answer, Answers, Batch, Custody, Item, Link, LinkError, LinkStats, Returned};
+use prometheus::IntCounter;
 use tokio::time::{Instant, Interval};
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +24,8 @@ const END: Duration = Duration::from_secs(1);
 pub struct LinkTarget {
     link: Arc<dyn Link>,
     flights: TaskTracker,
+    /// Counts the batches that are called back.
+    resets: Option<IntCounter>,
 }
 
 impl LinkTarget {
@@ -30,7 +33,25 @@ impl LinkTarget {
         Self {
             link,
             flights: TaskTracker::new(),
+            resets: None,
         }
+    }
+
+    /// The same, which counts the batches that are called back as nobody waits for them.
+    pub(crate) fn counting(link: Arc<dyn Link>, resets: IntCounter) -> Self {
+        Self {
+            resets: Some(resets),
+            ..Self::new(link)
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Option<LinkStats> {
+        self.link.stats()
+    }
+
+    /// Batches that are out, those of which only later stages' answers are missing included.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.flights.len()
     }
 
     /// Whether nothing is out, answers of later stages included.
@@ -42,11 +63,12 @@ impl LinkTarget {
 impl Target for LinkTarget {
     fn send(&self, batch: Dispatched) {
         // The task ends when the batch is answered, its link breaks, or nobody waits for it any more.
-        self.flights.spawn(run(self.link.clone(), batch));
+        self.flights.spawn(run(self.clone(), batch));
     }
 }
 
-async fn run(link: Arc<dyn Link>, batch: Dispatched) {
+async fn run(target: LinkTarget, batch: Dispatched) {
+    let LinkTarget { link, resets, .. } = target;
     let frame = to_wire(batch.stage, &batch.requests, Instant::now());
     let mut flight = Flight::new(batch);
     let mut loss = Loss::Link;
@@ -66,8 +88,10 @@ async fn run(link: Arc<dyn Link>, batch: Dispatched) {
     }
     let too_large = matches!(result, Err(LinkError::Protocol(FrameError::TooLarge { .. })));
     flight.end(loss, too_large);
-    if let Ok(Some(answers)) = result {
-        read_end(answers).await;
+    match result {
+        Ok(Some(answers)) => read_end(answers).await,
+        Ok(None) => resets.iter().for_each(IntCounter::inc),
+        Err(_) => {}
     }
 }
 

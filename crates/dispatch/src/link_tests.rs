@@ -8,7 +8,10 @@ use mosec_types::topology::{Node, NodeHealth};
 use mosec_types::{ErrorCode, Incarnation, NodeId, Revision, RouteIndex, StageIndex, StageKey};
 use mosec_wire::link::BoxFuture;
 use mosec_wire::memory::{MemoryLink, MemoryServer, pair};
-use mosec_wire::{Answer, Cancelled, Custody, Incoming, Link, LinkError, LinkEvent, LinkServer as _};
+use mosec_wire::{
+    Answer, Answers, Batch, Cancelled, Custody, Incoming, Link, LinkError, LinkEvent, LinkServer as _,
+    LinkStats,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -353,4 +356,101 @@ async fn a_node_that_cannot_be_reached_is_named_until_it_can_or_is_not_wanted() 
     until(|| down.get() == 1).await;
     links.set_nodes([]);
     until(|| down.get() == 0).await;
+}
+
+/// A link that counts.
+#[derive(Debug)]
+struct Counting(MemoryLink);
+
+impl Link for Counting {
+    fn send(&self, batch: Batch) -> BoxFuture<'_, Result<Box<dyn Answers>, LinkError>> {
+        self.0.send(batch)
+    }
+
+    fn event(&self) -> BoxFuture<'_, Result<LinkEvent, LinkError>> {
+        self.0.event()
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+
+    fn stats(&self) -> Option<LinkStats> {
+        Some(LinkStats {
+            round_trip: Duration::from_millis(250),
+            sent_bytes: 7,
+            ..LinkStats::default()
+        })
+    }
+}
+
+/// Connects by links that count, and keeps the ends.
+#[derive(Default)]
+struct Counted(Mutex<Vec<MemoryServer>>);
+
+impl Connect for Counted {
+    fn connect(&self, node: Node) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>> {
+        let (link, end) = pair(node.id, Incarnation(1));
+        self.0.lock().push(end);
+        Box::pin(async { Ok(Arc::new(Counting(link)) as Arc<dyn Link>) })
+    }
+
+    fn receive_buffer_bytes(&self) -> Option<usize> {
+        Some(4096)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_links_series_are_there_while_it_is_open() {
+    let series = mosec_telemetry::Series::default();
+    let registry = Registry::new(DispatchMetrics::new(&series).unwrap());
+    let dispatcher = registry.ensure(StageConfig::of(&spec(1, &[], &[&[0]]), KEY, GRACE).unwrap());
+    let connect = Arc::new(Counted::default());
+    let mut links = Links::new(connect.clone(), registry);
+    let has = |lines: &[&str]| {
+        let page = mosec_telemetry::render(&[&series]);
+        lines.iter().all(|line| page.lines().any(|found| found == *line))
+    };
+    let shown = || mosec_telemetry::render(&[&series]).contains("{node=");
+    assert!(has(&["mosec_link_receive_buffer_bytes 4096"]) && !shown());
+
+    links.set_nodes([far()]);
+    until(|| {
+        has(&[
+            "mosec_link_round_trip_seconds{node=\"far\"} 0.25",
+            "mosec_link_sent_bytes_total{node=\"far\"} 7",
+            "mosec_link_batches_in_flight{node=\"far\"} 0",
+            "mosec_link_opened_total 1",
+            "mosec_link_resets_total 0",
+        ])
+    })
+    .await;
+
+    let window = Window {
+        replicas: 1,
+        limit: 1,
+    };
+    connect.0.lock()[0].tell(LinkEvent::Window { stage: KEY, window });
+    let (reply, outcome) = oneshot::channel();
+    dispatcher.submit(request(1, reply));
+    until(|| has(&["mosec_link_batches_in_flight{node=\"far\"} 1"])).await;
+    drop(outcome);
+    until(|| has(&["mosec_link_resets_total 1"])).await;
+
+    // It breaks, and is made anew: its counts begin with it.
+    connect.0.lock().clear();
+    until(|| {
+        has(&[
+            "mosec_link_opened_total 2",
+            "mosec_link_lost_total{reason=\"lost\"} 1",
+        ])
+    })
+    .await;
+    assert!(shown());
+    links.set_nodes([]);
+    until(|| !shown()).await;
+    assert!(
+        has(&["mosec_link_lost_total{reason=\"lost\"} 1"]),
+        "it was not wanted"
+    );
 }

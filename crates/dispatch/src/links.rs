@@ -26,6 +26,11 @@ const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// Makes links to nodes.
 pub trait Connect: Send + Sync + 'static {
     fn connect(&self, node: Node) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>>;
+
+    /// Bytes that the system keeps of what has arrived on any link and is not read; `None` where it keeps none.
+    fn receive_buffer_bytes(&self) -> Option<usize> {
+        None
+    }
 }
 
 impl Connect for QuicConnector {
@@ -34,6 +39,10 @@ impl Connect for QuicConnector {
             let link = QuicConnector::connect(self, &node.address, Some(&node.id)).await?;
             Ok(Arc::new(link) as Arc<dyn Link>)
         })
+    }
+
+    fn receive_buffer_bytes(&self) -> Option<usize> {
+        QuicConnector::receive_buffer_bytes(self)
     }
 }
 
@@ -61,7 +70,11 @@ pub struct Links {
 
 impl Links {
     pub fn new(connect: Arc<dyn Connect>, registry: Registry) -> Self {
-        let outages = Outages::new(registry.metrics().links_down.clone());
+        let metrics = registry.metrics();
+        let outages = Outages::new(metrics.links_down.clone());
+        if let Some(bytes) = connect.receive_buffer_bytes() {
+            metrics.links.set_receive_buffer_bytes(bytes);
+        }
         Self {
             connect,
             registry,
@@ -168,6 +181,7 @@ async fn keep_link(connect: Arc<dyn Connect>, registry: Registry, outages: Outag
                     return;
                 }
                 tracing::warn!(node = %node.id, %error, "link lost");
+                registry.metrics().links.lost(&error);
                 pause = RETRY_FIRST;
                 outage = Outage::begin(&outages, &node, Instant::now());
             }
@@ -193,7 +207,9 @@ async fn follow(
     // Each connection is a target of its own, so what an old one still returns never counts for a new one.
     static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
     let id = TargetId(format!("{node}#{}", CONNECTIONS.fetch_add(1, Ordering::Relaxed)));
-    let flights = LinkTarget::new(shared.clone());
+    let metrics = &registry.metrics().links;
+    let flights = LinkTarget::counting(shared.clone(), metrics.resets.clone());
+    let _open = metrics.open(node, &flights);
     let target: Arc<dyn Target> = Arc::new(flights.clone());
     let mut draining = false;
     // One for all events: how long it lingers counts from the stop, whatever the link still says.

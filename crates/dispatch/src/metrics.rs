@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
 use crate::StageConfig;
+use crate::link_metrics::LinkMetrics;
 use crate::scrape::{self, Reading};
 
 /// Names of the labels of a stage's series.
@@ -21,6 +22,7 @@ type Labels = [String; 2];
 #[derive(Clone)]
 pub struct DispatchMetrics {
     stages: Arc<Stages>,
+    pub(crate) links: LinkMetrics,
     pub(crate) links_down: IntGauge,
 }
 
@@ -125,6 +127,7 @@ impl DispatchMetrics {
                 families: Families::new(series)?,
                 live,
             }),
+            links: LinkMetrics::new(series)?,
             // Which nodes they are say the log and `mosectl status`.
             links_down: series.gauge(
                 "mosec_dispatch_links_down",

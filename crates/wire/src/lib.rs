@@ -12,5 +12,5 @@ pub mod tls;
 
 pub use link::{
     Answer, AnswerSink, Answers, Batch, Cancelled, Custody, Incoming, Item, Link, LinkError, LinkEvent,
-    LinkServer, Returned, Window,
+    LinkServer, LinkStats, Returned, Window,
 };

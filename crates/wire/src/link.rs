@@ -117,6 +117,21 @@ pub enum LinkError {
     Closed,
 }
 
+impl LinkError {
+    /// Stable word for labels.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect",
+            Self::Lost(_) => "lost",
+            Self::Silent(_) => "silent",
+            Self::Reset => "reset",
+            Self::Cancelled => "cancelled",
+            Self::Protocol(_) => "protocol",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The sending half, one for each pair of dispatcher and agent.
@@ -133,6 +148,27 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
 
     /// Ends the link. Batches on it are lost.
     fn close(&self);
+
+    /// What the transport has counted so far; `None` where there is nothing to count.
+    fn stats(&self) -> Option<LinkStats> {
+        None
+    }
+}
+
+/// What a transport counts of one link, at the upstream's end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkStats {
+    /// The current estimate of the time a packet takes there and back.
+    pub round_trip: Duration,
+    /// Bytes that may be on the way before one is acknowledged.
+    pub congestion_window_bytes: u64,
+    pub sent_packets: u64,
+    pub lost_packets: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub sent_datagrams: u64,
+    /// Calls of the system that sent them: fewer than datagrams where it divides what one call hands over.
+    pub send_calls: u64,
 }
 
 /// What comes back on a batch's stream.

@@ -27,12 +27,14 @@ pub struct QuicConnector {
     endpoint: Endpoint,
     configs: ByDistance<quinn::ClientConfig>,
     settings: Settings,
+    receive_buffer_bytes: Option<usize>,
 }
 
 impl QuicConnector {
     /// `identity`: a gateway's or an agent's. Needs a tokio runtime.
     pub fn new(identity: impl Into<LiveIdentity>, settings: Settings) -> Result<Self, SetupError> {
         let socket = socket::open_any()?;
+        let receive_buffer_bytes = socket::receive_buffer_bytes(&socket).ok();
         let mut config = EndpointConfig::default();
         limit_packets(&mut config)?;
         let endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime)).map_err(|source| {
@@ -45,7 +47,13 @@ impl QuicConnector {
             endpoint,
             configs: client_configs(identity.into())?,
             settings,
+            receive_buffer_bytes,
         })
+    }
+
+    /// Bytes that the system keeps of what has arrived and is not read, if it says so.
+    pub fn receive_buffer_bytes(&self) -> Option<usize> {
+        self.receive_buffer_bytes
     }
 
     /// Connects to the agent at `address`, a `host:port` that is resolved anew each time.

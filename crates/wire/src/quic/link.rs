@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, WriteError};
@@ -15,7 +14,7 @@ use super::code::{Code, close, lost};
 use super::config::{Settings, budget_units};
 use super::reader::FrameReader;
 use crate::frame::{self, HEADER_BYTES};
-use crate::link::{Answers, Batch, BoxFuture, Link, LinkError, LinkEvent};
+use crate::link::{Answers, Batch, BoxFuture, Link, LinkError, LinkEvent, LinkStats};
 use crate::outbox::Outbox;
 use crate::tls::PeerIdentity;
 
@@ -76,14 +75,9 @@ impl QuicLink {
         &self.peer
     }
 
-    /// The current estimate of the time a packet takes there and back.
-    pub fn round_trip(&self) -> Duration {
-        self.connection.rtt()
-    }
-
-    /// Counts of packets, losses and the like, for metrics.
-    pub fn stats(&self) -> quinn::ConnectionStats {
-        self.connection.stats()
+    /// The largest packet that the path is known to carry, in bytes.
+    pub fn packet_bytes(&self) -> u16 {
+        self.connection.stats().path.current_mtu
     }
 
     async fn send_batch(&self, batch: &Batch) -> Result<Box<dyn Answers>, LinkError> {
@@ -164,6 +158,22 @@ impl Link for QuicLink {
 
     fn close(&self) {
         close(&self.connection, Code::Closed);
+    }
+
+    fn stats(&self) -> Option<LinkStats> {
+        let quinn::ConnectionStats {
+            udp_tx, udp_rx, path, ..
+        } = self.connection.stats();
+        Some(LinkStats {
+            round_trip: path.rtt,
+            congestion_window_bytes: path.cwnd,
+            sent_packets: path.sent_packets,
+            lost_packets: path.lost_packets,
+            sent_bytes: udp_tx.bytes,
+            received_bytes: udp_rx.bytes,
+            sent_datagrams: udp_tx.datagrams,
+            send_calls: udp_tx.ios,
+        })
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Once;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::warn;
 
 use super::SetupError;
@@ -49,33 +50,64 @@ pub(super) fn open_any() -> Result<UdpSocket, SetupError> {
 }
 
 fn try_open(address: SocketAddr) -> io::Result<UdpSocket> {
+    // Every socket of a process has the same fate.
+    static RECEIVE: Once = Once::new();
+    static SEND: Once = Once::new();
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     socket.set_recv_buffer_size(BUFFER_BYTES)?;
     socket.set_send_buffer_size(BUFFER_BYTES)?;
-    warn_if_less("SO_RCVBUF", socket.recv_buffer_size()?, "net.core.rmem_max");
-    warn_if_less("SO_SNDBUF", socket.send_buffer_size()?, "net.core.wmem_max");
+    let (receive, send) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
+    warn_if_less(&RECEIVE, "SO_RCVBUF", granted(receive), "net.core.rmem_max");
+    warn_if_less(&SEND, "SO_SNDBUF", granted(send), "net.core.wmem_max");
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
-fn warn_if_less(option: &str, reported_bytes: usize, setting: &str) {
+/// Bytes that the system keeps of what has arrived at `socket` and is not read.
+pub(super) fn receive_buffer_bytes(socket: &UdpSocket) -> io::Result<usize> {
+    SockRef::from(socket).recv_buffer_size().map(granted)
+}
+
+fn granted(reported_bytes: usize) -> usize {
     // Linux reports twice what it grants: the other half is for its own bookkeeping.
-    let granted_bytes = if cfg!(target_os = "linux") {
+    if cfg!(target_os = "linux") {
         reported_bytes / 2
     } else {
         reported_bytes
-    };
+    }
+}
+
+fn warn_if_less(said: &Once, option: &str, granted_bytes: usize, setting: &str) {
     if granted_bytes < BUFFER_BYTES {
-        warn!(
-            option,
-            granted_bytes,
-            wanted_bytes = BUFFER_BYTES,
-            setting,
-            "small UDP buffer: packets may be lost"
-        );
+        said.call_once(|| {
+            warn!(
+                option,
+                granted_bytes,
+                wanted_bytes = BUFFER_BYTES,
+                setting,
+                "small UDP buffer: packets may be lost unless the setting is raised"
+            );
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_is_what_was_asked_for_or_what_the_system_grants() {
+        let socket = open_any().unwrap();
+        let bytes = receive_buffer_bytes(&socket).unwrap();
+        let most = std::fs::read_to_string("/proc/sys/net/core/rmem_max");
+        // Not there in every container.
+        if let Some(most) = most.ok().and_then(|text| text.trim().parse::<usize>().ok()) {
+            assert_eq!(bytes, most.min(BUFFER_BYTES));
+        }
+        assert!((1..=BUFFER_BYTES).contains(&bytes), "{bytes}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use mosec_wire::{Cancelled, LinkError, LinkEvent, Returned, Window};
+use mosec_wire::{Cancelled, LinkError, LinkEvent, LinkStats, Returned, Window};
 use tokio::time::timeout;
 
 use crate::support::*;
@@ -49,6 +49,7 @@ suite![
     a_peer_that_does_not_accept_holds_the_sender,
     an_upstream_that_does_not_read_holds_the_sink,
     waiting_may_be_given_up_at_any_time,
+    what_goes_over_a_link_is_counted_if_anything_is,
 ];
 
 async fn a_batch_arrives_as_it_was_sent(pair: Pair) {
@@ -411,4 +412,31 @@ async fn waiting_may_be_given_up_at_any_time(pair: Pair) {
         }
     }
     assert!(got == expected, "the answers differ");
+}
+
+async fn what_goes_over_a_link_is_counted_if_anything_is(pair: Pair) {
+    const BYTES: usize = 200_000;
+    let before = pair.link.stats();
+    let batch = batch_of([pattern(1, BYTES)]);
+    let mut answers = pair.link.send(batch.clone()).await.unwrap();
+    let mut incoming = pair.server.accept().await.unwrap();
+    incoming.answers.send(echoes(&batch)).await.unwrap();
+    incoming.answers.finish().await.unwrap();
+    all_answers(&mut *answers).await.unwrap();
+    let (before, after) = match (before, pair.link.stats()) {
+        (Some(before), Some(after)) => (before, after),
+        (before, after) => return assert_eq!(before, after, "some counts, some not"),
+    };
+    let grown = |of: fn(&LinkStats) -> u64| of(&after) - of(&before);
+    assert!(grown(|stats| stats.sent_bytes) >= BYTES as u64, "{after:?}");
+    assert!(grown(|stats| stats.received_bytes) >= BYTES as u64, "{after:?}");
+    let (calls, datagrams) = (
+        grown(|stats| stats.send_calls),
+        grown(|stats| stats.sent_datagrams),
+    );
+    assert!(calls > 0 && datagrams >= calls, "{after:?}");
+    assert!(grown(|stats| stats.sent_packets) >= datagrams, "{after:?}");
+    assert!(after.lost_packets < after.sent_packets, "{after:?}");
+    assert!(after.round_trip > Duration::ZERO, "{after:?}");
+    assert!(after.congestion_window_bytes > 0, "{after:?}");
 }

@@ -1,0 +1,178 @@
+//! What is counted of links: by node what their transports know, for as long as they are open, and for the process what
+//! became of all of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mosec_telemetry::{Kind, Series};
+use mosec_types::NodeId;
+use mosec_wire::LinkError;
+use parking_lot::Mutex;
+use prometheus::{IntCounter, IntCounterVec};
+
+use crate::LinkTarget;
+use crate::scrape::{self, Named, Reading};
+
+const GAUGES: [Named; 3] = [
+    (
+        "mosec_link_round_trip_seconds",
+        "Time that a packet takes to the node and back, as the link estimates it.",
+    ),
+    (
+        "mosec_link_congestion_window_bytes",
+        "Bytes that may be on the way to the node before one is acknowledged.",
+    ),
+    (
+        "mosec_link_batches_in_flight",
+        "Batches on the link that are not answered.",
+    ),
+];
+
+const COUNTERS: [Named; 6] = [
+    (
+        "mosec_link_sent_packets_total",
+        "Packets sent on the open link to the node.",
+    ),
+    (
+        "mosec_link_lost_packets_total",
+        "Packets of the open link to the node that were taken for lost, and whose contents were sent again.",
+    ),
+    (
+        "mosec_link_sent_bytes_total",
+        "Bytes sent on the open link to the node.",
+    ),
+    (
+        "mosec_link_received_bytes_total",
+        "Bytes received on the open link to the node.",
+    ),
+    (
+        "mosec_link_sent_datagrams_total",
+        "Datagrams sent on the open link to the node.",
+    ),
+    (
+        "mosec_link_send_calls_total",
+        "Calls of the system that sent datagrams on the open link to the node. Where there are fewer than datagrams, the \
+         system or the network card divides what one call hands over.",
+    ),
+];
+
+/// Series of all links of a process. Clones share them.
+#[derive(Clone)]
+pub(crate) struct LinkMetrics {
+    open: Open,
+    opened: IntCounter,
+    lost: IntCounterVec,
+    pub(crate) resets: IntCounter,
+    /// Zero where there is no socket.
+    receive_buffer_bytes: Arc<AtomicUsize>,
+}
+
+/// The links that are open, in the order in which they were opened.
+type Open = Arc<Mutex<BTreeMap<u64, (NodeId, LinkTarget)>>>;
+
+impl LinkMetrics {
+    pub(crate) fn new(series: &Series) -> prometheus::Result<Self> {
+        let open = Open::default();
+        let read = open.clone();
+        scrape::register(series, Kind::Gauge, &GAUGES, &["node"], move || gauges(&read))?;
+        let read = open.clone();
+        scrape::register(series, Kind::Counter, &COUNTERS, &["node"], move || {
+            counters(&read)
+        })?;
+        let receive_buffer_bytes = Arc::new(AtomicUsize::new(0));
+        let bytes = receive_buffer_bytes.clone();
+        let buffer = (
+            "mosec_link_receive_buffer_bytes",
+            "Bytes of datagrams that the system keeps for the links' socket until they are read. What arrives beyond is lost; \
+             net.core.rmem_max bounds it.",
+        );
+        scrape::register(series, Kind::Gauge, &[buffer], &[], move || {
+            let bytes = bytes.load(Ordering::Relaxed);
+            let known = (bytes > 0).then(|| (Vec::new(), vec![bytes as f64]));
+            known.into_iter().collect()
+        })?;
+        Ok(Self {
+            open,
+            opened: series.counter("mosec_link_opened_total", "Links to nodes that were opened.")?,
+            lost: series.counters(
+                "mosec_link_lost_total",
+                "Links to nodes that broke while they were wanted, by reason.",
+                &["reason"],
+            )?,
+            resets: series.counter(
+                "mosec_link_resets_total",
+                "Batches called back from their node as nobody waited for them any more.",
+            )?,
+            receive_buffer_bytes,
+        })
+    }
+
+    pub(crate) fn set_receive_buffer_bytes(&self, bytes: usize) {
+        self.receive_buffer_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts a link, and shows it until the guard is dropped.
+    pub(crate) fn open(&self, node: &NodeId, target: &LinkTarget) -> OpenLink {
+        self.opened.inc();
+        let mut open = self.open.lock();
+        let number = open.last_key_value().map_or(0, |(&last, _)| last + 1);
+        open.insert(number, (node.clone(), target.clone()));
+        OpenLink {
+            open: self.open.clone(),
+            number,
+        }
+    }
+
+    pub(crate) fn lost(&self, error: &LinkError) {
+        self.lost.with_label_values(&[error.name()]).inc();
+    }
+}
+
+/// A link that is open. Ends with its drop.
+pub(crate) struct OpenLink {
+    open: Open,
+    number: u64,
+}
+
+impl Drop for OpenLink {
+    fn drop(&mut self) {
+        // The lock is released first: the link may end with this.
+        let ended = self.open.lock().remove(&self.number);
+        drop(ended);
+    }
+}
+
+/// The newest link to each node: of one that lingers beside it nothing is said.
+fn newest(open: &Open) -> BTreeMap<NodeId, LinkTarget> {
+    open.lock().values().cloned().collect()
+}
+
+fn gauges(open: &Open) -> Vec<Reading> {
+    let of_link = |(node, target): (NodeId, LinkTarget)| {
+        let stats = target.stats()?;
+        let values = vec![
+            stats.round_trip.as_secs_f64(),
+            stats.congestion_window_bytes as f64,
+            target.in_flight() as f64,
+        ];
+        Some((vec![node.to_string()], values))
+    };
+    newest(open).into_iter().filter_map(of_link).collect()
+}
+
+fn counters(open: &Open) -> Vec<Reading> {
+    let of_link = |(node, target): (NodeId, LinkTarget)| {
+        let stats = target.stats()?;
+        let counts = [
+            stats.sent_packets,
+            stats.lost_packets,
+            stats.sent_bytes,
+            stats.received_bytes,
+            stats.sent_datagrams,
+            stats.send_calls,
+        ];
+        Some((vec![node.to_string()], counts.map(|count| count as f64).to_vec()))
+    };
+    newest(open).into_iter().filter_map(of_link).collect()
+}
