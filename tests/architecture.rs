@@ -14,7 +14,10 @@ const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("mosec-wire", &["mosec-types"]),
     ("mosec-shm-ring", &["mosec-types"]),
     ("mosec-telemetry", &["mosec-types", "mosec-wire"]),
-    ("mosec-dispatch", &["mosec-types", "mosec-wire", "mosec-shm-ring"]),
+    (
+        "mosec-dispatch",
+        &["mosec-types", "mosec-wire", "mosec-shm-ring", "mosec-telemetry"],
+    ),
     (
         "mosec-gateway",
         &["mosec-types", "mosec-wire", "mosec-dispatch", "mosec-telemetry"],
