@@ -105,6 +105,19 @@ async fn a_node_that_the_gateway_cannot_reach_gets_no_requests_and_is_named() ->
         gateway.log().lines().find(is_up).map(drop)
     })
     .await?;
+
+    // What the gateway's links count, and where its requests' time went.
+    let series = cluster.client(0).get("/metrics").await?.text();
+    for name in [
+        "mosec_link_round_trip_seconds{node=\"b\"} ",
+        "mosec_link_sent_bytes_total{node=\"b\"} ",
+        "mosec_link_receive_buffer_bytes ",
+        "mosec_gateway_part_seconds_count{part=\"gateway\",pipeline=\"pair\",stage=\"\"} 400\n",
+        "mosec_gateway_part_seconds_count{part=\"link\",pipeline=\"pair\",stage=\"first\"} 400\n",
+        "mosec_gateway_part_seconds_count{part=\"worker\",pipeline=\"pair\",stage=\"second\"} 400\n",
+    ] {
+        assert!(series.contains(&format!("\n{name}")), "{name}: {series}");
+    }
     cluster.end();
     Ok(())
 }
