@@ -14,7 +14,9 @@ struct Process {
 
 const PROCESSES: [Process; 1] = [Process {
     name: "Gateway",
-    text: "On the port of its clients, under `/metrics`. `mosec_dispatch_*` are of the first stages, whose queues are here.",
+    text: "On the port of its clients, under `/metrics`. `mosec_dispatch_*` are of the first stages, whose queues are here. \
+           Of later stages, which agents send on to, the part `queue` has `batch` in it: the agents' \
+           `mosec_dispatch_batch_wait_seconds` has it apart.",
     described: mosec_gateway::described_series,
 }];
 
