@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_telemetry::Series;
-use mosec_telemetry::register_identity;
+use mosec_telemetry::{register_identity, register_process};
 use mosec_wire::control::proto::control_plane_server::ControlPlaneServer;
 use mosec_wire::control::raft::raft_server::RaftServer;
 use mosec_wire::control::{ClientConfig, ControlClient, EndpointError, MAX_MESSAGE_BYTES, keep_fresh};
@@ -184,6 +184,7 @@ impl ControlPlane {
         if held.is_some() && held != trusted {
             return Err(BuildError::OtherAuthority);
         }
+        register_process(series, "control-plane")?;
         let metrics = Metrics::register(series)?;
         let (log, machine, model) = open_storage(&config).await?;
         let identity = config.security.identity().map(LiveIdentity::from);

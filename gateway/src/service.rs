@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Links, Outages, Registry};
-use mosec_telemetry::register_identity;
+use mosec_telemetry::{register_identity, register_process};
 use mosec_types::Revision;
 use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_types::traffic::Counts;
@@ -56,6 +56,7 @@ impl Service {
     ) -> anyhow::Result<Self> {
         let identity = identity.into();
         let series = mosec_telemetry::Series::default();
+        register_process(&series, "gateway")?;
         register_identity(&series, &identity)?;
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let control = ControlClient::new(ClientConfig::live(control_plane, Some(identity.clone())))

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use mosec_dispatch::{DispatchMetrics, Links, Registry};
-use mosec_telemetry::{Admin, register_identity};
+use mosec_telemetry::{Admin, register_identity, register_process};
 use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_types::{Capacity, Incarnation};
 use mosec_wire::control::{ClientConfig, ControlClient, Heartbeats, Registration, SavedTopology, keep_fresh};
@@ -78,6 +78,7 @@ impl Service {
             series,
             state,
         } = options.claim;
+        register_process(&series, "agent")?;
         register_identity(&series, &options.identity)?;
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let incarnation = Incarnation(now_millis()?);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Desc};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -75,18 +75,29 @@ impl Series {
 
     /// Registers a collector of families of one kind, and gives it back as a handle.
     pub fn add<C: Collector + Clone + 'static>(&self, kind: Kind, collector: C) -> prometheus::Result<C> {
-        self.registry.register(Box::new(collector.clone()))?;
-        let described = collector.desc().into_iter().map(|desc| {
+        self.add_mixed(|_| kind, collector.clone())?;
+        Ok(collector)
+    }
+
+    /// Registers a collector of families of several kinds. `kind`: of a family, by its name.
+    pub fn add_mixed<C: Collector + 'static>(
+        &self,
+        kind: impl Fn(&str) -> Kind,
+        collector: C,
+    ) -> prometheus::Result<()> {
+        let described = |desc: &Desc| {
             let constant = desc.const_label_pairs.iter().map(|label| label.name().to_owned());
             Described {
                 name: desc.fq_name.clone(),
-                kind,
+                kind: kind(&desc.fq_name),
                 help: desc.help.clone(),
                 labels: constant.chain(desc.variable_labels.iter().cloned()).collect(),
             }
-        });
+        };
+        let described: Vec<_> = collector.desc().into_iter().map(described).collect();
+        self.registry.register(Box::new(collector))?;
         self.described.lock().extend(described);
-        Ok(collector)
+        Ok(())
     }
 
     /// All families, those without a value yet among them, in the order in which they were registered.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mosec_dispatch::{DispatchMetrics, Registry};
 use mosec_node_agent::Agent;
-use mosec_telemetry::ServiceSeries;
+use mosec_telemetry::{ServiceSeries, register_process};
 use mosec_types::topology::{Deployment, Node, NodeHealth, Phase, Placement};
 use mosec_types::{
     Incarnation, NodeId, PipelineSpec, ReplicaId, Revision, StageIndex, Topology, WorkerState, WorkerStatus,
@@ -46,6 +46,7 @@ impl LocalNode {
     /// Starts the workers of a validated `spec`. Needs a tokio runtime.
     pub(super) fn start(spec: PipelineSpec, service: ServiceSeries) -> anyhow::Result<Self> {
         let series = mosec_telemetry::Series::default();
+        register_process(&series, "server")?;
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let node = NodeId::new("local")?;
         let mut config = mosec_node_agent::Config::new(node.clone());

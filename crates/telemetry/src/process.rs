@@ -1,0 +1,75 @@
+//! What every process says of itself: its build, and what it takes of its host.
+
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{IntGauge, Opts};
+
+use crate::series::{Kind, Series};
+
+/// Registers `mosec_build_info` and the usual `process_*`, which are read at each scrape. Once for each process; `process`
+/// is what it is: `gateway`, `agent`, `control-plane` or `server`.
+pub fn register_process(series: &Series, process: &str) -> prometheus::Result<()> {
+    let build = Opts::new(
+        "mosec_build_info",
+        "Version of the build that this process runs, and what the process is; always 1.",
+    )
+    .const_label("version", env!("CARGO_PKG_VERSION"))
+    .const_label("process", process);
+    series.add(Kind::Gauge, IntGauge::with_opts(build)?)?.set(1);
+    series.add_mixed(kind, ProcessCollector::for_self())
+}
+
+fn kind(name: &str) -> Kind {
+    match name.ends_with("_total") {
+        true => Kind::Counter,
+        false => Kind::Gauge,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render;
+
+    #[test]
+    fn a_process_says_what_it_is_and_takes() {
+        let series = Series::default();
+        register_process(&series, "agent").unwrap();
+        let text = render(&[&series]);
+        let build = concat!(
+            "mosec_build_info{process=\"agent\",version=\"",
+            env!("CARGO_PKG_VERSION"),
+            "\"} 1\n"
+        );
+        assert!(text.contains(build), "{text}");
+        let value = |name: &str| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{name} ")));
+            line.map(|value| value.parse::<f64>().unwrap())
+        };
+        for name in [
+            "resident_memory_bytes",
+            "open_fds",
+            "max_fds",
+            "start_time_seconds",
+            "threads",
+        ] {
+            assert!(value(&format!("process_{name}")).unwrap() > 0.0, "{name}: {text}");
+        }
+        // Less than a second is none.
+        assert!(value("process_cpu_seconds_total").is_some(), "{text}");
+    }
+
+    #[test]
+    fn all_that_is_shown_is_described_as_what_it_is() {
+        let series = Series::default();
+        register_process(&series, "agent").unwrap();
+        let text = render(&[&series]);
+        let described = series.described();
+        assert_eq!(text.matches("# TYPE ").count(), described.len());
+        for family in described {
+            let (name, kind) = (family.name, family.kind.name());
+            assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name} {text}");
+        }
+    }
+}
