@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mosec_dispatch::custody::Rules;
 use mosec_dispatch::{Links, Registry, StageConfig, Target, TargetId};
@@ -15,13 +16,16 @@ use tokio_util::sync::CancellationToken;
 use crate::code::{self, Code};
 use crate::config::Config;
 use crate::deliver::Deliver;
-use crate::metrics::AgentMetrics;
+use crate::metrics::{AgentMetrics, whole};
 use crate::output::Output;
 use crate::pool::{Pool, PoolTarget};
 use crate::reconcile;
 use crate::status::StatusBoard;
 use crate::windows::{self, Place, Upstream, Windows};
 use crate::workers::{Cgroups, Replica};
+
+/// How often gauges that are read and not counted are brought up to date.
+pub(crate) const OBSERVE: Duration = Duration::from_secs(1);
 
 /// A node agent. Clones share it.
 #[derive(Clone)]
@@ -70,7 +74,7 @@ impl Agent {
         code: Option<Code>,
     ) -> Result<Self, BuildError> {
         let arena = Arena::new(config.arena.clone())?;
-        let metrics = AgentMetrics::new(series, &config.series)?;
+        let metrics = AgentMetrics::new(series, &config)?;
         let output = config.output.map(Output::new);
         Ok(Self(Arc::new(Inner {
             config,
@@ -95,6 +99,7 @@ impl Agent {
         evict: CancellationToken,
     ) {
         let announcing = tokio::spawn(self.clone().announce_here());
+        let observing = tokio::spawn(self.clone().keep_observing());
         let code = self.0.code.clone();
         let (node, python) = (self.config().node.clone(), self.config().python.clone());
         let looking_after = code.map(|code| {
@@ -108,6 +113,7 @@ impl Agent {
         });
         reconcile::follow(self.clone(), topology, links, stop, evict).await;
         announcing.abort();
+        observing.abort();
         if let Some(looking_after) = looking_after {
             // It ends with `stop`; what it may be removing just then is finished.
             let _ = looking_after.await;
@@ -189,7 +195,9 @@ impl Agent {
         let pool = pools.entry(key).or_insert_with(|| {
             let deliver = Deliver::new(key, deployment.spec.clone(), self.0.registry.clone());
             let place = Place::of(&deployment.spec, key.stage);
-            let metrics = self.0.metrics.pool(&stage.name, stage.max_batch_size > 1);
+            let pipeline = deployment.spec.name.as_str();
+            let metrics = &self.0.metrics;
+            let metrics = metrics.pool(pipeline, &stage.name, stage.max_batch_size > 1);
             Arc::new(Pool::new(
                 key,
                 rules,
@@ -233,21 +241,23 @@ impl Agent {
         self.0.windows.remove(key);
     }
 
+    async fn keep_observing(self) {
+        let mut tick = tokio::time::interval(OBSERVE);
+        loop {
+            tick.tick().await;
+            self.observe();
+        }
+    }
+
     /// Brings the gauges that are read, not counted, up to date, and forgets old output.
-    pub fn observe(&self) {
+    fn observe(&self) {
+        let metrics = &self.0.metrics;
         if let Some(output) = &self.0.output {
             output.expire();
-            let kept = i64::try_from(output.bytes()).unwrap_or(i64::MAX);
-            self.0.metrics.output_bytes.set(kept);
+            metrics.output_bytes.set(whole(output.bytes()));
         }
         let stats = self.0.arena.stats();
-        self.0
-            .metrics
-            .arena_used_bytes
-            .set(i64::try_from(stats.used_bytes).unwrap_or(i64::MAX));
-        self.0
-            .metrics
-            .arena_bytes
-            .set(i64::try_from(stats.bytes).unwrap_or(i64::MAX));
+        metrics.arena_used_bytes.set(whole(stats.used_bytes));
+        metrics.arena_bytes.set(whole(stats.bytes));
     }
 }

@@ -1,41 +1,73 @@
 //! What node agents count.
+//!
+//! Series of a pipeline's stage are there for as long as this node has a [`PoolMetrics`] of it. Revisions share them, so
+//! gauges count up and down, or are a sum of [`Share`]s.
 
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use mosec_telemetry::{Series, ServiceSeries};
 use mosec_types::ReplicaId;
+use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-/// Series of all stages of a node.
+use crate::config::Config;
+
+const STAGE: [&str; 2] = ["pipeline", "stage"];
+
+/// Series of a node.
 #[derive(Clone)]
 pub(crate) struct AgentMetrics {
-    service: Service,
-    worker_time: HistogramVec,
-    ready: IntGaugeVec,
-    restarts: IntCounterVec,
-    backlog: IntGaugeVec,
+    stages: Arc<Stages>,
     pub(crate) arena_used_bytes: IntGauge,
     pub(crate) arena_bytes: IntGauge,
     pub(crate) output_bytes: IntGauge,
 }
 
+/// Series of all stages of a node.
+struct Stages {
+    service: Service,
+    worker_time: HistogramVec,
+    workers: IntGaugeVec,
+    ready: IntGaugeVec,
+    restarts: IntCounterVec,
+    backlog: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    credits: IntGaugeVec,
+    users: Mutex<Users>,
+}
+
+/// Who needs which series.
+#[derive(Default)]
+struct Users {
+    /// Pools of each pipeline's stage.
+    stages: HashMap<[String; 2], usize>,
+    /// Pools of stages of one name, whatever their pipelines, and the numbers of their workers: MOSEC's series know no more.
+    names: HashMap<String, (usize, BTreeSet<String>)>,
+}
+
 /// MOSEC's series of stages and their workers.
-#[derive(Clone)]
 struct Service {
     process_duration: HistogramVec,
     batch_size: HistogramVec,
     batch_duration: HistogramVec,
 }
 
-/// Series of one stage.
+/// Series of one pool. Dropping it removes those that no other pool has.
 pub(crate) struct PoolMetrics {
-    service: Service,
-    stage: String,
+    stages: Arc<Stages>,
+    stage: [String; 2],
     batches: bool,
     pub(crate) worker_time: Histogram,
-    pub(crate) ready: IntGauge,
+    workers: IntGauge,
+    pub(crate) ready: Share,
     pub(crate) restarts: IntCounter,
     pub(crate) backlog: IntGauge,
+    in_flight: IntGauge,
+    pub(crate) credits: Share,
 }
 
 /// MOSEC's series of one worker.
@@ -46,50 +78,140 @@ pub(crate) struct WorkerMetrics {
 }
 
 impl AgentMetrics {
-    pub(crate) fn new(series: &Series, service: &ServiceSeries) -> prometheus::Result<Self> {
-        // From a trivial echo (50 us) to a slow model (26 s).
-        let seconds = prometheus::exponential_buckets(0.00005, 2.0, 20)?;
-        let worker_time = HistogramOpts::new(
-            "mosec_agent_worker_seconds",
-            "Time a worker takes for a batch, codecs included.",
-        );
+    pub(crate) fn new(series: &Series, config: &Config) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| series.gauge(&format!("mosec_agent_{name}"), help);
+        let arena_limit = gauge(
+            "arena_limit_bytes",
+            "Most shared memory for payloads that may be allocated.",
+        )?;
+        arena_limit.set(whole(config.arena.max_bytes));
+        let output_limit = gauge(
+            "output_limit_bytes",
+            "Most output of workers that is kept for those who ask; 0 where none is kept.",
+        )?;
+        output_limit.set(whole(config.output.map_or(0, |limits| limits.total_bytes)));
         Ok(Self {
-            service: Service {
-                process_duration: service.batch_process_duration(series)?,
-                batch_size: service.batch_size(series)?,
-                batch_duration: service.batch_duration(series)?,
-            },
-            worker_time: series.histograms(worker_time.buckets(seconds), &["stage"])?,
-            ready: series.gauges("mosec_agent_ready_workers", "Workers that are ready.", &["stage"])?,
-            restarts: series.counters(
-                "mosec_agent_worker_restarts_total",
-                "Worker processes started again.",
-                &["stage"],
+            stages: Arc::new(Stages::new(series, &config.series)?),
+            arena_used_bytes: gauge("arena_used_bytes", "Shared memory that payloads take now.")?,
+            arena_bytes: gauge(
+                "arena_bytes",
+                "Shared memory for payloads that is allocated; it never shrinks.",
             )?,
-            backlog: series.gauges(
-                "mosec_agent_backlog_batches",
-                "Batches that wait for a worker's ring.",
-                &["stage"],
-            )?,
-            arena_used_bytes: series.gauge("mosec_agent_arena_used_bytes", "Shared memory in use.")?,
-            arena_bytes: series.gauge("mosec_agent_arena_bytes", "Shared memory allocated.")?,
-            output_bytes: series.gauge(
-                "mosec_agent_output_bytes",
+            output_bytes: gauge(
+                "output_bytes",
                 "Output of workers that is kept for those who ask.",
             )?,
         })
     }
 
     /// `batches`: whether the stage forms batches.
-    pub(crate) fn pool(&self, stage: &str, batches: bool) -> PoolMetrics {
+    pub(crate) fn pool(&self, pipeline: &str, stage: &str, batches: bool) -> PoolMetrics {
+        let stages = &self.stages;
+        // Held until the series are there: they are removed under it, too.
+        let mut users = stages.users.lock();
+        *users.stages.entry([pipeline.into(), stage.into()]).or_default() += 1;
+        users.names.entry(stage.into()).or_default().0 += 1;
+        let labels = [pipeline, stage];
         PoolMetrics {
-            service: self.service.clone(),
-            stage: stage.to_owned(),
+            stages: stages.clone(),
+            stage: labels.map(str::to_owned),
             batches,
-            worker_time: self.worker_time.with_label_values(&[stage]),
-            ready: self.ready.with_label_values(&[stage]),
-            restarts: self.restarts.with_label_values(&[stage]),
-            backlog: self.backlog.with_label_values(&[stage]),
+            worker_time: stages.worker_time.with_label_values(&labels),
+            workers: stages.workers.with_label_values(&labels),
+            ready: Share::of(stages.ready.with_label_values(&labels)),
+            restarts: stages.restarts.with_label_values(&labels),
+            backlog: stages.backlog.with_label_values(&labels),
+            in_flight: stages.in_flight.with_label_values(&labels),
+            credits: Share::of(stages.credits.with_label_values(&labels)),
+        }
+    }
+}
+
+impl Stages {
+    fn new(series: &Series, service: &ServiceSeries) -> prometheus::Result<Self> {
+        // From a trivial echo (50 us) to a slow model (26 s).
+        let seconds = prometheus::exponential_buckets(0.00005, 2.0, 20)?;
+        let worker_time = HistogramOpts::new(
+            "mosec_agent_worker_seconds",
+            "Time that workers take for a batch, decoding and encoding included.",
+        );
+        let gauges = |name: &str, help: &str| series.gauges(&format!("mosec_agent_{name}"), help, &STAGE);
+        Ok(Self {
+            service: Service {
+                process_duration: service.batch_process_duration(series)?,
+                batch_size: service.batch_size(series)?,
+                batch_duration: service.batch_duration(series)?,
+            },
+            worker_time: series.histograms(worker_time.buckets(seconds), &STAGE)?,
+            workers: gauges(
+                "workers",
+                "Replicas that this node runs or starts, those that leave included.",
+            )?,
+            ready: gauges("ready_workers", "Workers that are ready for batches.")?,
+            restarts: series.counters(
+                "mosec_agent_worker_restarts_total",
+                "Worker processes that were started again.",
+                &STAGE,
+            )?,
+            backlog: gauges(
+                "backlog_batches",
+                "Batches that wait for room in a worker's ring.",
+            )?,
+            in_flight: gauges(
+                "in_flight_batches",
+                "Batches that workers have, in their ring or at work.",
+            )?,
+            credits: gauges(
+                "credits",
+                "Batches that all upstreams together may have outstanding at the workers that are ready.",
+            )?,
+            users: Mutex::default(),
+        })
+    }
+
+    /// Removes the series that only this pool had.
+    fn leave(&self, [pipeline, stage]: &[String; 2]) {
+        let mut users = self.users.lock();
+        if let Entry::Occupied(mut pools) = users.stages.entry([pipeline.clone(), stage.clone()]) {
+            *pools.get_mut() -= 1;
+            if *pools.get() == 0 {
+                pools.remove();
+                self.remove([pipeline, stage]);
+            }
+        }
+        if let Entry::Occupied(mut named) = users.names.entry(stage.clone()) {
+            named.get_mut().0 -= 1;
+            if named.get().0 == 0 {
+                let (_, workers) = named.remove();
+                workers
+                    .iter()
+                    .for_each(|worker| self.service.remove([stage, worker]));
+            }
+        }
+    }
+
+    fn remove(&self, labels: [&str; 2]) {
+        let gauges = [
+            &self.workers,
+            &self.ready,
+            &self.backlog,
+            &self.in_flight,
+            &self.credits,
+        ];
+        // All of them were made together; one that is gone is as it should be.
+        for gauge in gauges {
+            let _ = gauge.remove_label_values(&labels);
+        }
+        let _ = self.restarts.remove_label_values(&labels);
+        let _ = self.worker_time.remove_label_values(&labels);
+    }
+}
+
+impl Service {
+    fn remove(&self, labels: [&str; 2]) {
+        // The latter two are only there of stages that form batches.
+        for histogram in [&self.process_duration, &self.batch_size, &self.batch_duration] {
+            let _ = histogram.remove_label_values(&labels);
         }
     }
 }
@@ -98,15 +220,37 @@ impl PoolMetrics {
     /// A worker is known by its number in the stage, which a restart does not change.
     pub(crate) fn worker(&self, replica: ReplicaId) -> WorkerMetrics {
         let number = replica.0.to_string();
-        let labels = [self.stage.as_str(), number.as_str()];
-        let service = &self.service;
-        WorkerMetrics {
+        let [_, stage] = &self.stage;
+        let mut users = self.stages.users.lock();
+        let labels = [stage.as_str(), number.as_str()];
+        let service = &self.stages.service;
+        let metrics = WorkerMetrics {
             process_duration: service.process_duration.with_label_values(&labels),
             batches: self.batches.then(|| {
                 let sizes = service.batch_size.with_label_values(&labels);
                 (sizes, service.batch_duration.with_label_values(&labels))
             }),
+        };
+        if let Some((_, workers)) = users.names.get_mut(stage) {
+            workers.insert(number);
         }
+        metrics
+    }
+
+    /// Counts a replica for as long as this lives.
+    pub(crate) fn placed(&self) -> Counted {
+        Counted::new(&self.workers)
+    }
+
+    /// Counts a batch that a worker has for as long as this lives.
+    pub(crate) fn in_flight(&self) -> Counted {
+        Counted::new(&self.in_flight)
+    }
+}
+
+impl Drop for PoolMetrics {
+    fn drop(&mut self) {
+        self.stages.leave(&self.stage);
     }
 }
 
@@ -125,4 +269,50 @@ impl WorkerMetrics {
     pub(crate) fn done(&self, took: Duration) {
         self.process_duration.observe(took.as_secs_f64());
     }
+}
+
+/// One pool's part of a gauge; it is taken back when this is dropped.
+pub(crate) struct Share {
+    gauge: IntGauge,
+    mine: AtomicI64,
+}
+
+impl Share {
+    fn of(gauge: IntGauge) -> Self {
+        Self {
+            gauge,
+            mine: AtomicI64::new(0),
+        }
+    }
+
+    pub(crate) fn set(&self, value: i64) {
+        self.gauge.add(value - self.mine.swap(value, Ordering::Relaxed));
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// Counts one thing for as long as it lives.
+pub(crate) struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A size as gauges have it.
+pub(crate) fn whole(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }

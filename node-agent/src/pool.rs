@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::deliver::Deliver;
-use crate::metrics::PoolMetrics;
+use crate::metrics::{Counted, PoolMetrics};
 use crate::windows::{Place, Windows};
 use crate::workers::{Unsent, Worker};
 
@@ -46,6 +46,7 @@ struct State {
 pub(crate) struct Slot {
     worker: Arc<Worker>,
     pool: Arc<Pool>,
+    _counted: Counted,
     _credit: Credit,
 }
 
@@ -125,8 +126,6 @@ impl Pool {
             }
             state.ready.push(worker);
         }
-        // Counted up and down, as another revision's stage may have the same name and series.
-        self.metrics.ready.inc();
         self.publish();
         self.send_backlog();
     }
@@ -135,9 +134,7 @@ impl Pool {
     pub(crate) fn retire(&self, worker: &Arc<Worker>) {
         let stranded = {
             let mut state = self.state.lock();
-            let before = state.ready.len();
             state.ready.retain(|other| !Arc::ptr_eq(other, worker));
-            self.metrics.ready.sub((before - state.ready.len()) as i64);
             if state.ready.is_empty() {
                 std::mem::take(&mut state.backlog)
             } else {
@@ -200,6 +197,8 @@ impl Pool {
             replicas: u32::try_from(state.ready.len()).unwrap_or(u32::MAX),
             limit: state.ready.iter().map(|worker| worker.depth()).sum(),
         };
+        self.metrics.ready.set(window.replicas.into());
+        self.metrics.credits.set(window.limit.into());
         self.windows.set(self.stage, self.place, window);
     }
 
@@ -270,6 +269,7 @@ impl Pool {
         Arc::new(Slot {
             worker: worker.clone(),
             pool: self.clone(),
+            _counted: self.metrics.in_flight(),
             _credit: credit,
         })
     }

@@ -28,8 +28,6 @@ use crate::{Agent, Config, Upstream, serve_link};
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Questions of members that may wait to be looked at. Those beyond it come again with the next reply.
 const MAX_QUESTIONS: usize = 64;
-/// How often gauges that are read and not counted are brought up to date.
-const OBSERVE: Duration = Duration::from_secs(1);
 
 /// What a node agent of a cluster needs to know.
 pub struct Options {
@@ -161,7 +159,6 @@ impl Service {
         if let Some((identity, dir)) = renewed {
             tasks.spawn(keep_fresh(control.clone(), identity, dir, done.clone()));
         }
-        tasks.spawn(observe(agent.clone(), done.clone()));
         let (asked, questions) = mpsc::channel(MAX_QUESTIONS);
         let own = (node.id.clone(), node.incarnation);
         let output = agent.output().cloned();
@@ -239,16 +236,6 @@ async fn serve(agent: &Agent, listener: &QuicListener, stop: &CancellationToken)
         .is_err()
     {
         tracing::warn!("batches were still out when the drain timeout ended");
-    }
-}
-
-async fn observe(agent: Agent, done: CancellationToken) {
-    let mut tick = tokio::time::interval(OBSERVE);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => agent.observe(),
-            () = done.cancelled() => return,
-        }
     }
 }
 

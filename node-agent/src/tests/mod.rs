@@ -2,6 +2,7 @@
 
 mod bench;
 mod lost;
+mod metrics;
 mod next;
 mod pool;
 mod server;

@@ -78,6 +78,7 @@ pub(crate) struct Ending {
 /// Runs a replica until it is to end.
 pub(crate) async fn supervise(replica: Replica, ending: Ending) {
     let Ending { stop, evict, .. } = &ending;
+    let _placed = replica.pool.metrics.placed();
     let mut backoff = BackOff::default();
     let mut generation = Generation::default();
     let output = replica.output();
