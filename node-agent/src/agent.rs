@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::code::{self, Code};
 use crate::config::Config;
 use crate::deliver::Deliver;
+use crate::gpus::{self, GpuMetrics};
 use crate::metrics::{AgentMetrics, whole};
 use crate::output::Output;
 use crate::pool::{Pool, PoolTarget};
@@ -39,6 +40,7 @@ struct Inner {
     board: StatusBoard,
     cgroups: Cgroups,
     metrics: AgentMetrics,
+    gpus: GpuMetrics,
     code: Option<Code>,
     output: Option<Output>,
     pools: RwLock<HashMap<StageKey, Arc<Pool>>>,
@@ -75,6 +77,7 @@ impl Agent {
     ) -> Result<Self, BuildError> {
         let arena = Arena::new(config.arena.clone())?;
         let metrics = AgentMetrics::new(series, &config)?;
+        let gpus = GpuMetrics::new(series)?;
         let output = config.output.map(Output::new);
         Ok(Self(Arc::new(Inner {
             config,
@@ -84,6 +87,7 @@ impl Agent {
             board: StatusBoard::new(),
             cgroups: Cgroups::default(),
             metrics,
+            gpus,
             code,
             output,
             pools: RwLock::default(),
@@ -100,6 +104,7 @@ impl Agent {
     ) {
         let announcing = tokio::spawn(self.clone().announce_here());
         let observing = tokio::spawn(self.clone().keep_observing());
+        let _watching = gpus::watch(&self.config().devices, self.0.gpus.clone());
         let code = self.0.code.clone();
         let (node, python) = (self.config().node.clone(), self.config().python.clone());
         let looking_after = code.map(|code| {

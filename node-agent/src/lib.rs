@@ -14,6 +14,7 @@ pub mod cli;
 mod code;
 mod config;
 mod deliver;
+mod gpus;
 pub mod host;
 mod metrics;
 mod output;
