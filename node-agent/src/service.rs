@@ -15,17 +15,19 @@ use mosec_wire::control::{ClientConfig, ControlClient, Heartbeats, Registration,
 use mosec_wire::quic::{ListenerConfig, QuicConnector, QuicListener, ResetSecret, Settings};
 use mosec_wire::tls::{LiveIdentity, Role};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::claim::{Claim, StateDir};
 use crate::code::{Code, Fetch};
 use crate::output::answer;
+use crate::standing::{health, register_lease};
 use crate::{Agent, Config, Upstream, serve_link};
 
 /// Time between heartbeats; three missed make a node suspect.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Questions of members that may wait to be looked at. Those beyond it come again with the next reply.
 const MAX_QUESTIONS: usize = 64;
 
@@ -51,6 +53,8 @@ pub struct Service {
     links: Links,
     control: ControlClient,
     node: Registration,
+    /// When a heartbeat was last acknowledged.
+    acknowledged: watch::Sender<Option<Instant>>,
     admin: Option<Admin>,
     saved: Option<SavedTopology>,
     renewed: Option<(LiveIdentity, PathBuf)>,
@@ -78,6 +82,8 @@ impl Service {
         } = options.claim;
         register_process(&series, "agent")?;
         register_identity(&series, &options.identity)?;
+        let acknowledged = watch::Sender::new(None);
+        register_lease(&series, acknowledged.subscribe())?;
         let registry = Registry::new(DispatchMetrics::new(&series)?);
         let incarnation = Incarnation(now_millis()?);
         let mut listener = ListenerConfig::new(&options.identity, incarnation);
@@ -118,6 +124,7 @@ impl Service {
             links,
             control,
             node,
+            acknowledged,
             admin,
             saved,
             renewed: options.identity_dir.map(|dir| (options.identity, dir)),
@@ -139,6 +146,7 @@ impl Service {
             links,
             control,
             node,
+            acknowledged,
             admin,
             saved,
             renewed,
@@ -149,12 +157,15 @@ impl Service {
         // The control plane is kept informed, and the admin endpoint open, until everything else has ended.
         let done = CancellationToken::new();
         let known = saved.as_ref().map(SavedTopology::load).unwrap_or_default();
+        let knows = known.version > 0;
         let topology = control.watch_topology(known, &tasks, done.clone());
         if let Some(saved) = saved {
             tasks.spawn(saved.keep(topology.clone(), done.clone()));
         }
         if let Some(admin) = admin {
-            tasks.spawn(admin.run(done.clone()));
+            let (acknowledged, draining) = (acknowledged.subscribe(), stop.clone());
+            let check = move || health(acknowledged.borrow().is_some(), knows, draining.is_cancelled());
+            tasks.spawn(admin.with_health(check).run(done.clone()));
         }
         if let Some((identity, dir)) = renewed {
             tasks.spawn(keep_fresh(control.clone(), identity, dir, done.clone()));
@@ -171,6 +182,7 @@ impl Service {
                 every: HEARTBEAT,
                 unreachable: Arc::new(move || outages.list(MAX_UNREACHABLE)),
                 asked,
+                acknowledged,
             };
             let (stop, done) = (stop.clone(), done.clone());
             tasks.spawn(async move {

@@ -158,6 +158,7 @@ fn start_agent(number: usize, address: &str, received: Arc<Received>, tasks: &Ta
             every: Duration::from_secs(1),
             unreachable: Arc::new(Vec::new),
             asked: mpsc::channel(1).0,
+            acknowledged: watch::Sender::new(None),
         };
         client.run_heartbeats(beats, gone).await.unwrap();
     });

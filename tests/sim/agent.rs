@@ -40,6 +40,7 @@ impl Agent {
             every: Duration::from_secs(1),
             unreachable: Arc::new(Vec::new),
             asked: mpsc::channel(1).0,
+            acknowledged: watch::Sender::new(None),
         };
         let leave = agent.leave.clone();
         agent

@@ -44,6 +44,7 @@ impl Agent {
             every: BEAT,
             unreachable: Arc::new(Vec::new),
             asked,
+            acknowledged: watch::Sender::new(None),
         };
         let task = tokio::spawn(async move { client.run_heartbeats(beats, cancel).await });
         Self {

@@ -21,19 +21,32 @@ use crate::render::{METRICS_TYPE, render};
 /// Connections at once: far more than scrapers open. More are closed.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Serves series over HTTP.
+/// Says whether the process works, or in one line why not.
+type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Serves series over HTTP, and says whether the process works.
 pub struct Admin {
     listener: TcpListener,
     series: Series,
+    check: Check,
 }
 
 impl Admin {
-    /// Binds `address`; port 0 takes any.
+    /// Binds `address`; port 0 takes any. The process counts as one that works for as long as it answers.
     pub async fn bind(address: SocketAddr, series: Series) -> std::io::Result<Self> {
         Ok(Self {
             listener: TcpListener::bind(address).await?,
             series,
+            check: Arc::new(|| Ok(())),
         })
+    }
+
+    /// Has `/healthz` answer 503 while `check` gives a reason, in one line. It is asked at each request, and must not wait.
+    pub fn with_health(self, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self {
+            check: Arc::new(check),
+            ..self
+        }
     }
 
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
@@ -60,10 +73,10 @@ impl Admin {
             let Ok(place) = places.clone().try_acquire_owned() else {
                 continue;
             };
-            let series = self.series.clone();
+            let (series, check) = (self.series.clone(), self.check.clone());
             let stop = stop.clone();
             tasks.spawn(async move {
-                let service = service_fn(|request| std::future::ready(answer(&request, &series)));
+                let service = service_fn(|request| std::future::ready(answer(&request, &series, &check)));
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .serve_connection(TokioIo::new(stream), service);
@@ -77,10 +90,17 @@ impl Admin {
     }
 }
 
-fn answer(request: &Request<Incoming>, series: &Series) -> Result<Response<Full<Bytes>>, Infallible> {
+fn answer(
+    request: &Request<Incoming>,
+    series: &Series,
+    check: &Check,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, body) = match request.uri().path() {
         "/metrics" => (StatusCode::OK, render(&[series])),
-        "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
+        "/healthz" => match check() {
+            Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+            Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        },
         _ => (StatusCode::NOT_FOUND, String::new()),
     };
     let mut response = Response::new(Full::from(body));
@@ -99,6 +119,41 @@ mod tests {
 
     use super::*;
 
+    async fn ask(mut stream: TcpStream) -> String {
+        // A connection that is refused may be closed before this is written.
+        let _ = stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n")
+            .await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn health_is_looked_at_whenever_it_is_asked_for() {
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), Series::default());
+        let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let look = well.clone();
+        let admin = admin.await.unwrap().with_health(move || {
+            let well = look.load(std::sync::atomic::Ordering::Relaxed);
+            well.then_some(()).ok_or_else(|| "it is ill".to_owned())
+        });
+        let address = admin.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(admin.run(stop.clone()));
+        let answer = ask(TcpStream::connect(address).await.unwrap()).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"),
+            "{answer}"
+        );
+        assert!(answer.ends_with("\r\n\r\nit is ill\n"), "{answer}");
+        well.store(true, std::sync::atomic::Ordering::Relaxed);
+        let answer = ask(TcpStream::connect(address).await.unwrap()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        stop.cancel();
+        running.await.unwrap();
+    }
+
     #[tokio::test]
     async fn connections_are_bounded_and_come_free() {
         let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), Series::default())
@@ -107,15 +162,6 @@ mod tests {
         let address = admin.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(admin.run(stop.clone()));
-        let ask = async |mut stream: TcpStream| {
-            // A connection that is refused may be closed before this is written.
-            let _ = stream
-                .write_all(b"GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n")
-                .await;
-            let mut answer = Vec::new();
-            let _ = stream.read_to_end(&mut answer).await;
-            String::from_utf8(answer).unwrap()
-        };
         let mut open = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
             open.push(TcpStream::connect(address).await.unwrap());

@@ -12,12 +12,20 @@ use crate::series::{Kind, Series};
 /// Registers `mosec_certificate_expiry_timestamp_seconds`: when the certificate that is current expires, in seconds since
 /// 1970. It is renewed when a third of its lifetime is left, so that less is worth an alert.
 pub fn register_identity(series: &Series, identity: &LiveIdentity) -> prometheus::Result<()> {
-    let gauge = IntGauge::new(
-        "mosec_certificate_expiry_timestamp_seconds",
-        "When this process's certificate expires, in seconds since 1970",
-    )?;
-    let identity = identity.clone();
+    let (gauge, identity) = (gauge()?, identity.clone());
     series.add(Kind::Gauge, Expiry { gauge, identity }).map(drop)
+}
+
+/// Registers the same without a certificate, for what it says of itself alone.
+pub fn describe_identity(series: &Series) -> prometheus::Result<()> {
+    series.add(Kind::Gauge, gauge()?).map(drop)
+}
+
+fn gauge() -> prometheus::Result<IntGauge> {
+    IntGauge::new(
+        "mosec_certificate_expiry_timestamp_seconds",
+        "When this process's certificate expires, in seconds since 1970.",
+    )
 }
 
 /// Reads the date whenever it is asked.

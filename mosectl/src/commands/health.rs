@@ -108,10 +108,17 @@ mod tests {
         assert!(error.contains("no answer within 1s"), "{error}");
     }
 
-    #[test]
-    fn one_that_drains_is_not_healthy() {
-        let status = hyper::StatusCode::SERVICE_UNAVAILABLE;
-        let error = told(status, "draining".into()).unwrap_err().to_string();
-        assert_eq!(error, "it answers 503 Service Unavailable: draining");
+    #[tokio::test]
+    async fn one_that_says_why_is_not_healthy() {
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), mosec_telemetry::Series::default());
+        let admin = admin.await.unwrap().with_health(|| Err("it drains".into()));
+        let address = admin.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(admin.run(stop.clone()));
+        let error = run(Args { address, timeout: 2 }).await.unwrap_err().to_string();
+        let reason = " is not healthy: it answers 503 Service Unavailable: it drains";
+        assert!(error.ends_with(reason), "{error}");
+        stop.cancel();
+        running.await.unwrap();
     }
 }

@@ -59,6 +59,8 @@ pub struct Heartbeats {
     pub unreachable: Arc<dyn Fn() -> Vec<Unreachable> + Send + Sync>,
     /// Takes what members ask the node for. Questions for which there is no room are dropped: they come again.
     pub asked: mpsc::Sender<Asked>,
+    /// Told when the leader last acknowledged a heartbeat; the first time, the node has registered.
+    pub acknowledged: watch::Sender<Option<Instant>>,
 }
 
 /// Why a node stopped its heartbeats. Both are for good.
@@ -153,6 +155,7 @@ impl ControlClient {
             every,
             unreachable,
             asked,
+            acknowledged,
         } = beats;
         let every = *every;
         // Two: one on the way while the next is due. A peer that reads neither is stuck.
@@ -185,6 +188,7 @@ impl ControlClient {
                 reply = next_reply(&mut replies) => {
                     let ack = reply?;
                     answered = Instant::now();
+                    acknowledged.send_replace(Some(answered));
                     tracing::trace!(acknowledged = ack.seq, "heartbeat acknowledged");
                     for wanted in ack.logs {
                         let member = target.to_owned();
