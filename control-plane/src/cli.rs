@@ -244,7 +244,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 /// Runs the node, and the admin endpoint for as long as it.
 async fn serve(node: ControlPlane, admin: Option<Admin>, stop: CancellationToken) -> anyhow::Result<()> {
     let ended = CancellationToken::new();
-    let admin = admin.map(|admin| tokio::spawn(admin.run(ended.clone())));
+    let admin = admin.map(|admin| tokio::spawn(admin.with_health(node.health()).run(ended.clone())));
     let result = node.run(stop).await;
     ended.cancel();
     if let Some(admin) = admin {

@@ -1,5 +1,6 @@
 //! Keeps a node's gauges, and ends the node when Raft has stopped.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +8,15 @@ use openraft::error::Fatal;
 use openraft::{BasicNode, RaftMetrics, ServerState};
 use tokio_util::sync::CancellationToken;
 
+use crate::census::{Census, OnTheirWay};
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::raft::handle::Handle;
 use crate::raft::log_store::LogStore;
 use crate::raft::{MemberId, StorageError};
 use crate::reconcile::Leadership;
 use crate::server::RunError;
+use crate::state::Model;
 
 /// How often the gauges that no event changes are read.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
@@ -20,17 +24,30 @@ const GAUGES_EVERY: Duration = Duration::from_secs(5);
 /// Keeps the gauges and notices Raft's end.
 pub(crate) struct Monitor {
     pub(crate) handle: Handle,
+    pub(crate) health: Health,
     pub(crate) leadership: Arc<Leadership>,
     pub(crate) metrics: Metrics,
     pub(crate) log: LogStore,
 }
 
+/// What was shown last.
+#[derive(Default)]
+struct Shown {
+    lags: BTreeMap<u64, i64>,
+    /// Of this tenure; nothing is counted twice, nor what an earlier leader has counted.
+    rollouts: Option<OnTheirWay>,
+}
+
 impl Monitor {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
         let mut raft = self.handle.raft.metrics();
+        let mut model = self.handle.model.clone();
         let mut due = tokio::time::interval(GAUGES_EVERY);
+        let mut shown = Shown::default();
         loop {
-            if let Err(fatal) = self.read(&raft.borrow_and_update()) {
+            // Not held while it is read: what else asks Raft then would wait for whoever waits to write it.
+            let now = raft.borrow_and_update().clone();
+            if let Err(fatal) = self.read(&now, &mut shown) {
                 return if stop.is_cancelled() {
                     Ok(())
                 } else {
@@ -42,24 +59,75 @@ impl Monitor {
                 changed = raft.changed() => if changed.is_err() {
                     return if stop.is_cancelled() { Ok(()) } else { Err(RunError::Raft("its task has ended".into())) };
                 },
-                _ = due.tick() => self.read_disk().await,
+                Ok(()) = model.changed() => self.count_rollouts(&model.borrow_and_update().clone(), &mut shown),
+                _ = due.tick() => {
+                    self.take_census(&mut shown);
+                    self.read_disk().await;
+                }
             }
         }
     }
 
-    fn read(&self, raft: &RaftMetrics<MemberId, BasicNode>) -> Result<(), String> {
+    fn read(&self, raft: &RaftMetrics<MemberId, BasicNode>, shown: &mut Shown) -> Result<(), String> {
+        let metrics = &self.metrics;
         let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
-        self.metrics
-            .leader
-            .set(i64::from(raft.state == ServerState::Leader));
-        self.metrics.term.set(index(Some(raft.current_term)));
-        self.metrics.last_log.set(index(raft.last_log_index));
-        self.metrics
-            .last_applied
-            .set(index(raft.last_applied.map(|id| id.index)));
-        let leases = self.leadership.with(|tenure| tenure.leases.len()).unwrap_or(0);
-        self.metrics.leases.set(i64::try_from(leases).unwrap_or(i64::MAX));
+        if self.handle.leading_term().is_some() {
+            self.health.heard.note_leading();
+        }
+        let leads = raft.state == ServerState::Leader;
+        metrics.leader.set(leads.into());
+        metrics.leader_known.set(self.health.knows_leader().into());
+        metrics.term.set(index(Some(raft.current_term)));
+        let (logged, applied) = (raft.last_log_index, raft.last_applied.map(|id| id.index));
+        metrics.last_log.set(index(logged));
+        metrics.last_applied.set(index(applied));
+        metrics.apply_lag.set(lag(logged, applied));
+        metrics.snapshot.set(index(raft.snapshot.map(|id| id.index)));
+        let members = raft.membership_config.nodes().count();
+        metrics.members.set(i64::try_from(members).unwrap_or(i64::MAX));
+        let matched = raft.replication.iter().flatten();
+        let others = matched.filter(|(member, _)| leads && **member != self.handle.member);
+        let lags = others.map(|(member, matched)| (*member, lag(logged, matched.map(|id| id.index))));
+        metrics.show_lags(&mut shown.lags, lags.collect());
+        let leases = self.leadership.with(|tenure| tenure.leases.len());
+        let count = leases.unwrap_or(0);
+        metrics.leases.set(i64::try_from(count).unwrap_or(i64::MAX));
+        match leases {
+            // From the start of the tenure, or the end of the first rollout would be missed.
+            Some(_) if shown.rollouts.is_none() => {
+                let model = self.handle.model.borrow().clone();
+                self.count_rollouts(&model, shown);
+            }
+            Some(_) => {}
+            None => metrics.show(None),
+        }
         raft.running_state.clone().map_err(|fatal| describe(&fatal))
+    }
+
+    /// Counts what the leader sees. Not at each change: a thousand nodes that register are as many of them.
+    fn take_census(&self, shown: &mut Shown) {
+        let model = self.handle.model.borrow().clone();
+        let census = self
+            .leadership
+            .with(|tenure| Census::take(&model, &tenure.leases));
+        self.metrics.show(census);
+        self.count_rollouts(&model, shown);
+        let counted = self.metrics.leases_lost.get();
+        self.metrics
+            .leases_lost
+            .inc_by(self.leadership.lost_leases().saturating_sub(counted));
+    }
+
+    /// Counts the rollouts that have ended since this was last called in this tenure.
+    fn count_rollouts(&self, model: &Model, shown: &mut Shown) {
+        if self.leadership.with(|_| ()).is_none() {
+            shown.rollouts = None;
+            return;
+        }
+        match &mut shown.rollouts {
+            Some(seen) => self.metrics.count(seen.next(model)),
+            none => *none = Some(OnTheirWay::seen(model)),
+        }
     }
 
     async fn read_disk(&self) {
@@ -73,6 +141,12 @@ impl Monitor {
             Err(error) => tracing::warn!(%error, "the store's size is unknown"),
         }
     }
+}
+
+/// Entries from one index to another, which comes after it as a rule.
+fn lag(end: Option<u64>, reached: Option<u64>) -> i64 {
+    let count = |index: Option<u64>| index.map_or(0, |index| index.saturating_add(1));
+    i64::try_from(count(end).saturating_sub(count(reached))).unwrap_or(i64::MAX)
 }
 
 fn describe(fatal: &Fatal<MemberId>) -> String {

@@ -41,6 +41,7 @@ use crate::bundles::memory::MemoryBundles;
 use crate::bundles::store::{BundleStore, StoreError};
 use crate::config::{Config, ConfigError};
 use crate::feed::Feed;
+use crate::health::Health;
 use crate::incoming::connections;
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
@@ -257,6 +258,11 @@ impl ControlPlane {
             formats: config.formats,
             outdated: Arc::default(),
         };
+        let health = Health {
+            handle: handle.clone(),
+            heard: inbox.heard.clone(),
+            admission: inbox.admission.clone(),
+        };
         let raft_service = RaftService {
             inbox: inbox.clone(),
             cluster_id: config.cluster_id.clone(),
@@ -282,6 +288,7 @@ impl ControlPlane {
             heartbeat: config.raft.heartbeat,
             monitor: Monitor {
                 handle: handle.clone(),
+                health,
                 leadership: leadership.clone(),
                 metrics,
                 log,
@@ -305,6 +312,12 @@ impl ControlPlane {
     /// Where the node listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Says of the node, for as long as it runs, why it does not work where it does not. Cheap.
+    pub fn health(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+        let health = self.monitor.health.clone();
+        move || health.check()
     }
 
     /// Runs until `stop`, or until Raft or the server fail.

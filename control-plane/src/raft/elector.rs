@@ -174,6 +174,8 @@ impl Elector {
 #[derive(Debug)]
 pub struct Heard {
     at: Mutex<Instant>,
+    /// The last word of a leader, or when this member last led.
+    leader: Mutex<Option<Instant>>,
     refused: Mutex<Option<Refused>>,
 }
 
@@ -181,6 +183,7 @@ impl Default for Heard {
     fn default() -> Self {
         Self {
             at: Mutex::new(Instant::now()),
+            leader: Mutex::default(),
             refused: Mutex::default(),
         }
     }
@@ -198,7 +201,18 @@ impl Heard {
         let current = raft.metrics().borrow().vote;
         if *vote >= current {
             self.note();
+            self.note_leading();
         }
+    }
+
+    /// Notes that there is a leader, another or this one.
+    pub fn note_leading(&self) {
+        *self.leader.lock() = Some(Instant::now());
+    }
+
+    /// How long there has been no leader; `None` where there never was one.
+    pub fn leaderless(&self) -> Option<Duration> {
+        self.leader.lock().map(|last| last.elapsed())
     }
 
     /// Notes another member's answer to this one's request for a vote.

@@ -13,9 +13,10 @@ pub mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use mosec_types::topology::Phase;
+use mosec_types::topology::{NodeHealth, Phase};
 use mosec_types::traffic::Counts;
 use mosec_types::{Incarnation, NodeId, Revision, Unreachable, WorkerStatus};
 use parking_lot::Mutex;
@@ -94,12 +95,19 @@ impl Tenure {
 pub struct Leadership {
     tenure: Mutex<Option<Tenure>>,
     news: Notify,
+    /// Leases that ran out in all tenures of this process.
+    lost_leases: AtomicU64,
 }
 
 impl Leadership {
     /// Looks at the tenure; `None` where this member does not lead.
     pub fn with<T>(&self, look: impl FnOnce(&Tenure) -> T) -> Option<T> {
         self.tenure.lock().as_ref().map(look)
+    }
+
+    /// How many leases have run out while this member led.
+    pub fn lost_leases(&self) -> u64 {
+        self.lost_leases.load(Ordering::Relaxed)
     }
 
     /// Takes a gateway's report of its requests; false where this member does not lead.
@@ -212,12 +220,18 @@ impl Reconciler {
             Command::SetPlacement { revision, .. } => Some(*revision),
             _ => None,
         };
+        let loses_lease = self.loses_lease(&command);
         match self.handle.propose(command.into()).await {
             Ok(Reply::Refused(refusal)) => {
                 tracing::debug!(%refusal, "the state has moved on");
                 true
             }
-            Ok(_) => true,
+            Ok(reply) => {
+                if loses_lease && matches!(reply, Reply::Done { .. }) {
+                    self.leadership.lost_leases.fetch_add(1, Ordering::Relaxed);
+                }
+                true
+            }
             Err(ProposeError::TooLarge { bytes }) => {
                 // Refused for its size once, it always will be. Only a placement grows with the cluster.
                 let reason = format!("its placement takes {bytes} bytes, more than a log entry holds");
@@ -231,6 +245,19 @@ impl Reconciler {
                 false
             }
         }
+    }
+
+    /// Whether the command is the end of a lease, and not a further step of a node that was silent before.
+    fn loses_lease(&self, command: &Command) -> bool {
+        let Command::MarkNode { node, health, .. } = command else {
+            return false;
+        };
+        let model = self.model.borrow();
+        let was_up = model
+            .nodes
+            .get(node)
+            .is_some_and(|node| node.health == NodeHealth::Up);
+        was_up && *health != NodeHealth::Up
     }
 
     async fn give_up(&self, revision: Revision, reason: String) -> bool {

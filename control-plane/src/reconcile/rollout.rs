@@ -255,7 +255,7 @@ pub fn waits_for(
 }
 
 /// Replicas of each stage that have a place, in the order of the stages.
-pub(super) fn placed_counts(deployment: &Deployment) -> Vec<u32> {
+pub(crate) fn placed_counts(deployment: &Deployment) -> Vec<u32> {
     let placed = |(index, _)| {
         let placed = deployment
             .placements

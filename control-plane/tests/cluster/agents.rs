@@ -55,7 +55,13 @@ impl Agent {
         }
     }
 
-    fn report(&self, revision: Revision, replica: u32, state: WorkerState, failure: Option<(u32, &str)>) {
+    pub(crate) fn report(
+        &self,
+        revision: Revision,
+        replica: u32,
+        state: WorkerState,
+        failure: Option<(u32, &str)>,
+    ) {
         let status = WorkerStatus {
             stage: StageKey {
                 revision,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_control_plane::{Config, ControlPlane, LeaseTiming, RaftTiming, RunError, Security};
-use mosec_telemetry::Series;
+use mosec_telemetry::{Series, render};
 use mosec_types::spec::PythonSource;
 use mosec_types::topology::{Deployment, Node};
 use mosec_types::{NodeId, PipelineName, PipelineSpec, Revision, RouteSpec, StageIndex, StageSpec, Topology};
@@ -44,6 +44,7 @@ pub struct Cluster {
 struct Member {
     stop: CancellationToken,
     series: Series,
+    health: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
     task: JoinHandle<Result<(), RunError>>,
 }
 
@@ -146,8 +147,15 @@ impl Cluster {
         let node = ControlPlane::build_on(listener, self.configs[&member].clone(), &series)
             .await
             .unwrap();
+        let health = Box::new(node.health());
         let task = tokio::spawn(node.run(stop.clone()));
-        self.running.insert(member, Member { stop, series, task });
+        let running = Member {
+            stop,
+            series,
+            health,
+            task,
+        };
+        self.running.insert(member, running);
     }
 
     pub async fn stop(&mut self, member: u64) {
@@ -192,6 +200,20 @@ impl Cluster {
 
     pub fn address(&self, member: u64) -> SocketAddr {
         self.configs[&member].listen
+    }
+
+    /// Why a member does not work, if it says so.
+    pub fn illness(&self, member: u64) -> Option<String> {
+        (self.running[&member].health)().err()
+    }
+
+    /// A member's series, as its admin endpoint gives them, without the prefix of their names.
+    pub fn page(&self, member: u64) -> Vec<String> {
+        let text = render(&[&self.running[&member].series]);
+        let own = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("mosec_control_plane_"));
+        own.map(str::to_owned).collect()
     }
 
     /// The value of one of a member's gauges.

@@ -1,0 +1,59 @@
+//! What a member says of its own health.
+
+use crate::harness::{Cluster, eventually};
+
+async fn all_healthy(cluster: &Cluster) {
+    eventually("three healthy members", || async {
+        let ill = cluster
+            .members()
+            .into_iter()
+            .find(|&member| cluster.illness(member).is_some());
+        ill.is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_a_majority_says_so() {
+    let mut cluster = Cluster::start(3).await;
+    all_healthy(&cluster).await;
+    let leader = cluster.leader().await;
+    // A lost leader is replaced, and nobody is ill for that.
+    cluster.stop(leader).await;
+    let next = cluster.leader().await;
+    let left = cluster.followers().await[0];
+    assert_eq!((cluster.illness(next), cluster.illness(left)), (None, None));
+    cluster.stop(next).await;
+    let reason = eventually("an ill member", || async { cluster.illness(left) }).await;
+    assert!(reason.starts_with("it has known no leader for 1"), "{reason}");
+    eventually("the same in its series", || async {
+        (cluster.gauge(left, "leader_known") == 0.0).then_some(())
+    })
+    .await;
+    cluster.restart(leader).await;
+    cluster.restart(next).await;
+    all_healthy(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_ill_until_it_takes_part() {
+    let mut cluster = Cluster::start(3).await;
+    all_healthy(&cluster).await;
+    let follower = cluster.followers().await[0];
+    let others = cluster.followers().await[1];
+    let leader = cluster.leader().await;
+    // Alone, one that has lost its disk cannot know what it must reach.
+    for member in [follower, others, leader] {
+        cluster.stop(member).await;
+    }
+    cluster.wipe(follower);
+    cluster.restart(follower).await;
+    let reason = cluster.illness(follower).unwrap();
+    assert!(reason.starts_with("it is not level"), "{reason}");
+    // One that has its disk knows no leader yet.
+    cluster.restart(others).await;
+    let reason = cluster.illness(others).unwrap();
+    assert!(reason.starts_with("it knows no leader yet"), "{reason}");
+    cluster.restart(leader).await;
+    all_healthy(&cluster).await;
+}
