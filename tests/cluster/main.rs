@@ -12,6 +12,7 @@ mod leave;
 mod logs;
 mod members;
 mod memory;
+mod metrics;
 mod reach;
 mod rollout;
 mod spread;
