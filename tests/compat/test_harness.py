@@ -80,6 +80,6 @@ mosec_agent_z 1
 # EOF
 """
     assert families(text) == {
-        "x_total": {"HELP": "Things.", "TYPE": "counter", "total {a=1,b=2}": 3.0},
+        "x": {"HELP": "Things.", "TYPE": "counter", "total {a=1,b=2}": 3.0},
         "y": {"TYPE": "histogram", "bounds {s=1}": ["0.5", "+Inf"], "count {s=1}": 2.0},
     }
