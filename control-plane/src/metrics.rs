@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mosec_telemetry::{Described, Series, describe_identity, register_process};
+use mosec_telemetry::{Described, Series};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::census::{Census, Finish};
@@ -50,10 +50,13 @@ impl Metrics {
             finished.with_label_values(&[finish.name()]);
         }
         Ok(Self {
-            leader: gauge("leader", "1 on the member that leads, 0 elsewhere.")?,
+            leader: gauge(
+                "leader",
+                "Whether the member leads: 1 where it does, 0 elsewhere.",
+            )?,
             leader_known: gauge(
                 "leader_known",
-                "1 where the member leads or has heard of a leader in the last ten seconds, 0 elsewhere.",
+                "Whether the member leads or has heard of a leader in the last ten seconds: 1 where so, 0 elsewhere.",
             )?,
             term: gauge("term", "Raft term; it grows with each election.")?,
             last_applied: gauge(
@@ -148,12 +151,10 @@ impl Metrics {
     }
 }
 
-/// All series of a member's process, those without a value among them.
+/// What each family of a member's series means, but for those that every process has.
 pub fn described_series() -> prometheus::Result<Vec<Described>> {
     let series = Series::default();
-    register_process(&series, "control-plane")?;
     Metrics::register(&series)?;
-    describe_identity(&series)?;
     Ok(series.described())
 }
 
@@ -182,9 +183,7 @@ mod tests {
     #[test]
     fn each_series_is_described_by_sentences() {
         for family in described_series().unwrap() {
-            let starts = family
-                .help
-                .starts_with(|first: char| first.is_uppercase() || first.is_numeric());
+            let starts = family.help.starts_with(char::is_uppercase);
             assert!(starts && family.help.ends_with('.'), "{family:?}");
         }
     }

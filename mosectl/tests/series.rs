@@ -12,13 +12,30 @@ struct Process {
     described: fn() -> prometheus::Result<Vec<Described>>,
 }
 
-const PROCESSES: [Process; 1] = [Process {
-    name: "Gateway",
-    text: "On the port of its clients, under `/metrics`. `mosec_dispatch_*` are of the first stages, whose queues are here. \
+const PROCESSES: [Process; 4] = [
+    Process {
+        name: "Every process",
+        text: "`process` is `gateway`, `agent`, `control-plane` or, of `python server.py`, `server`; that has no certificate.",
+        described: mosec_telemetry::described_process,
+    },
+    Process {
+        name: "Gateway",
+        text: "On the port of its clients, under `/metrics`. `mosec_dispatch_*` are of the first stages, whose queues are here. \
            Of later stages, which agents send on to, the part `queue` has `batch` in it: the agents' \
            `mosec_dispatch_batch_wait_seconds` has it apart.",
-    described: mosec_gateway::described_series,
-}];
+        described: mosec_gateway::described_series,
+    },
+    Process {
+        name: "Node agent",
+        text: "Where `--admin` says. `mosec_dispatch_*` are of the later stages, to which the workers here send on.",
+        described: mosec_node_agent::described_series,
+    },
+    Process {
+        name: "Control plane",
+        text: "Where `--admin` of each member says. What only the leader knows is shown by the leader alone.",
+        described: mosec_control_plane::described_series,
+    },
+];
 
 const HEAD: &str = "\
 # Series

@@ -1,7 +1,7 @@
 //! What the series of an agent's process mean.
 
 use mosec_dispatch::DispatchMetrics;
-use mosec_telemetry::{Described, Series, describe_identity, register_process};
+use mosec_telemetry::{Described, Series};
 use mosec_types::NodeId;
 use tokio::sync::watch;
 
@@ -10,11 +10,9 @@ use crate::gpus::GpuMetrics;
 use crate::metrics::AgentMetrics;
 use crate::standing::register_lease;
 
-/// All series of an agent's process, those without a value among them.
+/// What each family of an agent's series means, but for those that every process has.
 pub fn described_series() -> prometheus::Result<Vec<Described>> {
     let series = Series::default();
-    register_process(&series, "agent")?;
-    describe_identity(&series)?;
     register_lease(&series, watch::Sender::new(None).subscribe())?;
     DispatchMetrics::new(&series)?;
     let node = NodeId::new("any").map_err(|error| prometheus::Error::Msg(error.to_string()))?;
@@ -33,9 +31,7 @@ mod tests {
         // MOSEC's texts are as they are.
         let own = |family: &&Described| !family.name.starts_with("mosec_service_");
         for family in described.iter().filter(own) {
-            let starts = family
-                .help
-                .starts_with(|first: char| first.is_uppercase() || first.is_numeric());
+            let starts = family.help.starts_with(char::is_uppercase);
             assert!(starts && family.help.ends_with('.'), "{family:?}");
         }
         for name in [

@@ -21,8 +21,8 @@ pub(crate) type Acknowledged = watch::Receiver<Option<Instant>>;
 pub(crate) fn register_lease(series: &Series, acknowledged: Acknowledged) -> prometheus::Result<()> {
     let gauge = IntGauge::new(
         "mosec_agent_lease_held",
-        "1 while the control plane's leader acknowledges this node's heartbeats, 0 after three seconds without; what is \
-         placed here runs on without it.",
+        "Whether the control plane's leader acknowledges this node's heartbeats: 1 while it does, 0 after three seconds \
+         without; what is placed here runs on without it.",
     )?;
     series.add(Kind::Gauge, Lease { gauge, acknowledged }).map(drop)
 }

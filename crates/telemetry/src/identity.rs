@@ -17,7 +17,7 @@ pub fn register_identity(series: &Series, identity: &LiveIdentity) -> prometheus
 }
 
 /// Registers the same without a certificate, for what it says of itself alone.
-pub fn describe_identity(series: &Series) -> prometheus::Result<()> {
+pub(crate) fn describe_identity(series: &Series) -> prometheus::Result<()> {
     series.add(Kind::Gauge, gauge()?).map(drop)
 }
 

@@ -13,9 +13,9 @@ mod signals;
 
 pub use admin::Admin;
 pub use command::{parse_args, run_daemon};
-pub use identity::{describe_identity, register_identity};
+pub use identity::register_identity;
 pub use log::{LogFormat, init_logging};
-pub use process::register_process;
+pub use process::{described_process, register_process};
 pub use render::{METRICS_TYPE, render};
 pub use series::{Described, Kind, Series};
 pub use service::ServiceSeries;

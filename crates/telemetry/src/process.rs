@@ -3,7 +3,8 @@
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGauge, Opts};
 
-use crate::series::{Kind, Series};
+use crate::identity::describe_identity;
+use crate::series::{Described, Kind, Series};
 
 /// Registers `mosec_build_info` and the usual `process_*`, which are read at each scrape. Once for each process; `process`
 /// is what it is: `gateway`, `agent`, `control-plane` or `server`.
@@ -16,6 +17,14 @@ pub fn register_process(series: &Series, process: &str) -> prometheus::Result<()
     .const_label("process", process);
     series.add(Kind::Gauge, IntGauge::with_opts(build)?)?.set(1);
     series.add_mixed(kind, ProcessCollector::for_self())
+}
+
+/// What each family means that every process of a cluster has.
+pub fn described_process() -> prometheus::Result<Vec<Described>> {
+    let series = Series::default();
+    register_process(&series, "gateway")?;
+    describe_identity(&series)?;
+    Ok(series.described())
 }
 
 fn kind(name: &str) -> Kind {
