@@ -28,13 +28,8 @@ OF_MOSEC = {
 
 def known() -> set[str]:
     """The series that docs/metrics.md lists: names in backticks in the first column of its tables."""
-    text = DOCUMENT.read_text() if DOCUMENT.exists() else FALLBACK.read_text()
-    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    cells = [line.split("|")[1] for line in DOCUMENT.read_text().splitlines() if line.startswith("|")]
     return {name for cell in cells for name in re.findall(r"`([a-z_]+)", cell)}
-
-
-# Until docs/metrics.md is there. Then this line, this file and the condition above go.
-FALLBACK = Path(__file__).with_name("metrics-fallback.md")
 
 
 def ident(query: Query) -> str:
