@@ -34,6 +34,13 @@ def docker(*args: str) -> str:
     return subprocess.run(["docker", *args], check=True, capture_output=True, text=True).stdout
 
 
+def logs(container: str) -> str:
+    """What a container wrote to either of its outputs."""
+    return subprocess.run(
+        ["docker", "logs", container], check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ).stdout
+
+
 def has_engine() -> bool:
     if not (shutil.which("docker") and shutil.which("docker-compose")):
         return False

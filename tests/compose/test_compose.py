@@ -29,6 +29,7 @@ from harness import (
     eventually,
     get,
     is_well,
+    logs,
 )
 
 # What `docker-compose up` may take until everything is healthy, in seconds.
@@ -71,7 +72,7 @@ def all_well() -> bool:
 def start_time(one: dict[str, Any]) -> float:
     """Seconds from the start of a container to the line with which its program says that it runs."""
     began = datetime.fromisoformat(one["State"]["StartedAt"][:26]).replace(tzinfo=UTC)
-    lines = docker("logs", one["Id"]).splitlines()
+    lines = logs(one["Id"]).splitlines()
     told = next(json.loads(line) for line in lines if " is running" in line)
     return (datetime.fromisoformat(told["timestamp"]) - began).total_seconds()
 
