@@ -9,8 +9,9 @@ import sys
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -24,8 +25,6 @@ PROMETHEUS = "http://127.0.0.1:9090"
 ONCE = {"init", "tokens"}
 # As long as nothing else is said, in seconds: what an operator would wait before looking into it.
 PATIENCE = 60
-# Between the requests of a client: the load leaves the machine room to start workers anew.
-PAUSE = 0.1
 
 T = TypeVar("T")
 
@@ -133,11 +132,22 @@ class Host:
         return json.loads(said) if process.returncode == 0 else {}
 
 
-class Client:
-    """Posts one body again and again and expects one answer."""
+@dataclass(frozen=True)
+class Question:
+    """What is posted again and again, and which answers are right."""
 
-    def __init__(self, url: str, body: bytes, is_right: Callable[[bytes], bool]) -> None:
-        self.url, self.body, self.is_right = url, body, is_right
+    path: str
+    body: bytes
+    is_right: Callable[[bytes], bool]
+    # Seconds between an answer and the next request: the load leaves the machine room to start workers anew.
+    pause: float
+
+
+class Client:
+    """Asks one gateway one question again and again."""
+
+    def __init__(self, gateway: str, question: Question) -> None:
+        self.gateway, self.question = gateway, question
         self.ended: Counter[str] = Counter()
         self.longest = 0.0
         self.stop = threading.Event()
@@ -146,23 +156,25 @@ class Client:
     def _run(self) -> None:
         while not self.stop.is_set():
             began = monotonic()
-            self.ended[self._ask()] += 1
+            self.ended[self.ask()] += 1
             self.longest = max(self.longest, monotonic() - began)
-            self.stop.wait(PAUSE)
+            self.stop.wait(self.question.pause)
 
-    def _ask(self) -> str:
+    def ask(self) -> str:
+        """How one request ended: `right`, or else how."""
+        url, question = self.gateway + self.question.path, self.question
         try:
-            with urllib.request.urlopen(self.url, self.body, timeout=60) as answer:
-                return "right" if self.is_right(answer.read()) else "wrong"
+            with urllib.request.urlopen(url, question.body, timeout=60) as answer:
+                return "right" if question.is_right(answer.read()) else "wrong"
         except (OSError, http.client.HTTPException) as error:
             return str(error)
 
 
 class Clients:
-    """Clients of both gateways."""
+    """Clients of both gateways, one for each question."""
 
-    def __init__(self, path: str, body: bytes, is_right: Callable[[bytes], bool], each: int) -> None:
-        self.of = {url: [Client(url + path, body, is_right) for _ in range(each)] for url in GATEWAYS}
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self.of = {gateway: [Client(gateway, question) for question in questions] for gateway in GATEWAYS}
 
     def ended(self, gateway: str) -> Counter[str]:
         """How the requests at a gateway ended."""
@@ -173,6 +185,10 @@ class Clients:
 
     def longest(self, gateway: str) -> float:
         return max(client.longest for client in self.of[gateway])
+
+    def all_right(self) -> bool:
+        """Asks each question at each gateway once."""
+        return all(client.ask() == "right" for clients in self.of.values() for client in clients)
 
     @contextmanager
     def asking(self) -> Iterator["Clients"]:
