@@ -3,9 +3,10 @@
 set -eu
 umask 077
 create() {
-  # A new cluster may not have its leader yet.
-  for left in 9 8 7 6 5 4 3 2 1 0; do
-    mosectl token create --role "$1" --uses 16 --ttl 1h >"$2.new" && break
+  # Members that have just been started have no leader yet; a cold disk and a busy machine take a while.
+  left=60
+  until mosectl token create --role "$1" --uses 16 --ttl 1h >"$2.new"; do
+    left=$((left - 1))
     [ "$left" -gt 0 ] || exit 1
     sleep 1
   done

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from harness import ROOT, Host, compose, has_engine, left_behind
+from harness import ROOT, WANTED, Host, compose, has_engine, left_behind
 
 # The queries of dashboards and alerts, which are asked here once more where there is a real cluster.
 sys.path.append(str(ROOT / "tests/observability"))
@@ -40,7 +40,7 @@ def started(measured: list[str]) -> Iterator[float]:
     measured.append(f"images built in {monotonic() - began:.0f} s")
     began = monotonic()
     try:
-        compose("up", "--detach")
+        compose("up", "--detach", *WANTED)
         yield began
     finally:
         compose("down", "--volumes")

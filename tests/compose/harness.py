@@ -21,6 +21,8 @@ PROJECT = "mosec-test"
 GATEWAYS = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
 MEMBERS = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
 PROMETHEUS = "http://127.0.0.1:9090"
+# Those that the others are started for. Grafana is left out: its image cannot be had without a registry.
+WANTED = ("gateway-1", "gateway-2", "agent-1", "agent-2", "prometheus")
 # Services that end when they have done their part.
 ONCE = {"init", "tokens"}
 # As long as nothing else is said, in seconds: what an operator would wait before looking into it.
@@ -50,12 +52,7 @@ def compose(*args: str, **settings: str) -> str:
     """Runs docker-compose, which has to end well; its standard output."""
     command = ["docker-compose", "--project-name", PROJECT, *args]
     # Services of OCR need OpenCV's libraries.
-    own = {
-        "MOSEC_ARTIFACTS": "prebuilt",
-        "MOSEC_AGENT_PACKAGES": "libgl1 libglib2.0-0",
-        # Grafana's image is of a registry.
-        "COMPOSE_PROFILES": "",
-    }
+    own = {"MOSEC_ARTIFACTS": "prebuilt", "MOSEC_AGENT_PACKAGES": "libgl1 libglib2.0-0"}
     done = subprocess.run(command, cwd=ROOT, env=os.environ | own | settings, capture_output=True, text=True)
     assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
     return done.stdout

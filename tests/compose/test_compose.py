@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from harness import (
@@ -18,6 +19,7 @@ from harness import (
     PROJECT,
     PROMETHEUS,
     ROOT,
+    WANTED,
     Clients,
     Host,
     Question,
@@ -35,10 +37,7 @@ from harness import (
 HEALTHY_WITHIN = 60
 # What the status may take to tell what was struck.
 TOLD_WITHIN = 5
-SERVICES = {
-    *("init", "tokens", "control-1", "control-2", "control-3"),
-    *("gateway-1", "gateway-2", "agent-1", "agent-2", "prometheus"),
-}
+SERVICES = {"init", "tokens", "control-1", "control-2", "control-3", *WANTED}
 STAGES = ("decode", "find", "recognise")
 
 
@@ -101,7 +100,7 @@ def test_a_picture_is_read_at_both_gateways(host: Host, clients: Clients) -> Non
     host.mosectl("scale", "ocr", *(f"{stage}=2" for stage in STAGES))
 
 
-def all_up(status: dict[str, Any]) -> bool:
+def are_up(status: dict[str, Any]) -> bool:
     """Whether all members and nodes are there."""
     there = [*status.get("members", ()), *status.get("nodes", ())]
     return len(there) == 5 and all(one["health"] == "up" for one in there)
@@ -111,7 +110,7 @@ def is_whole(status: dict[str, Any]) -> bool:
     """Whether all are there, and all replicas of the only revision that is left of each pipeline are ready."""
     revisions = status.get("pipelines", ())
     return (
-        all_up(status)
+        are_up(status)
         and sorted(one["name"] for one in revisions) == ["echo", "ocr"]
         and all(one["phase"] == "serving" for one in revisions)
         and all(stage["ready"] == stage["replicas"] == 2 for one in revisions for stage in one["stages"])
@@ -120,6 +119,12 @@ def is_whole(status: dict[str, Any]) -> bool:
 
 def revision_of_ocr(status: dict[str, Any]) -> int:
     return next(one["revision"] for one in status["pipelines"] if one["name"] == "ocr")
+
+
+def is_down(service: str) -> bool:
+    """Whether Prometheus finds the service away."""
+    query = urlencode({"query": f'up{{instance="{service}"}} == 0'})
+    return bool(json.loads(get(f"{PROMETHEUS}/api/v1/query?{query}"))["data"]["result"])
 
 
 class Fault:
@@ -175,8 +180,8 @@ class GatewayKilled(Fault):
     takes_gateway = True
 
     def is_told(self, status: dict[str, Any]) -> bool:
-        """It has no gateways in it: nodes and members are as well as before."""
-        return all_up(status)
+        """Gateways are not in it, and nodes and members are as well as before: Prometheus has to tell."""
+        return are_up(status)
 
 
 FAULTS = (LeaderKilled, AgentKilled, GatewayKilled, AgentCutOff)
@@ -204,6 +209,7 @@ def test_a_fault_during_an_update_loses_no_request(
         struck = monotonic()
         eventually("the status tells it", lambda: befallen.is_told(host.status()), TOLD_WITHIN)
         told = monotonic() - struck
+        eventually("Prometheus tells it", lambda: is_down(befallen.service))
         said, _ = update.communicate(timeout=120)
         assert update.returncode == 0, said
         befallen.heal()
