@@ -59,6 +59,36 @@ def test_all_queries_parse(tmp_path: Path) -> None:
     assert f"{len(QUERIES)} rules found" in done.stdout
 
 
+def of_part(stage: str, part: str, seconds: float, times: float) -> list[dict]:
+    """The series of a part that requests have `times` a second, for `seconds` each."""
+    labels = f'{{pipeline="ocr", stage="{stage}", part="{part}"}}'
+    increments = {"sum": 60 * seconds * times, "count": 60 * times}
+    return [
+        {"series": f"mosec_gateway_part_seconds_{kind}{labels}", "values": f"0+{increment:g}x10"}
+        for kind, increment in increments.items()
+    ]
+
+
+@pytest.mark.parametrize("panel", ["Where the time goes", "Where the time goes, by stage"])
+def test_parts_add_up_to_the_mean_time_of_a_request(tmp_path: Path, panel: str) -> None:
+    [query] = [query for query in QUERIES if query.panel == panel]
+    # Of ten requests a second all are found, half are read, and one waits for its batch to fill.
+    series = of_part("", "gateway", 0.01, 10) + of_part("find", "worker", 0.1, 10)
+    series += of_part("read", "worker", 0.4, 5) + of_part("find", "batch", 0.2, 1)
+    mean = 0.01 + 0.1 + 0.4 / 2 + 0.2 / 10
+    expr = filled(query.expr, values_of(query.board), "4m")
+    case = {
+        "expr": f"round(sum({expr}), 1e-6)",
+        "eval_time": "5m",
+        "exp_samples": [{"labels": "{}", "value": mean}],
+    }
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": [case]}
+    (tmp_path / "parts.yml").write_text(yaml.safe_dump({"tests": [test]}))
+    tmp_path.chmod(0o755)
+    done = promtool(tmp_path, "test", "rules", "parts.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_queries_and_rules_read_series_that_there_are() -> None:
     recorded = {rule.name for rule in rules() if not rule.is_alert}
     there = known() | recorded | OF_PROMETHEUS

@@ -17,6 +17,14 @@ def total(series: str, by: str = BY_STAGE) -> str:
     return f"sum by ({by}) ({series}{STAGE})"
 
 
+def part_of_mean(by: str) -> str:
+    """What parts add to the mean time of a request: they are divided by requests, as not each request has each part."""
+    parts = rate("mosec_gateway_part_seconds_sum", by, PART)
+    # A part that each request has once, whatever stages are chosen.
+    requests = rate("mosec_gateway_part_seconds_count", "pipeline", '{pipeline=~"$pipeline",part="gateway"}')
+    return f"{parts} / on (pipeline) group_left () ({requests} > 0)"
+
+
 def board():
     return made(
         "pipeline",
@@ -132,22 +140,24 @@ LATENCY = [
     ),
     graph(
         "Where the time goes",
-        "Mean time of a successful request by part: waits for room at a replica (queue) and for the batch to fill"
-        " (batch), the way there and back (link), the node agent, shared memory (shm), and the worker itself.",
+        "What each part adds to the mean time of a successful request: waits for room at a replica (queue) and for the"
+        " batch to fill (batch), the way there and back (link), the node agent, shared memory (shm), and the worker"
+        " itself. A part that few requests have counts little.",
         "s",
-        Query(mean("mosec_gateway_part_seconds", "pipeline, part", PART), "{{pipeline}} {{part}}"),
+        Query(part_of_mean("pipeline, part"), "{{pipeline}} {{part}}"),
         stacked=True,
     ),
     graph(
         "Where the time goes, by stage",
         "The same for each stage. Only the gateway's own part belongs to none.",
         "s",
-        Query(mean("mosec_gateway_part_seconds", "pipeline, stage, part", PART), STAGE_NAME + " {{part}}"),
+        Query(part_of_mean("pipeline, stage, part"), STAGE_NAME + " {{part}}"),
         stacked=True,
     ),
     graph(
         "p99 by stage and part",
-        "One request in a hundred spends longer there. Parts do not add up: it is not the same request in each.",
+        "Of the requests that have the part, one in a hundred spends longer there. Parts do not add up: it is not the"
+        " same request in each.",
         "s",
         Query(quantile(0.99, "mosec_gateway_part_seconds", "pipeline, stage, part", PART), STAGE_NAME + " {{part}}"),
         width=16,
