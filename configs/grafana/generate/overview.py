@@ -140,10 +140,11 @@ TRAFFIC = [
 CAPACITY = [
     graph(
         "Queue fill",
-        "Queued requests as a share of the stage's capacity; beyond it requests are refused with 429.",
+        "Requests that wait, in the queue or at busy replicas, as a share of the stage's capacity. Beyond it a first"
+        " stage refuses requests with 429, and a later one holds back the stages before it.",
         "percentunit",
         Query(
-            f"sum by (pipeline, stage) (mosec_dispatch_queue_requests{PIPELINE})"
+            f"sum by (pipeline, stage) (mosec_dispatch_queue_taken_requests{PIPELINE})"
             f" / (sum by (pipeline, stage) (mosec_dispatch_queue_limit_requests{PIPELINE}) > 0)",
             "{{pipeline}}/{{stage}}",
         ),

@@ -226,9 +226,10 @@ BATCHES = [
 QUEUE = [
     graph(
         "Queue",
-        "Requests that wait, and how many may.",
+        "Requests in the queue; what of its limit is taken, those that wait at busy replicas among it; the limit.",
         "none",
         Query(total("mosec_dispatch_queue_requests"), STAGE_NAME),
+        Query(total("mosec_dispatch_queue_taken_requests"), STAGE_NAME + " taken"),
         Query(total("mosec_dispatch_queue_limit_requests"), STAGE_NAME + " limit"),
     ),
     graph(
