@@ -56,8 +56,8 @@ NOW = [
     number("Latest term", "It grows with each election.", "none", f"max({PREFIX}term)"),
     number("Largest store", "The largest log store.", "bytes", f"max({PREFIX}store_bytes)"),
     number(
-        "Leases lost",
-        "Nodes that were given up in the last hour.",
+        "Nodes fell silent",
+        "Times in the last hour that a node was not heard for three seconds. Not all of them were given up.",
         "none",
         f"sum(increase({PREFIX}leases_lost_total[1h]))",
         steps={1: LOW},

@@ -55,7 +55,7 @@ NOW = [
     number("Workers ready", "Workers that take batches.", "none", f"sum(mosec_agent_ready_workers{HERE})"),
     number(
         "Workers not ready",
-        "Workers that were placed and are not ready.",
+        "Workers that start, were lost or leave.",
         "none",
         f"sum(mosec_agent_workers{HERE}) - sum(mosec_agent_ready_workers{HERE})",
         steps={1: LOW},
@@ -89,11 +89,11 @@ NOW = [
 
 WORKERS = [
     graph(
-        "Workers ready and wanted",
-        "Workers that are ready, and those that were placed here.",
+        "Workers ready and placed",
+        "Workers that are ready, and all that the node has, those that start or leave among them.",
         "none",
         Query(each("mosec_agent_ready_workers"), NAME + " ready"),
-        Query(each("mosec_agent_workers"), NAME + " wanted"),
+        Query(each("mosec_agent_workers"), NAME + " placed"),
         links=TO_PIPELINE,
     ),
     graph(

@@ -92,7 +92,7 @@ STATE = [
 TRAFFIC = [
     rows_of(
         "Pipelines",
-        "Each pipeline now. Its name leads to its dashboard.",
+        "Each pipeline now. Its name leads to its dashboard. Workers that start or leave are placed and not ready.",
         {"pipeline": "Pipeline"},
         [
             Column("Requests", rate(REQUESTS, "pipeline", PIPELINE), "reqps", decimals=1),
@@ -108,7 +108,7 @@ TRAFFIC = [
             Column("p99", quantile(0.99, SECONDS, "pipeline", PIPELINE), "s"),
             Column("Queued", f"sum by (pipeline) (mosec_dispatch_queue_requests{PIPELINE})", "none"),
             Column("Workers ready", f"sum by (pipeline) (mosec_agent_ready_workers{PIPELINE})", "none"),
-            Column("Workers wanted", f"sum by (pipeline) (mosec_agent_workers{PIPELINE})", "none"),
+            Column("Workers placed", f"sum by (pipeline) (mosec_agent_workers{PIPELINE})", "none"),
         ],
         link=("pipeline", "pipeline", "pipeline"),
     ),

@@ -66,7 +66,7 @@ NOW = [
     number("In flight", "Batches at replicas.", "none", f"sum(mosec_dispatch_in_flight_batches{STAGE})"),
     number(
         "Workers not ready",
-        "Workers that should be ready and are not.",
+        "Workers that start, were lost or leave.",
         "none",
         f"sum(mosec_agent_workers{STAGE}) - sum(mosec_agent_ready_workers{STAGE})",
         steps={1: LOW},
@@ -203,7 +203,7 @@ BATCHES = [
     ),
     graph(
         "Wait for the batch to fill",
-        "Time that requests waited, with room in hand, for others to come along.",
+        "Time that batches waited, with a replica free for them, for more requests to come along.",
         "s",
         Query(quantile(0.5, "mosec_dispatch_batch_wait_seconds", BY_STAGE, STAGE), STAGE_NAME + " p50"),
         Query(quantile(0.99, "mosec_dispatch_batch_wait_seconds", BY_STAGE, STAGE), STAGE_NAME + " p99"),
@@ -249,11 +249,11 @@ QUEUE = [
 
 WORKERS = [
     graph(
-        "Workers ready and wanted",
-        "Workers that are ready, and those that were placed, over all nodes.",
+        "Workers ready and placed",
+        "Workers that are ready, and all that nodes have, those that start or leave among them.",
         "none",
         Query(total("mosec_agent_ready_workers"), STAGE_NAME + " ready"),
-        Query(total("mosec_agent_workers"), STAGE_NAME + " wanted"),
+        Query(total("mosec_agent_workers"), STAGE_NAME + " placed"),
     ),
     graph(
         "Worker time",
