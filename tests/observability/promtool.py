@@ -5,8 +5,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import pytest
 from boards import ROOT
+from lacking import lacks
 
 IMAGE = "prom/prometheus:v3.5.0"
 UNPACKED = ROOT / "target/promtool"
@@ -14,7 +14,7 @@ UNPACKED = ROOT / "target/promtool"
 
 def promtool(folder: Path, *args: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     """Runs it in a folder, which all files that it is given are in; `given` is what it reads from standard input."""
-    command = _command()
+    command = _found()
     if command[0] == "docker":
         mount = ["-v", f"{folder}:/work:ro", "-w", "/work"]
         command = ["docker", "run", "--rm", "-i", *mount, "--entrypoint", "promtool", IMAGE]
@@ -22,10 +22,15 @@ def promtool(folder: Path, *args: str, given: str | None = None) -> subprocess.C
 
 
 @cache
-def _command() -> tuple[str, ...]:
+def _found() -> tuple[str, ...]:
+    return found()
+
+
+def found() -> tuple[str, ...]:
+    """The command that runs it, or "docker", which needs to be told more."""
     unpacked = UNPACKED / "usr/bin/promtool"
-    if found := shutil.which("promtool"):
-        return (found,)
+    if installed := shutil.which("promtool"):
+        return (installed,)
     if _has_image():
         return ("docker",)
     if not unpacked.exists():
@@ -42,7 +47,7 @@ def _has_image() -> bool:
 def _unpack() -> None:
     """Nothing is installed, and no service started."""
     if not shutil.which("apt-get"):
-        pytest.skip("no promtool, no image of Prometheus, and no Debian to take its package from")
+        lacks("no promtool, no image of Prometheus, and no Debian to take its package from")
     UNPACKED.mkdir(parents=True, exist_ok=True)
     subprocess.run(["apt-get", "download", "-q", "prometheus"], cwd=UNPACKED, check=True, capture_output=True)
     [package] = UNPACKED.glob("prometheus_*.deb")

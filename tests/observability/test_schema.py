@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from boards import ROOT, boards, panels
+from lacking import lacks
 
 HERE = Path(__file__).parent
 # What npm installs stays here.
@@ -34,7 +35,7 @@ type Plain<T> = unknown extends T ? T
 @pytest.fixture(scope="module")
 def compiler() -> Path:
     if not shutil.which("npm"):
-        pytest.skip("no npm")
+        lacks("no npm")
     FOLDER.mkdir(parents=True, exist_ok=True)
     shutil.copy(HERE / "package.json", FOLDER)
     command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"]
