@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mosec_dispatch::DispatchMetrics;
 use mosec_telemetry::{Described, Series, ServiceSeries};
+use mosec_types::ErrorCode;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use crate::revisions::Revisions;
@@ -46,12 +47,29 @@ impl Metrics {
         &self.series
     }
 
-    /// Counts an answered request. The labels are bounded, as its path is a route's.
+    /// Counts a request that was answered with this status.
     pub(crate) fn answered(&self, status: u16, route: &Route) {
+        self.count_answer(status, route);
+        self.revisions.ended(route, status);
+    }
+
+    /// Counts a request that was answered with a stream, of which this became.
+    pub(crate) fn streamed(&self, code: ErrorCode, route: &Route) {
+        // As MOSEC counts it: its head said 200, whatever came after.
+        self.count_answer(ErrorCode::Ok.http_status(), route);
+        self.revisions.ended(route, code.http_status());
+    }
+
+    /// Counts a request whose client left before its answer or amid its stream. MOSEC does not.
+    pub(crate) fn left(&self, route: &Route) {
+        self.revisions.ended(route, ErrorCode::Cancelled.http_status());
+    }
+
+    /// In MOSEC's series. The labels are bounded, as the path is a route's.
+    fn count_answer(&self, status: u16, route: &Route) {
         self.throughput
             .with_label_values(&[status.to_string().as_str(), &route.path])
             .inc();
-        self.revisions.answered(route, status);
     }
 
     /// Notes the time of a request that was worked on with success, from its head to its answer.

@@ -126,18 +126,61 @@ async fn page_or_answer(shared: &Arc<Shared>, http: HttpRequest<Incoming>) -> Ht
 }
 
 /// An inference request: its answer, counted.
-async fn infer(shared: &Arc<Shared>, mut route: Arc<Route>, http: HttpRequest<Incoming>) -> HttpResponse {
+async fn infer(shared: &Arc<Shared>, route: Arc<Route>, http: HttpRequest<Incoming>) -> HttpResponse {
     let streams = route.streams;
-    let response = match answer(shared, &mut route, http).await {
+    let mut open = Open::new(shared, route);
+    let response = match answer(shared, &mut open.route, http).await {
         Ok(response) => response,
         Err(code) if streams => respond::stream_refusal(code),
         Err(code) => respond::error(code, None),
     };
-    // A stream is counted at its end.
-    if !response.body().is_stream() {
-        shared.metrics.answered(response.status().as_u16(), &route);
+    if response.body().is_stream() {
+        open.goes_on();
+    } else {
+        open.answered(response.status());
     }
     response
+}
+
+/// A request that has not been counted yet. Dropped so, it counts as one whose client left.
+struct Open {
+    shared: Arc<Shared>,
+    route: Arc<Route>,
+    is_counted: bool,
+}
+
+impl Open {
+    fn new(shared: &Arc<Shared>, route: Arc<Route>) -> Self {
+        Self {
+            shared: shared.clone(),
+            route,
+            is_counted: false,
+        }
+    }
+
+    fn answered(mut self, status: StatusCode) {
+        self.is_counted = true;
+        self.shared.metrics.answered(status.as_u16(), &self.route);
+    }
+
+    /// Counts one whose answer was a stream that has come to its end.
+    fn streamed(mut self, code: ErrorCode) {
+        self.is_counted = true;
+        self.shared.metrics.streamed(code, &self.route);
+    }
+
+    /// Leaves it to the stream that answers it, which is counted at its end.
+    fn goes_on(mut self) {
+        self.is_counted = true;
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            self.shared.metrics.left(&self.route);
+        }
+    }
 }
 
 /// The steps of an inference request. Each may end it with an error. `route` is in the end that of the revision which took it.
@@ -184,6 +227,7 @@ async fn answer(
                 return Ok(whole(shared, &queued, outcome, started));
             }
             Awaited::Events(events) => {
+                let open = Open::new(shared, queued.route.clone());
                 let shared = shared.clone();
                 events.hold(room);
                 let events = events.on_end(move |End { code, first }| {
@@ -195,8 +239,7 @@ async fn answer(
                     if code.is_ok() {
                         shared.metrics.revisions.took(&queued.route, began);
                     }
-                    // As MOSEC counts it: its head said 200, whatever came after.
-                    shared.metrics.answered(StatusCode::OK.as_u16(), &queued.route);
+                    open.streamed(code);
                     shared.metrics.worked(started.elapsed());
                 });
                 return Ok(respond::events(events));

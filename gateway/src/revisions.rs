@@ -73,10 +73,10 @@ impl Revisions {
         self.live.read().get(&route.first.revision).cloned()
     }
 
-    /// Counts a request that was answered.
-    pub(crate) fn answered(&self, route: &Route, status: u16) {
+    /// Counts a request that is over.
+    pub(crate) fn ended(&self, route: &Route, status: u16) {
         if let Some(series) = self.of(route) {
-            series.answered(route, status);
+            series.ended(route, status);
         }
     }
 
@@ -122,7 +122,8 @@ impl Families {
         Ok(Self {
             requests: series.counters(
                 "mosec_gateway_requests_total",
-                "Requests that were answered, by HTTP status. A stream counts at its end.",
+                "Requests, by the HTTP status they were answered with; 499 where the client left before its answer or amid a \
+                 stream. A stream counts at its end, by what became of it, though its head said 200.",
                 &["pipeline", "revision", "route", "code"],
             )?,
             refused: series.counters(
@@ -216,7 +217,7 @@ impl RevisionSeries {
         }
     }
 
-    fn answered(&self, route: &Route, status: u16) {
+    fn ended(&self, route: &Route, status: u16) {
         match self.ok.get(usize::from(route.index.0)) {
             Some(ok) if status == 200 => ok.inc(),
             _ => {

@@ -4,7 +4,7 @@ use mosec_types::topology::Phase;
 use mosec_types::{ErrorCode, PipelineSpec, Span, SpanKind, StageIndex};
 
 use crate::bench::{Bench, ONE, answer, deployment, eventually, key, only, spec, topology};
-use crate::client::{Version, body};
+use crate::client::{BOTH, Version, body};
 
 impl Bench {
     async fn page(&self) -> String {
@@ -118,6 +118,27 @@ async fn requests_have_their_pipeline_revision_route_and_parts() {
             "{series}: {page}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_request_whose_client_left_counts_as_one() {
+    let bench = Bench::start(spec()).await;
+    let labels = "pipeline=\"echo\",revision=\"1\",route=\"/inference\"";
+    let ended = async |code| {
+        let series = format!("mosec_gateway_requests_total{{code=\"{code}\",{labels}}}");
+        bench.series(&series).await
+    };
+    for (before, version) in BOTH.into_iter().enumerate() {
+        let client = bench.post(version, "{}");
+        let (request, credit) = only(bench.batch().await);
+        client.abort();
+        eventually("it is counted", async || ended(499).await == (before + 1) as f64).await;
+        // An answer that nobody reads is none.
+        answer(request, ErrorCode::Ok, "");
+        drop(credit);
+    }
+    assert_eq!(bench.post(Version::Http1, "").await.unwrap().status, 200);
+    assert_eq!((ended(200).await, ended(499).await), (1.0, 2.0));
 }
 
 #[tokio::test]

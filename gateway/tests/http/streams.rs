@@ -26,6 +26,14 @@ fn streaming() -> PipelineSpec {
     spec
 }
 
+/// How many requests have had this end.
+async fn requests(bench: &Bench, code: ErrorCode) -> f64 {
+    let status = code.http_status();
+    let labels = format!("code=\"{status}\",pipeline=\"echo\",revision=\"1\",route=\"/inference\"");
+    let series = format!("mosec_gateway_requests_total{{{labels}}}");
+    bench.series(&series).await
+}
+
 fn event(request: &mut Request, text: &str) -> bool {
     let payload = Payload::Bytes(text.to_owned().into());
     request.event(payload, Instant::now())
@@ -113,6 +121,7 @@ async fn a_stream_that_breaks_is_held_against_its_revision() {
         (ErrorCode::WorkerCrashed, (2, 1)),
         (ErrorCode::Validation, (3, 1)), // the client's fault
     ] {
+        let before = requests(&bench, code).await;
         let mut client = open(&bench, POST).await;
         let (mut request, _credit) = only(bench.batch().await);
         assert!(event(&mut request, "a"));
@@ -121,8 +130,12 @@ async fn a_stream_that_breaks_is_held_against_its_revision() {
         until(&mut client, "0\r\n\r\n").await;
         eventually("it is counted", async || {
             matches!((bench.traffic)()[..], [(_, counts)] if (counts.requests, counts.errors) == told)
+                && requests(&bench, code).await == before + 1.0
         })
         .await;
+        // For MOSEC it was a success, as its head said so.
+        let as_mosec = "mosec_service_throughput_total{code=\"200\",endpoint=\"/inference\"}";
+        assert_eq!(bench.series(as_mosec).await, told.0 as f64, "{code}");
     }
 }
 
@@ -207,9 +220,9 @@ async fn what_comes_before_a_stream_is_no_event() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_the_work() {
+async fn a_client_that_leaves_ends_the_work_and_is_counted() {
     let bench = Bench::start(streaming()).await;
-    for version in BOTH {
+    for (before, version) in BOTH.into_iter().enumerate() {
         let client = bench.post(version, "{}");
         let (mut request, _credit) = only(bench.batch().await);
         assert!(event(&mut request, "a"));
@@ -217,8 +230,13 @@ async fn a_client_that_leaves_ends_the_work() {
         eventually("it is unwanted", async || !request.reply.is_wanted()).await;
         assert!(!event(&mut request, "b"), "{version:?}");
         eventually("it is not in flight", async || bench.in_flight().await == 0.0).await;
+        eventually("it is counted", async || {
+            requests(&bench, ErrorCode::Cancelled).await == (before + 1) as f64
+        })
+        .await;
         drop(request);
     }
+    assert_eq!(requests(&bench, ErrorCode::Ok).await, 0.0);
 }
 
 #[tokio::test]
