@@ -116,7 +116,7 @@ mod tests {
         let stop = CancellationToken::new();
         let running = tokio::spawn(admin.run(stop.clone()));
         let error = run(Args { address, timeout: 2 }).await.unwrap_err().to_string();
-        let reason = " is not healthy: it answers 503 Service Unavailable: it drains";
+        let reason = " is not healthy\n  because: it answers 503 Service Unavailable: it drains";
         assert!(error.ends_with(reason), "{error}");
         stop.cancel();
         running.await.unwrap();
