@@ -1,6 +1,7 @@
 //! The pages the gateway answers itself: health, metrics, the service's description.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -21,7 +22,19 @@ const SWAGGER_BYTES: usize = 4 << 20;
 /// The page unpacked, once somebody wants it so.
 static UNPACKED: OnceCell<Bytes> = OnceCell::const_new();
 
-/// Answers a request whose path is no route's.
+/// Whether this gateway works. A pipeline may have a route of this path, which it keeps for its requests.
+const HEALTH: &str = "/healthz";
+
+/// Whether somebody asks how this gateway is, be there a route of that path or not.
+pub(crate) fn is_health(http: &HttpRequest<Incoming>) -> bool {
+    is_read(http) && http.uri().path() == HEALTH
+}
+
+fn is_read(http: &HttpRequest<Incoming>) -> bool {
+    matches!(*http.method(), Method::GET | Method::HEAD)
+}
+
+/// Answers a request whose path is no route's, or that asks how this gateway is.
 pub(crate) async fn answer(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
     let response = page(shared, http).await;
     match *http.method() {
@@ -32,15 +45,15 @@ pub(crate) async fn answer(shared: &Shared, http: &HttpRequest<Incoming>) -> Htt
 
 async fn page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
     let path = http.uri().path();
-    let is_read = matches!(*http.method(), Method::GET | Method::HEAD);
     match path {
-        "/" | "/metrics" | "/openapi/metadata.json" | "/openapi/swagger" | "/openapi/swagger/"
-            if !is_read =>
+        "/" | HEALTH | "/metrics" | "/openapi/metadata.json" | "/openapi/swagger" | "/openapi/swagger/"
+            if !is_read(http) =>
         {
             respond::method_not_allowed("GET,HEAD")
         }
         "/" if shared.admission.is_draining() => respond::plain(respond::error(ErrorCode::Draining, None)),
         "/" => respond::plain(respond::text(StatusCode::OK, "MOSEC service")),
+        HEALTH => health(shared),
         "/metrics" => metrics(shared),
         "/openapi/metadata.json" => {
             let document = openapi::document(shared.routes.load().pipelines());
@@ -58,6 +71,23 @@ async fn page(shared: &Shared, http: &HttpRequest<Incoming>) -> HttpResponse {
         "/openapi/swagger/" => swagger(http.headers()).await,
         _ => respond::error(ErrorCode::UnknownRoute, None),
     }
+}
+
+/// As other processes say it on their admin port.
+fn health(shared: &Shared) -> HttpResponse {
+    let knows_topology = shared.knows_topology.load(Ordering::Relaxed);
+    let (status, text) = match (shared.admission.is_draining(), knows_topology) {
+        (true, _) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "it drains: what it has is finished, and nothing new is taken\n",
+        ),
+        (false, false) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "it has not heard from the control plane yet which pipelines there are\n",
+        ),
+        (false, true) => (StatusCode::OK, "ok\n"),
+    };
+    respond::plain(respond::text(status, text))
 }
 
 fn metrics(shared: &Shared) -> HttpResponse {

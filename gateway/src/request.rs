@@ -1,7 +1,7 @@
 //! Hot path. The steps of one request, in order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,6 +32,8 @@ use crate::traffic::Traffic;
 pub(crate) struct Shared {
     pub(crate) admission: Admission,
     pub(crate) routes: ArcSwap<Table>,
+    /// Whether there has been a topology, from the control plane or from an earlier run: it may be one without pipelines.
+    pub(crate) knows_topology: AtomicBool,
     pub(crate) dispatchers: Registry,
     pub(crate) metrics: Metrics,
     /// What others in this process count.
@@ -118,6 +120,9 @@ pub(crate) async fn handle(shared: Arc<Shared>, http: HttpRequest<Incoming>) -> 
 }
 
 async fn page_or_answer(shared: &Arc<Shared>, http: HttpRequest<Incoming>) -> HttpResponse {
+    if pages::is_health(&http) {
+        return pages::answer(shared, &http).await;
+    }
     match shared.route(http.uri().path(), http.headers()) {
         Some(route) if http.method() == Method::POST => infer(shared, route, http).await,
         Some(_) => respond::method_not_allowed("POST"),

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -65,6 +66,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             admission: Admission::new(metrics.remaining.clone()),
             routes: ArcSwap::from_pointee(Table::default()),
+            knows_topology: AtomicBool::new(false),
             dispatchers,
             metrics,
             series,

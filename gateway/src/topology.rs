@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use mosec_dispatch::{Links, StageConfig};
 use mosec_types::Topology;
@@ -23,9 +24,18 @@ pub(crate) async fn follow(
     mut links: Option<Links>,
     stop: CancellationToken,
 ) {
+    let mut has_come = false;
     loop {
-        let now = topology.borrow_and_update().clone();
+        let now = {
+            let newest = topology.borrow_and_update();
+            has_come |= newest.has_changed();
+            newest.clone()
+        };
         apply(&shared, &config, &now, links.as_mut());
+        // A cluster in which nothing has happened yet is at version 0, as is what stands for a topology before there is one.
+        if has_come {
+            shared.knows_topology.store(true, Ordering::Relaxed);
+        }
         tokio::select! {
             changed = topology.changed() => {
                 if changed.is_err() {
@@ -33,6 +43,7 @@ pub(crate) async fn follow(
                     stop.cancelled().await;
                     return;
                 }
+                has_come = true;
             }
             () = stop.cancelled() => return,
         }
@@ -55,6 +66,9 @@ pub(crate) fn apply(shared: &Shared, config: &Config, topology: &Topology, links
     shared.metrics.revisions.follow(topology);
     let table = Arc::new(table);
     let former = shared.routes.swap(table.clone());
+    if topology.version > 0 {
+        shared.knows_topology.store(true, Ordering::Relaxed);
+    }
     // Requests that wait for a revision which takes none any more need not wait for its replicas, slow or broken as those
     // may be: what takes its place serves them.
     for key in table.replaced(&former) {

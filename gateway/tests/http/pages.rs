@@ -1,11 +1,14 @@
-//! The service's description, as a document and as a page.
+//! The service's description, as a document and as a page, and whether the gateway works.
 
 use std::io::Read as _;
+use std::sync::Arc;
 
-use mosec_types::PipelineSpec;
+use mosec_gateway::Config;
+use mosec_types::topology::Phase;
+use mosec_types::{ErrorCode, PipelineSpec};
 
-use crate::bench::{Bench, spec};
-use crate::client::{BOTH, Version, body};
+use crate::bench::{Bench, ONE, answer, deployment, eventually, key, only, spec, topology};
+use crate::client::{Answer, BOTH, Version, body};
 
 const DOCUMENT: &str = "/openapi/metadata.json";
 const SWAGGER: &str = "/openapi/swagger/";
@@ -99,6 +102,83 @@ async fn the_page_needs_nothing_from_elsewhere() {
         )
         .await;
     assert_eq!(known.status, 304);
+}
+
+#[tokio::test]
+async fn a_gateway_is_well_between_its_first_topology_and_its_drain() {
+    let bench = Bench::with_config(Config::default(), Arc::default()).await;
+    for version in BOTH {
+        let early = health(&bench, version).await;
+        let reason = "it has not heard from the control plane yet which pipelines there are\n";
+        assert_eq!(
+            (early.status.as_u16(), early.text()),
+            (503, reason),
+            "{version:?}"
+        );
+        let mut client = bench.client(version).await;
+        // To MOSEC's clients it is there.
+        assert_eq!(client.request("GET", "/", body("")).await.status, 200);
+        let head = client.request("HEAD", "/healthz", body("")).await;
+        assert_eq!((head.status.as_u16(), head.text()), (503, ""));
+    }
+    // That of a cluster in which nothing has happened yet is no different from none.
+    bench.topology.send(Arc::default()).unwrap();
+    eventually("it is well", async || {
+        health(&bench, Version::Http1).await.text() == "ok\n"
+    })
+    .await;
+    bench
+        .topology
+        .send(topology(1, vec![deployment(1, spec(), Phase::Serving)]))
+        .unwrap();
+    eventually("the route is there", async || {
+        bench.registry.dispatcher(key(1, 0)).is_some()
+    })
+    .await;
+    bench.grant(key(1, 0), ONE);
+    let _running = bench.post(Version::Http1, "{}");
+    let (_request, _credit) = only(bench.batch().await);
+    assert_eq!(health(&bench, Version::Http2).await.status, 200);
+    bench.stop.cancel();
+    eventually("it says that it drains", async || {
+        let answer = health(&bench, Version::Http1).await;
+        answer.status == 503 && answer.text().starts_with("it drains: ")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_saved_topology_is_known_from_the_start() {
+    let bench = Bench::start(spec()).await;
+    assert_eq!(health(&bench, Version::Http1).await.status, 200);
+    // Other methods are not for this page.
+    let mut client = bench.client(Version::Http1).await;
+    let refused = client.request("POST", "/healthz", body("x")).await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.header("allow")),
+        (405, Some("GET,HEAD"))
+    );
+}
+
+#[tokio::test]
+async fn a_pipelines_route_has_its_requests_where_the_health_page_is() {
+    let mut spec = spec();
+    spec.routes[0].path = "/healthz".into();
+    let bench = Bench::start(spec).await;
+    for version in BOTH {
+        assert_eq!(health(&bench, version).await.text(), "ok\n");
+        let mut client = bench.client(version).await;
+        let (result, ()) = tokio::join!(client.request("POST", "/healthz", body("{}")), async {
+            let (request, _credit) = only(bench.batch().await);
+            answer(request, ErrorCode::Ok, "result");
+        });
+        assert_eq!(result.text(), "result", "{version:?}");
+    }
+}
+
+async fn health(bench: &Bench, version: Version) -> Answer {
+    let mut client = bench.client(version).await;
+    client.request("GET", "/healthz", body("")).await
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::Request;
 use hyper::header::HOST;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use mosec_wire::control::port_of;
 use tokio::net::TcpStream;
@@ -43,23 +43,23 @@ pub(crate) async fn run(args: Args) -> Result {
 
 /// What it says of itself. An error where it is not well, or does not answer.
 async fn ask(address: &str) -> anyhow::Result<String> {
-    // A gateway has its admin pages on its only port; `/healthz` there may be a pipeline's path.
     let (status, text) = get(address, "/healthz").await?;
-    if status == hyper::StatusCode::NOT_FOUND {
+    // A gateway of an earlier build has no such page, or a pipeline's route there, which is not for GET.
+    if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
         let (status, text) = get(address, "/").await?;
         return told(status, text);
     }
     told(status, text)
 }
 
-fn told(status: hyper::StatusCode, text: String) -> anyhow::Result<String> {
+fn told(status: StatusCode, text: String) -> anyhow::Result<String> {
     if !status.is_success() {
         bail!("it answers {status}: {text}");
     }
     Ok(text)
 }
 
-async fn get(address: &str, path: &str) -> anyhow::Result<(hyper::StatusCode, String)> {
+async fn get(address: &str, path: &str) -> anyhow::Result<(StatusCode, String)> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends with its answer, or with this process.
@@ -79,6 +79,8 @@ async fn get(address: &str, path: &str) -> anyhow::Result<(hyper::StatusCode, St
 #[cfg(test)]
 mod tests {
     use mosec_telemetry::Admin;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -106,6 +108,30 @@ mod tests {
         let address = silent.local_addr().unwrap().to_string();
         let error = run(Args { address, timeout: 1 }).await.unwrap_err().to_string();
         assert!(error.contains("no answer within 1s"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_without_the_page_is_asked_for_its_first() {
+        for status in ["404 Not Found", "405 Method Not Allowed"] {
+            let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = gateway.local_addr().unwrap().to_string();
+            let serving = tokio::spawn(async move {
+                for (path, status, text) in [("/healthz", status, ""), ("/", "200 OK", "MOSEC service")] {
+                    let (mut stream, _) = gateway.accept().await.unwrap();
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(stream.read_u8().await.unwrap());
+                    }
+                    let asked = format!("GET {path} HTTP/1.1\r\n");
+                    assert!(head.starts_with(asked.as_bytes()), "{path}");
+                    let length = text.len();
+                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{text}");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+            assert_eq!(ask(&address).await.unwrap(), "MOSEC service", "{status}");
+            serving.await.unwrap();
+        }
     }
 
     #[tokio::test]
