@@ -23,6 +23,18 @@ const PARTS: [SpanKind; 6] = [
     SpanKind::Batch,
 ];
 
+/// Ends of requests that are shown before the first of them: what comes into being at 1 has no rate.
+const FAILURES: [&str; 4] = ["408", "429", "500", "503"];
+/// Refusals that are shown before the first of them.
+const REFUSALS: [ErrorCode; 6] = [
+    ErrorCode::QueueFull,
+    ErrorCode::NoReplica,
+    ErrorCode::Draining,
+    ErrorCode::BodyTooLarge,
+    ErrorCode::BodyUnreadable,
+    ErrorCode::BodyMemory,
+];
+
 /// Far more spans than any route leads to. An answer that has more says nothing of its parts.
 const MAX_SPANS: usize = 1024;
 
@@ -196,13 +208,25 @@ impl RevisionSeries {
         }
         let part =
             |stage: &str, kind: SpanKind| families.parts.with_label_values(&[pipeline, stage, kind.name()]);
-        let ok = |path: &str| {
-            families
-                .requests
-                .with_label_values(&[pipeline, &number, path, "200"])
+        let ended = |path: &str, code: &str| {
+            let labels = [pipeline, &number, path, code];
+            families.requests.with_label_values(&labels)
         };
+        for route in &spec.routes {
+            for code in FAILURES {
+                ended(&route.path, code);
+            }
+        }
+        for reason in REFUSALS {
+            let labels = [pipeline, reason.name()];
+            families.refused.with_label_values(&labels);
+        }
         Self {
-            ok: spec.routes.iter().map(|route| ok(&route.path)).collect(),
+            ok: spec
+                .routes
+                .iter()
+                .map(|route| ended(&route.path, "200"))
+                .collect(),
             seconds: families.seconds.with_label_values(&[pipeline, &number]),
             gateway: part("", SpanKind::Gateway),
             parts: spec

@@ -121,6 +121,24 @@ async fn requests_have_their_pipeline_revision_route_and_parts() {
 }
 
 #[tokio::test]
+async fn failures_are_shown_before_the_first_of_them() {
+    let bench = Bench::start(spec()).await;
+    let page = bench.page().await;
+    check(&page);
+    for route in ["/inference", "/text"] {
+        for code in [200, 408, 429, 500, 503] {
+            let labels = format!("code=\"{code}\",pipeline=\"echo\",revision=\"1\",route=\"{route}\"");
+            let series = format!("\nmosec_gateway_requests_total{{{labels}}} 0\n");
+            assert!(page.contains(&series), "{series}: {page}");
+        }
+    }
+    for reason in ["queue_full", "no_replica", "draining", "body_memory"] {
+        let series = format!("\nmosec_gateway_refused_total{{pipeline=\"echo\",reason=\"{reason}\"}} 0\n");
+        assert!(page.contains(&series), "{series}: {page}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_whose_client_left_counts_as_one() {
     let bench = Bench::start(spec()).await;
     let labels = "pipeline=\"echo\",revision=\"1\",route=\"/inference\"";
