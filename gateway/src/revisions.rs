@@ -41,7 +41,7 @@ const MAX_SPANS: usize = 1024;
 /// The revisions that there are.
 pub(crate) struct Revisions {
     families: Arc<Families>,
-    live: RwLock<HashMap<Revision, Arc<RevisionSeries>>>,
+    live: RwLock<HashMap<Revision, RevisionSeries>>,
 }
 
 struct Families {
@@ -76,43 +76,41 @@ impl Revisions {
         let taking = |deployment: &&Deployment| deployment.phase.takes_requests();
         for deployment in topology.deployments.iter().filter(taking) {
             live.entry(deployment.revision)
-                .or_insert_with(|| Arc::new(RevisionSeries::new(&self.families, deployment)));
+                .or_insert_with(|| RevisionSeries::new(&self.families, deployment));
         }
     }
 
-    /// Those of a route; `None` where its revision is gone, whose last answers are not counted.
-    fn of(&self, route: &Route) -> Option<Arc<RevisionSeries>> {
-        self.live.read().get(&route.first.revision).cloned()
+    /// Notes something in those of a route; nothing where its revision is gone, whose last answers are not counted.
+    fn note(&self, route: &Route, note: impl FnOnce(&RevisionSeries)) {
+        if let Some(series) = self.live.read().get(&route.first.revision) {
+            note(series);
+        }
     }
 
     /// Counts a request that is over.
     pub(crate) fn ended(&self, route: &Route, status: u16) {
-        if let Some(series) = self.of(route) {
-            series.ended(route, status);
-        }
+        self.note(route, |series| series.ended(route, status));
     }
 
     /// Counts a request that was answered before it had a place in a queue.
     pub(crate) fn refused(&self, route: &Route, code: ErrorCode) {
-        if let Some(series) = self.of(route) {
+        self.note(route, |series| {
             let labels = [series.spec.name.as_str(), code.name()];
             series.families.refused.with_label_values(&labels).inc();
-        }
+        });
     }
 
     /// Notes how long a request took that was answered with success; of a stream, to its first event.
     pub(crate) fn took(&self, route: &Route, took: Duration) {
-        if let Some(series) = self.of(route) {
-            series.seconds.observe(took.as_secs_f64());
-        }
+        self.note(route, |series| series.seconds.observe(took.as_secs_f64()));
     }
 
     /// Notes the same, and where the time went.
     pub(crate) fn took_in_parts(&self, route: &Route, took: Duration, spans: &[Span]) {
-        if let Some(series) = self.of(route) {
+        self.note(route, |series| {
             series.seconds.observe(took.as_secs_f64());
             series.note_parts(took, spans);
-        }
+        });
     }
 }
 
