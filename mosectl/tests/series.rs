@@ -45,7 +45,7 @@ What each process tells on its `/metrics`. This page is written from the code: `
 Families without a series are left out of a scrape, as MOSEC does. Labels are bounded: `pipeline`, `revision`, `stage` and `route` are those
 that are deployed, and their series go when the last revision that has them does; `node` is one to which a link is open; `reason` and
 `code` are of tables in the code. The prefix `mosec_service` is `--namespace`, and those series are MOSEC's, as
-[http.md](http.md#series) says.
+[http.md](http.md#series) says; `mosec_service_throughput_total` keeps an `endpoint` that is no longer deployed until its gateway ends.
 ";
 
 const TAIL: &str = "
