@@ -52,7 +52,7 @@ impl Metrics {
         Ok(Self {
             leader: gauge(
                 "leader",
-                "Whether the member leads: 1 where it does, 0 elsewhere.",
+                "Whether the member leads and a majority follows: 1 where so, 0 elsewhere.",
             )?,
             leader_known: gauge(
                 "leader_known",

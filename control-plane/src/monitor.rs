@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::Fatal;
-use openraft::{BasicNode, RaftMetrics, ServerState};
+use openraft::{BasicNode, RaftMetrics};
 use tokio_util::sync::CancellationToken;
 
 use crate::census::{Census, OnTheirWay};
@@ -45,6 +45,7 @@ impl Monitor {
         let mut due = tokio::time::interval(GAUGES_EVERY);
         let mut shown = Shown::default();
         loop {
+            // At each tick too, as the loss of a majority is no event.
             // Not held while it is read: what else asks Raft then would wait for whoever waits to write it.
             let now = raft.borrow_and_update().clone();
             if let Err(fatal) = self.read(&now, &mut shown) {
@@ -71,10 +72,11 @@ impl Monitor {
     fn read(&self, raft: &RaftMetrics<MemberId, BasicNode>, shown: &mut Shown) -> Result<(), String> {
         let metrics = &self.metrics;
         let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
-        if self.handle.leading_term().is_some() {
+        // Raft calls one a leader that has lost its majority, until it hears of another.
+        let leads = self.handle.leading_term().is_some();
+        if leads {
             self.health.heard.note_leading();
         }
-        let leads = raft.state == ServerState::Leader;
         metrics.leader.set(leads.into());
         metrics.leader_known.set(self.health.knows_leader().into());
         metrics.term.set(index(Some(raft.current_term)));
@@ -90,6 +92,8 @@ impl Monitor {
         let lags = others.map(|(member, matched)| (*member, lag(logged, matched.map(|id| id.index))));
         metrics.show_lags(&mut shown.lags, lags.collect());
         let leases = self.leadership.with(|tenure| tenure.leases.len());
+        // The tenure ends a moment after the majority is lost.
+        let leases = leases.filter(|_| leads);
         let count = leases.unwrap_or(0);
         metrics.leases.set(i64::try_from(count).unwrap_or(i64::MAX));
         match leases {

@@ -36,6 +36,45 @@ async fn a_member_without_a_majority_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_a_majority_does_not_show_that_it_leads() {
+    let mut cluster = Cluster::start(3).await;
+    all_healthy(&cluster).await;
+    let leader = cluster.leader().await;
+    let followers = cluster.followers().await;
+    let of_leader = |cluster: &Cluster| {
+        let page = cluster.page(leader);
+        let shown = |name| page.iter().any(|line: &String| line.starts_with(name));
+        ["leader 1", "nodes{", "replication_lag_entries{"].map(shown)
+    };
+    eventually("what the leader sees", || async {
+        (of_leader(&cluster) == [true; 3]).then_some(())
+    })
+    .await;
+    for &follower in &followers {
+        cluster.stop(follower).await;
+    }
+    eventually("nothing of a leader", || async {
+        (of_leader(&cluster) == [false; 3]).then_some(())
+    })
+    .await;
+    assert_eq!(
+        cluster.gauge(leader, "leader_known"),
+        1.0,
+        "an election takes a while"
+    );
+    let reason = eventually("an ill member", || async { cluster.illness(leader) }).await;
+    assert!(reason.starts_with("it has known no leader for 1"), "{reason}");
+    eventually("the same in its series", || async {
+        (cluster.gauge(leader, "leader_known") == 0.0).then_some(())
+    })
+    .await;
+    for &follower in &followers {
+        cluster.restart(follower).await;
+    }
+    all_healthy(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_is_ill_until_it_takes_part() {
     let mut cluster = Cluster::start(3).await;
     all_healthy(&cluster).await;
