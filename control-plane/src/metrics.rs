@@ -14,6 +14,7 @@ const PREFIX: &str = "mosec_control_plane";
 pub(crate) struct Metrics {
     pub(crate) leader: IntGauge,
     pub(crate) leader_known: IntGauge,
+    pub(crate) leaderships: IntCounter,
     pub(crate) term: IntGauge,
     pub(crate) last_applied: IntGauge,
     pub(crate) last_log: IntGauge,
@@ -57,6 +58,10 @@ impl Metrics {
             leader_known: gauge(
                 "leader_known",
                 "Whether the member leads or has heard of a leader in the last ten seconds: 1 where so, 0 elsewhere.",
+            )?,
+            leaderships: series.counter(
+                &format!("{PREFIX}_leaderships_total"),
+                "Times that the member came to lead, since its process started.",
             )?,
             term: gauge("term", "Raft term; it grows with each election.")?,
             last_applied: gauge(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use openraft::error::Fatal;
 use openraft::{BasicNode, RaftMetrics};
+use prometheus::IntCounter;
 use tokio_util::sync::CancellationToken;
 
 use crate::census::{Census, OnTheirWay};
@@ -94,6 +95,7 @@ impl Monitor {
         let leases = self.leadership.with(|tenure| tenure.leases.len());
         // The tenure ends a moment after the majority is lost.
         let leases = leases.filter(|_| leads);
+        advance(&metrics.leaderships, self.leadership.begun());
         let count = leases.unwrap_or(0);
         metrics.leases.set(i64::try_from(count).unwrap_or(i64::MAX));
         match leases {
@@ -116,10 +118,7 @@ impl Monitor {
             .with(|tenure| Census::take(&model, &tenure.leases));
         self.metrics.show(census);
         self.count_rollouts(&model, shown);
-        let counted = self.metrics.leases_lost.get();
-        self.metrics
-            .leases_lost
-            .inc_by(self.leadership.lost_leases().saturating_sub(counted));
+        advance(&self.metrics.leases_lost, self.leadership.lost_leases());
     }
 
     /// Counts the rollouts that have ended since this was last called in this tenure.
@@ -145,6 +144,11 @@ impl Monitor {
             Err(error) => tracing::warn!(%error, "the store's size is unknown"),
         }
     }
+}
+
+/// Has the counter show what was counted elsewhere.
+fn advance(counter: &IntCounter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 /// Entries from one index to another, which comes after it as a rule.

@@ -97,6 +97,8 @@ pub struct Leadership {
     news: Notify,
     /// Leases that ran out in all tenures of this process.
     lost_leases: AtomicU64,
+    /// Tenures that this process has begun.
+    begun: AtomicU64,
 }
 
 impl Leadership {
@@ -108,6 +110,11 @@ impl Leadership {
     /// How many leases have run out while this member led.
     pub fn lost_leases(&self) -> u64 {
         self.lost_leases.load(Ordering::Relaxed)
+    }
+
+    /// How often this member came to lead.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Takes a gateway's report of its requests; false where this member does not lead.
@@ -189,6 +196,7 @@ impl Reconciler {
             return false;
         }
         let model = self.model.borrow().clone();
+        self.leadership.begun.fetch_add(1, Ordering::Relaxed);
         *self.leadership.tenure.lock() = Some(Tenure::begin(term, self.timing, &model, Instant::now()));
         tracing::info!(term, "leadership gained");
         true
