@@ -306,6 +306,10 @@ impl Inner {
         let mut due = None;
         while !state.is_idle() {
             let supply = pick::best_supply(&loads);
+            if supply != Supply::Idle {
+                // It waits for a replica from here on, and for more requests only meanwhile.
+                state.collecting_since = None;
+            }
             let mut collected = None;
             let batch = if state.retry.is_empty() {
                 let limits = self.config.limits;
@@ -320,7 +324,9 @@ impl Inner {
                         state.queue.take_batch(limits, &mut outbox.released)
                     }
                     Decision::WaitUntil(at) => {
-                        state.collecting_since.get_or_insert(now);
+                        if supply == Supply::Idle {
+                            state.collecting_since.get_or_insert(now);
+                        }
                         due = Some(at);
                         break;
                     }

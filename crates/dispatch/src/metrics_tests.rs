@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mosec_telemetry::{Series, render};
+use mosec_types::spec::Batching;
 use mosec_types::{Revision, SpanKind, StageIndex, StageKey};
 use tokio::sync::oneshot;
 
@@ -37,6 +38,14 @@ impl Bench {
         let mut config = StageConfig::of(&spec(1, &[], &[&[0]]), key, grace).unwrap();
         config.capacity = 10;
         config.limits.max_requests = revision as usize;
+        Dispatcher::new(config, &self.metrics)
+    }
+
+    /// One whose batches of up to nine wait for two seconds.
+    fn slow_dispatcher(&self, batching: Batching) -> Dispatcher {
+        let mut config = self.dispatcher(9, Duration::from_secs(60)).config().clone();
+        config.limits.max_wait = Duration::from_secs(2);
+        config.limits.batching = batching;
         Dispatcher::new(config, &self.metrics)
     }
 
@@ -128,31 +137,65 @@ async fn the_last_dispatcher_of_a_stage_takes_its_series_along() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_waits_for_as_long_as_its_window_costs() {
     let bench = Bench::new();
-    let mut config = bench.dispatcher(9, Duration::from_secs(60)).config().clone();
-    config.limits.max_wait = Duration::from_secs(2);
-    let dispatcher = Dispatcher::new(config, &bench.metrics);
+    let dispatcher = bench.slow_dispatcher(Batching::Window);
     let _first = submit(&dispatcher, 1);
     tokio::time::sleep(Duration::from_millis(500)).await;
     // A credit is in hand from here on.
     bench.window(&dispatcher, 1, 1);
     let _second = submit(&dispatcher, 2);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let mut batches = bench.target.take();
-    let spans = batches.remove(0).requests.into_iter().map(|request| {
-        let spans = request
-            .spans
-            .iter()
-            .map(|span| (span.kind, span.micros / 100_000));
-        spans.collect::<Vec<_>>()
-    });
+    let batch = bench.target.take().remove(0);
     // The window is the first's, counted from its arrival. The second was there for what was left of it.
     let expected = [
         vec![(SpanKind::Queue, 5), (SpanKind::Batch, 15)],
         vec![(SpanKind::Queue, 0), (SpanKind::Batch, 15)],
     ];
-    assert_eq!(spans.collect::<Vec<_>>(), expected);
+    assert_eq!(tenths(batch), expected);
+    assert_waits(&bench, [3.5, 1.5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_without_a_free_replica_does_not_collect() {
+    let bench = Bench::new();
+    let dispatcher = bench.slow_dispatcher(Batching::Window);
+    let _outcome = submit(&dispatcher, 1);
+    // A replica is free, goes, and is free again for the last half second.
+    for replicas in [1, 0, 1] {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        bench.window(&dispatcher, replicas, 1);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let expected = [vec![(SpanKind::Queue, 15), (SpanKind::Batch, 5)]];
+    assert_eq!(tenths(bench.target.take().remove(0)), expected);
+    assert_waits(&bench, [2.0, 0.5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_may_go_behind_another_waits_for_a_replica() {
+    let bench = Bench::new();
+    let dispatcher = bench.slow_dispatcher(Batching::Adaptive);
+    bench.window(&dispatcher, 1, 2);
+    let _outcomes = [1, 2].map(|id| submit(&dispatcher, id));
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let mut batches = bench.target.take();
+    // The first found the replica free.
+    assert_eq!(tenths(batches.remove(1)), [vec![(SpanKind::Queue, 20)]]);
+    assert_waits(&bench, [2.0, 0.0]);
+}
+
+/// Where the time of a batch's requests went, in tenths of a second.
+fn tenths(batch: Dispatched) -> Vec<Vec<(SpanKind, u32)>> {
+    let of_request = |request: &Request| {
+        let spans = request.spans.iter();
+        spans.map(|span| (span.kind, span.micros / 100_000)).collect()
+    };
+    batch.requests.iter().map(of_request).collect()
+}
+
+/// `expected`: seconds that all requests were queued, and all batches collected.
+fn assert_waits(bench: &Bench, expected: [f64; 2]) {
     let sums = ["queue_wait_seconds_sum", "batch_wait_seconds_sum"].map(|name| bench.value(name).unwrap());
-    for (found, expected) in sums.into_iter().zip([3.5, 1.5]) {
+    for (found, expected) in sums.into_iter().zip(expected) {
         assert!((found - expected).abs() < 0.01, "{sums:?}");
     }
 }

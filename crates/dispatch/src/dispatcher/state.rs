@@ -21,7 +21,7 @@ pub(super) struct State {
     pub(super) targets: Vec<Slot>,
     /// Room for what the pick sees of them, kept between rounds.
     pub(super) loads: Vec<Load>,
-    /// Since when a batch could leave and waits for more requests.
+    /// Since when a replica has been free for a batch that waits for more requests.
     pub(super) collecting_since: Option<Instant>,
     /// How long batches take, as seen from here.
     pub(super) batch_time: BatchTime,
