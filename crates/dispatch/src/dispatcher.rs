@@ -196,6 +196,7 @@ impl Watched for Inner {
         let is_open = !state.is_draining();
         Standing {
             queued: state.queued(),
+            taken: if is_open { state.taken() } else { 0 },
             queue_limit: if is_open { self.config.capacity } else { 0 },
             batch_limit: self.config.limits.max_requests,
             in_flight: state.targets.iter().map(Slot::outstanding).sum(),

@@ -60,6 +60,8 @@ pub(crate) trait Watched: Send + Sync {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) queued: usize,
+    /// Requests that count against the limit; none where it takes no new ones.
+    pub(crate) taken: usize,
     /// Requests that its queue may hold; none where it takes no new ones.
     pub(crate) queue_limit: usize,
     pub(crate) batch_limit: usize,
@@ -71,6 +73,7 @@ impl Standing {
     fn with(self, other: Self) -> Self {
         Self {
             queued: self.queued + other.queued,
+            taken: self.taken + other.taken,
             queue_limit: self.queue_limit + other.queue_limit,
             // Requests of two revisions are never in one batch.
             batch_limit: self.batch_limit.max(other.batch_limit),
@@ -83,6 +86,7 @@ impl Standing {
     fn values(self) -> Vec<f64> {
         vec![
             self.queued as f64,
+            self.taken as f64,
             self.queue_limit as f64,
             self.batch_limit as f64,
             f64::from(self.in_flight),
@@ -91,10 +95,15 @@ impl Standing {
     }
 }
 
-const STANDINGS: [scrape::Named; 5] = [
+const STANDINGS: [scrape::Named; 6] = [
     (
         "mosec_dispatch_queue_requests",
         "Requests that wait in a stage's queue.",
+    ),
+    (
+        "mosec_dispatch_queue_taken_requests",
+        "Requests that count against the limit of a stage's queue: those in it, and those that were sent ahead \
+         and wait at busy replicas.",
     ),
     (
         "mosec_dispatch_queue_limit_requests",

@@ -87,20 +87,46 @@ async fn revisions_share_the_series_of_their_stage() {
     let _outcomes: Vec<_> = (0..3).map(|id| submit(&old, id)).collect();
     let _waits = submit(&new, 3);
     bench.window(&new, 0, 5);
-    let found = |names: [&str; 6]| names.map(|name| bench.value(name).unwrap());
+    let found = |names: [&str; 7]| names.map(|name| bench.value(name).unwrap());
     let names = [
         "queue_requests",
+        "queue_taken_requests",
         "queue_limit_requests",
         "batch_limit_requests",
         "in_flight_batches",
         "credits",
         "batches_total",
     ];
-    // Two of the first revision are out and one waits, as does that of the second, whose replicas are not ready.
-    assert_eq!(found(names), [2.0, 20.0, 2.0, 2.0, 0.0, 2.0]);
+    // Two of the first revision are out, the second of them ahead of its time, and one waits, as does that of the second
+    // revision, whose replicas are not ready.
+    assert_eq!(found(names), [2.0, 3.0, 20.0, 2.0, 2.0, 0.0, 2.0]);
     old.hand_back();
     bench.window(&old, 1, 5);
-    assert_eq!(found(names), [1.0, 10.0, 2.0, 3.0, 2.0, 3.0], "it takes no more");
+    assert_eq!(
+        found(names),
+        [1.0, 1.0, 10.0, 2.0, 3.0, 2.0, 3.0],
+        "it takes no more"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_refuses_once_all_its_limit_is_taken() {
+    let bench = Bench::new();
+    let dispatcher = bench.dispatcher(1, Duration::from_secs(1));
+    bench.window(&dispatcher, 1, 7);
+    let found = || {
+        let names = ["queue_requests", "queue_taken_requests", "queue_limit_requests"];
+        names.map(|name| bench.value(name).unwrap())
+    };
+    let mut outcomes = Vec::new();
+    // One runs, and six are sent ahead.
+    for id in 0..10 {
+        outcomes.push(submit(&dispatcher, id));
+    }
+    assert_eq!((found(), dispatcher.refuse_early()), ([3.0, 9.0, 10.0], None));
+    outcomes.push(submit(&dispatcher, 10));
+    let full = Some(mosec_types::ErrorCode::QueueFull);
+    assert_eq!((found(), dispatcher.refuse_early()), ([4.0, 10.0, 10.0], full));
 }
 
 #[tokio::test(start_paused = true)]

@@ -122,6 +122,11 @@ impl State {
         self.queue.len() + self.retry.iter().map(Vec::len).sum::<usize>()
     }
 
+    /// Requests that count against the capacity. Those to be sent again were let in before and do not.
+    pub(super) fn taken(&self) -> usize {
+        self.queue.len() + self.sent_ahead()
+    }
+
     /// Whether requests are to go elsewhere.
     pub(super) fn is_draining(&self) -> bool {
         self.closed || self.is_replaced
