@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mosec_telemetry::{Kind, Series};
 use mosec_types::NodeId;
-use mosec_wire::LinkError;
+use mosec_wire::{LinkError, LinkStats};
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec};
 
@@ -68,8 +68,9 @@ pub(crate) struct LinkMetrics {
     receive_buffer_bytes: Arc<AtomicUsize>,
 }
 
-/// The links that are open, in the order in which they were opened.
-type Open = Arc<Mutex<BTreeMap<u64, (NodeId, LinkTarget)>>>;
+/// The newest link to each node, with its number, while it is open. Of one that lingers beside a newer one nothing is
+/// said, not even when that one has ended: counts of another link would look like a leap of this one's.
+type Open = Arc<Mutex<BTreeMap<NodeId, (u64, LinkTarget)>>>;
 
 impl LinkMetrics {
     pub(crate) fn new(series: &Series) -> prometheus::Result<Self> {
@@ -112,14 +113,19 @@ impl LinkMetrics {
         self.receive_buffer_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Counts a link, and shows it until the guard is dropped.
+    /// Counts a link, and shows it until the guard is dropped or a newer one to the node is opened.
     pub(crate) fn open(&self, node: &NodeId, target: &LinkTarget) -> OpenLink {
-        self.opened.inc();
         let mut open = self.open.lock();
-        let number = open.last_key_value().map_or(0, |(&last, _)| last + 1);
-        open.insert(number, (node.clone(), target.clone()));
+        // Under the lock: no two links have the same number.
+        self.opened.inc();
+        let number = self.opened.get();
+        let older = open.insert(node.clone(), (number, target.clone()));
+        // The lock is released first, as in the drop of a guard.
+        drop(open);
+        drop(older);
         OpenLink {
             open: self.open.clone(),
+            node: node.clone(),
             number,
         }
     }
@@ -132,38 +138,35 @@ impl LinkMetrics {
 /// A link that is open. Ends with its drop.
 pub(crate) struct OpenLink {
     open: Open,
+    node: NodeId,
     number: u64,
 }
 
 impl Drop for OpenLink {
     fn drop(&mut self) {
+        let mut open = self.open.lock();
+        let is_shown = open
+            .get(&self.node)
+            .is_some_and(|(number, _)| *number == self.number);
+        let ended = is_shown.then(|| open.remove(&self.node));
         // The lock is released first: the link may end with this.
-        let ended = self.open.lock().remove(&self.number);
+        drop(open);
         drop(ended);
     }
 }
 
-/// The newest link to each node: of one that lingers beside it nothing is said.
-fn newest(open: &Open) -> BTreeMap<NodeId, LinkTarget> {
-    open.lock().values().cloned().collect()
-}
-
 fn gauges(open: &Open) -> Vec<Reading> {
-    let of_link = |(node, target): (NodeId, LinkTarget)| {
-        let stats = target.stats()?;
-        let values = vec![
+    read(open, |target, stats| {
+        vec![
             stats.round_trip.as_secs_f64(),
             stats.congestion_window_bytes as f64,
             target.in_flight() as f64,
-        ];
-        Some((vec![node.to_string()], values))
-    };
-    newest(open).into_iter().filter_map(of_link).collect()
+        ]
+    })
 }
 
 fn counters(open: &Open) -> Vec<Reading> {
-    let of_link = |(node, target): (NodeId, LinkTarget)| {
-        let stats = target.stats()?;
+    read(open, |_, stats| {
         let counts = [
             stats.sent_packets,
             stats.lost_packets,
@@ -172,7 +175,17 @@ fn counters(open: &Open) -> Vec<Reading> {
             stats.sent_datagrams,
             stats.send_calls,
         ];
-        Some((vec![node.to_string()], counts.map(|count| count as f64).to_vec()))
+        counts.map(|count| count as f64).to_vec()
+    })
+}
+
+/// What is shown of the links that know their transport.
+fn read(open: &Open, values: impl Fn(&LinkTarget, LinkStats) -> Vec<f64>) -> Vec<Reading> {
+    // The lock is released first, as whoever is asked may take its time.
+    let links = open.lock().clone();
+    let of_link = |(node, (_, target)): (NodeId, (u64, LinkTarget))| {
+        let stats = target.stats()?;
+        Some((vec![node.to_string()], values(&target, stats)))
     };
-    newest(open).into_iter().filter_map(of_link).collect()
+    links.into_iter().filter_map(of_link).collect()
 }

@@ -358,9 +358,9 @@ async fn a_node_that_cannot_be_reached_is_named_until_it_can_or_is_not_wanted() 
     until(|| down.get() == 0).await;
 }
 
-/// A link that counts.
+/// A link that has counted so many bytes.
 #[derive(Debug)]
-struct Counting(MemoryLink);
+struct Counting(MemoryLink, u64);
 
 impl Link for Counting {
     fn send(&self, batch: Batch) -> BoxFuture<'_, Result<Box<dyn Answers>, LinkError>> {
@@ -378,7 +378,7 @@ impl Link for Counting {
     fn stats(&self) -> Option<LinkStats> {
         Some(LinkStats {
             round_trip: Duration::from_millis(250),
-            sent_bytes: 7,
+            sent_bytes: self.1,
             ..LinkStats::default()
         })
     }
@@ -392,7 +392,7 @@ impl Connect for Counted {
     fn connect(&self, node: Node) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>> {
         let (link, end) = pair(node.id, Incarnation(1));
         self.0.lock().push(end);
-        Box::pin(async { Ok(Arc::new(Counting(link)) as Arc<dyn Link>) })
+        Box::pin(async { Ok(Arc::new(Counting(link, 7)) as Arc<dyn Link>) })
     }
 
     fn receive_buffer_bytes(&self) -> Option<usize> {
@@ -453,4 +453,32 @@ async fn a_links_series_are_there_while_it_is_open() {
         has(&["mosec_link_lost_total{reason=\"lost\"} 1"]),
         "it was not wanted"
     );
+}
+
+#[test]
+fn a_link_that_lingers_is_not_shown_after_a_newer_one() {
+    let series = mosec_telemetry::Series::default();
+    let metrics = DispatchMetrics::new(&series).unwrap();
+    let open = |bytes| {
+        let (link, _end) = pair(far().id, Incarnation(1));
+        let link: Arc<dyn Link> = Arc::new(Counting(link, bytes));
+        metrics.links.open(&far().id, &LinkTarget::new(link))
+    };
+    let shown = || {
+        let page = mosec_telemetry::render(&[&series]);
+        let name = "mosec_link_sent_bytes_total{node=\"far\"} ";
+        let value = page.lines().find_map(|line| line.strip_prefix(name));
+        value.map(|value| value.parse::<u64>().unwrap())
+    };
+    let older = open(900);
+    assert_eq!(shown(), Some(900));
+    let newer = open(7);
+    assert_eq!(shown(), Some(7));
+    drop(newer);
+    assert_eq!(shown(), None, "the older one has counted more");
+    let newest = open(8);
+    drop(older);
+    assert_eq!(shown(), Some(8));
+    drop(newest);
+    assert_eq!(shown(), None);
 }
