@@ -163,22 +163,6 @@ pub fn described_series() -> prometheus::Result<Vec<Described>> {
     Ok(series.described())
 }
 
-/// Counts one thing for as long as it lives.
-pub(crate) struct Counted(IntGauge);
-
-impl Counted {
-    pub(crate) fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use mosec_telemetry::render;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use mosec_telemetry::{Series, ServiceSeries};
+use mosec_telemetry::{Counted, Series, ServiceSeries};
 use mosec_types::ReplicaId;
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
@@ -293,22 +293,6 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.set(0);
-    }
-}
-
-/// Counts one thing for as long as it lives.
-pub(crate) struct Counted(IntGauge);
-
-impl Counted {
-    fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use mosec_dispatch::custody::{self, Loss, Rules};
 use mosec_dispatch::{Credit, Dispatched, Target, Window};
 use mosec_shm_ring::now_micros;
+use mosec_telemetry::Counted;
 use mosec_types::{ErrorCode, PipelineSpec, StageKey};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::deliver::Deliver;
-use crate::metrics::{Counted, PoolMetrics};
+use crate::metrics::PoolMetrics;
 use crate::windows::{Place, Windows};
 use crate::workers::{Unsent, Worker};
 

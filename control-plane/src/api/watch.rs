@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
+use mosec_telemetry::Counted;
 use mosec_wire::control::proto;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
@@ -12,7 +13,6 @@ use tonic::Status;
 
 use super::{Api, forward};
 use crate::feed::Have;
-use crate::metrics::Counted;
 use crate::state::Model;
 
 /// How often a quiet stream asks itself whether this member is still a good source.

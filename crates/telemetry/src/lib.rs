@@ -2,6 +2,7 @@
 
 mod admin;
 mod command;
+mod counted;
 mod format;
 mod identity;
 mod log;
@@ -13,6 +14,7 @@ mod signals;
 
 pub use admin::Admin;
 pub use command::{parse_args, run_daemon};
+pub use counted::Counted;
 pub use identity::register_identity;
 pub use log::{LogFormat, init_logging};
 pub use process::{described_process, register_process};

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
+use mosec_telemetry::Counted;
 use mosec_types::topology::NodeHealth;
 use mosec_types::{NodeId, PipelineName};
 use mosec_wire::control::proto::logs_reply::Part as Reply;
@@ -13,7 +14,6 @@ use tonic::{Request, Response, Status};
 
 use crate::access;
 use crate::api::{Api, ReplyStream, forward, invalid, refused};
-use crate::metrics::Counted;
 use crate::raft::handle::ProposeError;
 use crate::relay::{Asker, Part, Question};
 use crate::state::{Model, Refusal};
