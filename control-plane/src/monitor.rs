@@ -72,7 +72,7 @@ impl Monitor {
 
     fn read(&self, raft: &RaftMetrics<MemberId, BasicNode>, shown: &mut Shown) -> Result<(), String> {
         let metrics = &self.metrics;
-        let index = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
+        let index = |index: Option<u64>| whole(index.unwrap_or(0));
         // Raft calls one a leader that has lost its majority, until it hears of another.
         let leads = self.handle.leading_term().is_some();
         if leads {
@@ -86,8 +86,7 @@ impl Monitor {
         metrics.last_applied.set(index(applied));
         metrics.apply_lag.set(lag(logged, applied));
         metrics.snapshot.set(index(raft.snapshot.map(|id| id.index)));
-        let members = raft.membership_config.nodes().count();
-        metrics.members.set(i64::try_from(members).unwrap_or(i64::MAX));
+        metrics.members.set(whole(raft.membership_config.nodes().count()));
         let matched = raft.replication.iter().flatten();
         let others = matched.filter(|(member, _)| leads && **member != self.handle.member);
         let lags = others.map(|(member, matched)| (*member, lag(logged, matched.map(|id| id.index))));
@@ -96,8 +95,7 @@ impl Monitor {
         // The tenure ends a moment after the majority is lost.
         let leases = leases.filter(|_| leads);
         advance(&metrics.leaderships, self.leadership.begun());
-        let count = leases.unwrap_or(0);
-        metrics.leases.set(i64::try_from(count).unwrap_or(i64::MAX));
+        metrics.leases.set(whole(leases.unwrap_or(0)));
         match leases {
             // From the start of the tenure, or the end of the first rollout would be missed.
             Some(_) if shown.rollouts.is_none() => {
@@ -136,14 +134,16 @@ impl Monitor {
     async fn read_disk(&self) {
         let log = self.log.clone();
         match tokio::task::spawn_blocking(move || log.disk_bytes()).await {
-            Ok(Ok(bytes)) => self
-                .metrics
-                .store_bytes
-                .set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Ok(Ok(bytes)) => self.metrics.store_bytes.set(whole(bytes)),
             Ok(Err(error)) => tracing::warn!(%error, "the store's size is unknown"),
             Err(error) => tracing::warn!(%error, "the store's size is unknown"),
         }
     }
+}
+
+/// A size as gauges have it.
+fn whole(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }
 
 /// Has the counter show what was counted elsewhere.
@@ -154,7 +154,7 @@ fn advance(counter: &IntCounter, count: u64) {
 /// Entries from one index to another, which comes after it as a rule.
 fn lag(end: Option<u64>, reached: Option<u64>) -> i64 {
     let count = |index: Option<u64>| index.map_or(0, |index| index.saturating_add(1));
-    i64::try_from(count(end).saturating_sub(count(reached))).unwrap_or(i64::MAX)
+    whole(count(end).saturating_sub(count(reached)))
 }
 
 fn describe(fatal: &Fatal<MemberId>) -> String {
