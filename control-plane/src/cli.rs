@@ -8,8 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use clap::Parser;
-use mosec_telemetry::Series;
-use mosec_telemetry::{Admin, run_daemon, stop_on_signal};
+use mosec_telemetry::{Admin, Series, run_daemon, stop_on_signal};
 use mosec_types::NodeId;
 use mosec_wire::control::{JoinTarget, identity_in, parse_address, port_of};
 use mosec_wire::port::Port;

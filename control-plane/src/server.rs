@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_telemetry::Series;
-use mosec_telemetry::{register_identity, register_process};
+use mosec_telemetry::{Series, register_identity, register_process};
 use mosec_wire::control::proto::control_plane_server::ControlPlaneServer;
 use mosec_wire::control::raft::raft_server::RaftServer;
 use mosec_wire::control::{ClientConfig, ControlClient, EndpointError, MAX_MESSAGE_BYTES, keep_fresh};
