@@ -48,12 +48,12 @@ def has_engine() -> bool:
     return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
 
 
-def compose(*args: str, **settings: str) -> str:
+def compose(*args: str) -> str:
     """Runs docker-compose, which has to end well; its standard output."""
     command = ["docker-compose", "--project-name", PROJECT, *args]
     # Services of OCR need OpenCV's libraries.
     own = {"MOSEC_ARTIFACTS": "prebuilt", "MOSEC_AGENT_PACKAGES": "libgl1 libglib2.0-0"}
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | own | settings, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
     assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -69,8 +69,8 @@ def container(service: str) -> str:
     return compose("ps", "-q", service).strip()
 
 
-def is_well(service: str) -> bool:
-    state = containers()[service]["State"]
+def is_well(service: str, state: dict[str, Any]) -> bool:
+    """Whether a service is as it should be, by the state of its container."""
     if service in ONCE:
         return state["Status"] == "exited" and state["ExitCode"] == 0
     return state["Status"] == "running" and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"

@@ -63,7 +63,8 @@ def clients(picture: Question) -> Clients:
 
 
 def all_well() -> bool:
-    return set(containers()) == SERVICES and all(map(is_well, SERVICES))
+    found = containers()
+    return set(found) == SERVICES and all(is_well(service, one["State"]) for service, one in found.items())
 
 
 def start_time(one: dict[str, Any]) -> float:
