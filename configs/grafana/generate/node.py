@@ -1,7 +1,7 @@
 """What does a node have, use and do, and what of it is short?"""
 
 from overview import HIGH, LOW
-from parts import Query, graph, link_to, number, quantile, rate, variable
+from parts import Query, graph, link_to, number, quantiles, rate, variable
 from parts import board as made
 
 NODE = '{job="mosec-agent",instance=~"$node"}'
@@ -100,8 +100,7 @@ WORKERS = [
         "Worker time",
         "Time that a worker takes for a batch.",
         "s",
-        Query(quantile(0.5, "mosec_agent_worker_seconds", BY_STAGE, STAGE), NAME + " p50"),
-        Query(quantile(0.99, "mosec_agent_worker_seconds", BY_STAGE, STAGE), NAME + " p99"),
+        *quantiles("mosec_agent_worker_seconds", BY_STAGE, STAGE, NAME),
         links=TO_PIPELINE,
     ),
     graph(

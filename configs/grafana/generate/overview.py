@@ -8,6 +8,7 @@ from parts import (
     number,
     or_zero,
     quantile,
+    quantiles,
     rate,
     rows_of,
     share,
@@ -131,8 +132,7 @@ TRAFFIC = [
         "Latency",
         "Arrival to answer of successful requests: half are faster (p50), one in a hundred is slower (p99).",
         "s",
-        Query(quantile(0.5, SECONDS, "pipeline", PIPELINE), "{{pipeline}} p50"),
-        Query(quantile(0.99, SECONDS, "pipeline", PIPELINE), "{{pipeline}} p99"),
+        *quantiles(SECONDS, "pipeline", PIPELINE, "{{pipeline}}"),
         links=[TO_PIPELINE],
     ),
 ]

@@ -44,6 +44,11 @@ def quantile(share: float, series: str, by: str, where: str) -> str:
     return f"histogram_quantile({share}, sum by ({labels}) (rate({series}_bucket{where}[$__rate_interval])))"
 
 
+def quantiles(series: str, by: str, where: str, legend: str, shares: Iterable[float] = (0.5, 0.99)) -> list[Query]:
+    """A line for each of several quantiles of a histogram, the median and the slowest hundredth as a rule."""
+    return [Query(quantile(share, series, by, where), f"{legend} p{share * 100:g}") for share in shares]
+
+
 def mean(series: str, by: str, where: str) -> str:
     """The mean of a histogram."""
     return (

@@ -1,7 +1,7 @@
 """What does a pipeline do for its clients, and which stage, revision or part costs time or fails?"""
 
 from overview import FAILED, HIGH, LOW, PIPELINE, REQUESTS, SECONDS, failed_share
-from parts import Query, graph, link_to, mean, number, or_zero, quantile, rate, share, variable
+from parts import Query, graph, link_to, mean, number, or_zero, quantile, quantiles, rate, share, variable
 from parts import board as made
 
 STAGE = '{pipeline=~"$pipeline",stage=~"$stage"}'
@@ -134,9 +134,7 @@ LATENCY = [
         "Latency",
         "Arrival to answer of successful requests; of a stream, to its first event.",
         "s",
-        Query(quantile(0.5, SECONDS, "pipeline", PIPELINE), "{{pipeline}} p50"),
-        Query(quantile(0.9, SECONDS, "pipeline", PIPELINE), "{{pipeline}} p90"),
-        Query(quantile(0.99, SECONDS, "pipeline", PIPELINE), "{{pipeline}} p99"),
+        *quantiles(SECONDS, "pipeline", PIPELINE, "{{pipeline}}", (0.5, 0.9, 0.99)),
     ),
     graph(
         "Where the time goes",
@@ -205,8 +203,7 @@ BATCHES = [
         "Wait for the batch to fill",
         "Time that batches waited, with a replica free for them, for more requests to come along.",
         "s",
-        Query(quantile(0.5, "mosec_dispatch_batch_wait_seconds", BY_STAGE, STAGE), STAGE_NAME + " p50"),
-        Query(quantile(0.99, "mosec_dispatch_batch_wait_seconds", BY_STAGE, STAGE), STAGE_NAME + " p99"),
+        *quantiles("mosec_dispatch_batch_wait_seconds", BY_STAGE, STAGE, STAGE_NAME),
     ),
     graph(
         "Batches in flight",
@@ -236,8 +233,7 @@ QUEUE = [
         "Wait in the queue",
         "Time from a request's arrival in the queue to the batch that it leaves in.",
         "s",
-        Query(quantile(0.5, "mosec_dispatch_queue_wait_seconds", BY_STAGE, STAGE), STAGE_NAME + " p50"),
-        Query(quantile(0.99, "mosec_dispatch_queue_wait_seconds", BY_STAGE, STAGE), STAGE_NAME + " p99"),
+        *quantiles("mosec_dispatch_queue_wait_seconds", BY_STAGE, STAGE, STAGE_NAME),
     ),
     graph(
         "Free credits",
@@ -259,8 +255,7 @@ WORKERS = [
         "Worker time",
         "Time that a worker takes for a batch.",
         "s",
-        Query(quantile(0.5, "mosec_agent_worker_seconds", BY_STAGE, STAGE), STAGE_NAME + " p50"),
-        Query(quantile(0.99, "mosec_agent_worker_seconds", BY_STAGE, STAGE), STAGE_NAME + " p99"),
+        *quantiles("mosec_agent_worker_seconds", BY_STAGE, STAGE, STAGE_NAME),
     ),
     graph(
         "Worker use",
@@ -318,7 +313,6 @@ REVISIONS = [
         "Latency by revision",
         "Arrival to answer of each revision's successful requests.",
         "s",
-        Query(quantile(0.5, SECONDS, REVISION, PIPELINE), REVISION_NAME + " p50"),
-        Query(quantile(0.99, SECONDS, REVISION, PIPELINE), REVISION_NAME + " p99"),
+        *quantiles(SECONDS, REVISION, PIPELINE, REVISION_NAME),
     ),
 ]
