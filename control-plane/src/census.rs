@@ -1,7 +1,8 @@
-//! Counts what the leader sees, in the words of `mosectl status`. Pure: `now` and the state are passed in.
+//! Counts what the leader sees, in the words of `mosectl status`. Pure: the state is passed in.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use mosec_telemetry::whole;
 use mosec_types::topology::{Node, NodeHealth, Phase, Placement};
 use mosec_types::{NodeId, PipelineName, ReplicaId, Revision, StageKey, WorkerState};
 
@@ -71,7 +72,7 @@ impl Census {
             nodes,
             replicas: replicas(model, leases),
             rollouts,
-            pipelines: count(pipelines.len()),
+            pipelines: whole(pipelines.len()),
         }
     }
 }
@@ -116,10 +117,6 @@ fn replicas(model: &Model, leases: &Leases) -> Counts {
 /// Zero of each, so that what is seldom there is shown when it is not.
 fn none_of(states: impl IntoIterator<Item = &'static str>) -> Counts {
     states.into_iter().map(|state| (state, 0)).collect()
-}
-
-fn count(length: usize) -> i64 {
-    i64::try_from(length).unwrap_or(i64::MAX)
 }
 
 /// How a rollout ended.

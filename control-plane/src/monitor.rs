@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mosec_telemetry::whole;
 use openraft::error::Fatal;
 use openraft::{BasicNode, RaftMetrics};
 use prometheus::IntCounter;
@@ -139,11 +140,6 @@ impl Monitor {
             Err(error) => tracing::warn!(%error, "the store's size is unknown"),
         }
     }
-}
-
-/// A size as gauges have it.
-fn whole(value: impl TryInto<i64>) -> i64 {
-    value.try_into().unwrap_or(i64::MAX)
 }
 
 /// Has the counter show what was counted elsewhere.

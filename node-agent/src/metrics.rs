@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use mosec_telemetry::{Counted, Series, ServiceSeries};
+use mosec_telemetry::{Counted, Series, ServiceSeries, whole};
 use mosec_types::ReplicaId;
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
@@ -294,9 +294,4 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.set(0);
     }
-}
-
-/// A size as gauges have it.
-pub(crate) fn whole(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use mosec_telemetry::{Kind, Series};
-use prometheus::IntGauge;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
+use mosec_telemetry::Series;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -19,30 +16,15 @@ pub(crate) type Acknowledged = watch::Receiver<Option<Instant>>;
 
 /// Registers `mosec_agent_lease_held`, which is looked up at each scrape.
 pub(crate) fn register_lease(series: &Series, acknowledged: Acknowledged) -> prometheus::Result<()> {
-    let gauge = IntGauge::new(
+    series.gauge_read(
         "mosec_agent_lease_held",
         "Whether the control plane's leader acknowledges this node's heartbeats: 1 while it does, 0 after three seconds \
          without; what is placed here runs on without it.",
-    )?;
-    series.add(Kind::Gauge, Lease { gauge, acknowledged }).map(drop)
-}
-
-#[derive(Clone)]
-struct Lease {
-    gauge: IntGauge,
-    acknowledged: Acknowledged,
-}
-
-impl Collector for Lease {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let last = *self.acknowledged.borrow();
-        self.gauge.set(i64::from(holds(last, Instant::now())));
-        self.gauge.collect()
-    }
+        move || {
+            let last = *acknowledged.borrow();
+            holds(last, Instant::now()).into()
+        },
+    )
 }
 
 fn holds(acknowledged: Option<Instant>, now: Instant) -> bool {

@@ -3,49 +3,26 @@
 use std::time::UNIX_EPOCH;
 
 use mosec_wire::tls::LiveIdentity;
-use prometheus::IntGauge;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
 
-use crate::series::{Kind, Series};
+use crate::series::{Series, whole};
+
+const NAME: &str = "mosec_certificate_expiry_timestamp_seconds";
+const HELP: &str = "When this process's certificate expires, in seconds since 1970.";
 
 /// Registers `mosec_certificate_expiry_timestamp_seconds`: when the certificate that is current expires, in seconds since
 /// 1970. It is renewed when a third of its lifetime is left, so that less is worth an alert.
 pub fn register_identity(series: &Series, identity: &LiveIdentity) -> prometheus::Result<()> {
-    let (gauge, identity) = (gauge()?, identity.clone());
-    series.add(Kind::Gauge, Expiry { gauge, identity }).map(drop)
+    let identity = identity.clone();
+    series.gauge_read(NAME, HELP, move || {
+        let not_after = identity.current().validity().not_after;
+        let since = not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+        whole(since.as_secs())
+    })
 }
 
 /// Registers the same without a certificate, for what it says of itself alone.
 pub(crate) fn describe_identity(series: &Series) -> prometheus::Result<()> {
-    series.add(Kind::Gauge, gauge()?).map(drop)
-}
-
-fn gauge() -> prometheus::Result<IntGauge> {
-    IntGauge::new(
-        "mosec_certificate_expiry_timestamp_seconds",
-        "When this process's certificate expires, in seconds since 1970.",
-    )
-}
-
-/// Reads the date whenever it is asked.
-#[derive(Clone)]
-struct Expiry {
-    gauge: IntGauge,
-    identity: LiveIdentity,
-}
-
-impl Collector for Expiry {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let not_after = self.identity.current().validity().not_after;
-        let since = not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.gauge.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
-        self.gauge.collect()
-    }
+    series.gauge(NAME, HELP).map(drop)
 }
 
 #[cfg(test)]

@@ -19,6 +19,6 @@ pub use identity::register_identity;
 pub use log::{LogFormat, init_logging};
 pub use process::{described_process, register_process};
 pub use render::{METRICS_TYPE, render};
-pub use series::{Described, Kind, Series};
+pub use series::{Described, Kind, Series, whole};
 pub use service::ServiceSeries;
 pub use signals::stop_on_signal;

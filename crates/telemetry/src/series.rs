@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -61,6 +62,17 @@ impl Series {
         self.add(Kind::Gauge, IntGauge::new(name, help)?)
     }
 
+    /// Registers a gauge whose value is what `read` says whenever it is asked for. `read` must not wait.
+    pub fn gauge_read(
+        &self,
+        name: &str,
+        help: &str,
+        read: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> prometheus::Result<()> {
+        let gauge = IntGauge::new(name, help)?;
+        self.add_mixed(|_| Kind::Gauge, Read { gauge, read })
+    }
+
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
         self.add(Kind::Gauge, IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
@@ -108,6 +120,28 @@ impl Series {
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
+}
+
+/// A gauge that is read when it is asked for.
+struct Read<F> {
+    gauge: IntGauge,
+    read: F,
+}
+
+impl<F: Fn() -> i64 + Send + Sync> Collector for Read<F> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set((self.read)());
+        self.gauge.collect()
+    }
+}
+
+/// A size or a count as gauges have it.
+pub fn whole(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
