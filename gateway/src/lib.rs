@@ -5,6 +5,7 @@
 
 mod admission;
 mod body;
+mod by_revision;
 pub mod cli;
 mod coding;
 mod config;

@@ -1,16 +1,15 @@
 //! Hot path. The series of each revision's requests. They come with their revision and go with it, those that revisions of a
 //! pipeline share with the last one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_telemetry::Series;
+use mosec_telemetry::{Holders, Series};
 use mosec_types::topology::Deployment;
 use mosec_types::{ErrorCode, PipelineSpec, Revision, Span, SpanKind, Topology};
-use parking_lot::{Mutex, RwLock};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec};
 
+use crate::by_revision::ByRevision;
 use crate::routes::Route;
 
 /// The parts of a stage.
@@ -41,7 +40,7 @@ const MAX_SPANS: usize = 1024;
 /// The revisions that there are.
 pub(crate) struct Revisions {
     families: Arc<Families>,
-    live: RwLock<HashMap<Revision, RevisionSeries>>,
+    live: ByRevision<RevisionSeries>,
 }
 
 struct Families {
@@ -49,8 +48,8 @@ struct Families {
     refused: IntCounterVec,
     seconds: HistogramVec,
     parts: HistogramVec,
-    /// How many revisions hold the series of each owner. Series are made and removed under its lock.
-    holders: Mutex<HashMap<Owner, usize>>,
+    /// The revisions that there are.
+    holders: Holders<Owner>,
 }
 
 /// Whose series are removed together.
@@ -61,40 +60,43 @@ enum Owner {
     Stage(String, String),
 }
 
+impl Owner {
+    /// Those that a revision holds.
+    fn of(spec: &PipelineSpec, revision: Revision) -> Vec<Self> {
+        let pipeline = || spec.name.to_string();
+        let stages = spec.stages.iter();
+        let stages = stages.map(|stage| Self::Stage(pipeline(), stage.name.clone()));
+        [Self::Pipeline(pipeline()), Self::Revision(pipeline(), revision)]
+            .into_iter()
+            .chain(stages)
+            .collect()
+    }
+}
+
 impl Revisions {
     pub(crate) fn new(series: &Series) -> prometheus::Result<Self> {
         Ok(Self {
             families: Arc::new(Families::new(series)?),
-            live: RwLock::default(),
+            live: ByRevision::default(),
         })
     }
 
     /// Has series for the revisions of a topology that take requests, and none for those that it does not have.
     pub(crate) fn follow(&self, topology: &Topology) {
-        let mut live = self.live.write();
-        live.retain(|&revision, _| topology.deployment(revision).is_some());
-        let taking = |deployment: &&Deployment| deployment.phase.takes_requests();
-        for deployment in topology.deployments.iter().filter(taking) {
-            live.entry(deployment.revision)
-                .or_insert_with(|| RevisionSeries::new(&self.families, deployment));
-        }
-    }
-
-    /// Notes something in those of a route; nothing where its revision is gone, whose last answers are not counted.
-    fn note(&self, route: &Route, note: impl FnOnce(&RevisionSeries)) {
-        if let Some(series) = self.live.read().get(&route.first.revision) {
-            note(series);
-        }
+        self.live.follow(topology, |deployment| {
+            RevisionSeries::new(&self.families, deployment)
+        });
     }
 
     /// Counts a request that is over.
     pub(crate) fn ended(&self, route: &Route, status: u16) {
-        self.note(route, |series| series.ended(route, status));
+        self.live
+            .look(route.first.revision, |series| series.ended(route, status));
     }
 
     /// Counts a request that was answered before it had a place in a queue.
     pub(crate) fn refused(&self, route: &Route, code: ErrorCode) {
-        self.note(route, |series| {
+        self.live.look(route.first.revision, |series| {
             let labels = [series.spec.name.as_str(), code.name()];
             series.families.refused.with_label_values(&labels).inc();
         });
@@ -102,12 +104,14 @@ impl Revisions {
 
     /// Notes how long a request took that was answered with success; of a stream, to its first event.
     pub(crate) fn took(&self, route: &Route, took: Duration) {
-        self.note(route, |series| series.seconds.observe(took.as_secs_f64()));
+        self.live.look(route.first.revision, |series| {
+            series.seconds.observe(took.as_secs_f64())
+        });
     }
 
     /// Notes the same, and where the time went.
     pub(crate) fn took_in_parts(&self, route: &Route, took: Duration, spans: &[Span]) {
-        self.note(route, |series| {
+        self.live.look(route.first.revision, |series| {
             series.seconds.observe(took.as_secs_f64());
             series.note_parts(took, spans);
         });
@@ -143,7 +147,7 @@ impl Families {
             )?,
             seconds: series.histograms(seconds, &["pipeline", "revision"])?,
             parts: series.histograms(parts, &["pipeline", "stage", "part"])?,
-            holders: Mutex::default(),
+            holders: Holders::default(),
         })
     }
 
@@ -181,7 +185,6 @@ struct RevisionSeries {
     families: Arc<Families>,
     spec: Arc<PipelineSpec>,
     revision: Revision,
-    owners: Vec<Owner>,
     /// By route, those that were answered with 200.
     ok: Vec<IntCounter>,
     seconds: Histogram,
@@ -192,18 +195,15 @@ struct RevisionSeries {
 
 impl RevisionSeries {
     fn new(families: &Arc<Families>, deployment: &Deployment) -> Self {
+        let owners = Owner::of(&deployment.spec, deployment.revision);
+        families
+            .holders
+            .hold(&owners, || Self::take(families, deployment))
+    }
+
+    fn take(families: &Arc<Families>, deployment: &Deployment) -> Self {
         let (spec, revision) = (&deployment.spec, deployment.revision);
         let (pipeline, number) = (spec.name.as_str(), revision.to_string());
-        let stage = |stage: &mosec_types::StageSpec| Owner::Stage(pipeline.into(), stage.name.clone());
-        let mut owners = vec![
-            Owner::Pipeline(pipeline.into()),
-            Owner::Revision(pipeline.into(), revision),
-        ];
-        owners.extend(spec.stages.iter().map(stage));
-        let mut holders = families.holders.lock();
-        for owner in &owners {
-            *holders.entry(owner.clone()).or_default() += 1;
-        }
         let part =
             |stage: &str, kind: SpanKind| families.parts.with_label_values(&[pipeline, stage, kind.name()]);
         let ended = |path: &str, code: &str| {
@@ -235,7 +235,6 @@ impl RevisionSeries {
             families: families.clone(),
             spec: spec.clone(),
             revision,
-            owners,
         }
     }
 
@@ -281,16 +280,8 @@ impl RevisionSeries {
 
 impl Drop for RevisionSeries {
     fn drop(&mut self) {
-        let mut holders = self.families.holders.lock();
-        for owner in &self.owners {
-            let left = holders.get_mut(owner).map_or(0, |holders| {
-                *holders -= 1;
-                *holders
-            });
-            if left == 0 {
-                holders.remove(owner);
-                self.families.remove(owner, &self.spec);
-            }
-        }
+        let remove = |owner: &Owner| self.families.remove(owner, &self.spec);
+        let owners = Owner::of(&self.spec, self.revision);
+        self.families.holders.release(&owners, remove);
     }
 }

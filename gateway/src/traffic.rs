@@ -1,16 +1,16 @@
 //! Hot path. What becomes of each revision's requests, for the control plane to judge rollouts by.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mosec_types::traffic::Counts;
 use mosec_types::{ErrorCode, PipelineSpec, Revision, Topology};
-use parking_lot::RwLock;
+
+use crate::by_revision::ByRevision;
 
 /// Counts of the revisions that take requests.
 #[derive(Default)]
-pub(crate) struct Traffic(RwLock<HashMap<Revision, Counter>>);
+pub(crate) struct Traffic(ByRevision<Counter>);
 
 #[derive(Default)]
 struct Counter {
@@ -22,44 +22,33 @@ struct Counter {
 impl Traffic {
     /// Counts the revisions of a topology, and forgets all others.
     pub(crate) fn follow(&self, topology: &Topology) {
-        let mut counters = self.0.write();
-        counters.retain(|&revision, _| topology.deployment(revision).is_some());
-        let taking = topology
-            .deployments
-            .iter()
-            .filter(|deployment| deployment.phase.takes_requests());
-        for deployment in taking {
-            counters.entry(deployment.revision).or_default();
-        }
+        self.0.follow(topology, |_| Counter::default());
     }
 
     /// Counts a request that was answered. `took`: from its head to its answer, or to the first event of one that is a
     /// stream.
     pub(crate) fn note(&self, revision: Revision, spec: &PipelineSpec, code: ErrorCode, took: Duration) {
-        let counters = self.0.read();
-        let Some(counter) = counters.get(&revision) else {
-            return;
-        };
-        counter.requests.fetch_add(1, Ordering::Relaxed);
-        if is_fault(code) {
-            counter.errors.fetch_add(1, Ordering::Relaxed);
-        }
-        if spec.rollout.bounds.max_p99.is_some_and(|most| took > most) {
-            counter.slow.fetch_add(1, Ordering::Relaxed);
-        }
+        self.0.look(revision, |counter| {
+            counter.requests.fetch_add(1, Ordering::Relaxed);
+            if is_fault(code) {
+                counter.errors.fetch_add(1, Ordering::Relaxed);
+            }
+            if spec.rollout.bounds.max_p99.is_some_and(|most| took > most) {
+                counter.slow.fetch_add(1, Ordering::Relaxed);
+            }
+        });
     }
 
     /// All counts so far.
     pub(crate) fn counts(&self) -> Vec<(Revision, Counts)> {
-        let read = |(&revision, counter): (&Revision, &Counter)| {
+        self.0.map(|revision, counter| {
             let counts = Counts {
                 requests: counter.requests.load(Ordering::Relaxed),
                 errors: counter.errors.load(Ordering::Relaxed),
                 slow: counter.slow.load(Ordering::Relaxed),
             };
             (revision, counts)
-        };
-        self.0.read().iter().map(read).collect()
+        })
     }
 }
 

@@ -3,13 +3,12 @@
 //! Series of a pipeline's stage are there for as long as this node has a [`PoolMetrics`] of it. Revisions share them, so
 //! gauges count up and down, or are a sum of [`Share`]s.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use mosec_telemetry::{Counted, Series, ServiceSeries, whole};
+use mosec_telemetry::{Counted, Holders, Series, ServiceSeries, whole};
 use mosec_types::ReplicaId;
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
@@ -37,16 +36,27 @@ struct Stages {
     backlog: IntGaugeVec,
     in_flight: IntGaugeVec,
     credits: IntGaugeVec,
-    users: Mutex<Users>,
+    /// The pools that there are.
+    holders: Holders<Owner>,
+    /// Numbers of the workers that MOSEC's series have of the stages of a name.
+    workers_of: Mutex<HashMap<String, BTreeSet<String>>>,
 }
 
-/// Who needs which series.
-#[derive(Default)]
-struct Users {
-    /// Pools of each pipeline's stage.
-    stages: HashMap<[String; 2], usize>,
-    /// Pools of stages of one name, whatever their pipelines, and the numbers of their workers: MOSEC's series know no more.
-    names: HashMap<String, (usize, BTreeSet<String>)>,
+/// Whose series are removed together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Owner {
+    /// A pipeline's stage.
+    Stage([String; 2]),
+    /// The stages of one name, whatever their pipelines: MOSEC's series know no more.
+    Name(String),
+}
+
+impl Owner {
+    /// Those that a pool of this stage holds.
+    fn of(stage: &[String; 2]) -> [Self; 2] {
+        let [_, name] = stage;
+        [Self::Stage(stage.clone()), Self::Name(name.clone())]
+    }
 }
 
 /// MOSEC's series of stages and their workers.
@@ -107,14 +117,11 @@ impl AgentMetrics {
     /// `batches`: whether the stage forms batches.
     pub(crate) fn pool(&self, pipeline: &str, stage: &str, batches: bool) -> PoolMetrics {
         let stages = &self.stages;
-        // Held until the series are there: they are removed under it, too.
-        let mut users = stages.users.lock();
-        *users.stages.entry([pipeline.into(), stage.into()]).or_default() += 1;
-        users.names.entry(stage.into()).or_default().0 += 1;
         let labels = [pipeline, stage];
-        PoolMetrics {
+        let own = labels.map(str::to_owned);
+        stages.holders.hold(&Owner::of(&own), || PoolMetrics {
             stages: stages.clone(),
-            stage: labels.map(str::to_owned),
+            stage: own.clone(),
             batches,
             worker_time: stages.worker_time.with_label_values(&labels),
             workers: stages.workers.with_label_values(&labels),
@@ -123,7 +130,7 @@ impl AgentMetrics {
             backlog: stages.backlog.with_label_values(&labels),
             in_flight: stages.in_flight.with_label_values(&labels),
             credits: Share::of(stages.credits.with_label_values(&labels)),
-        }
+        })
     }
 }
 
@@ -165,24 +172,16 @@ impl Stages {
                 "credits",
                 "Batches that all upstreams together may have outstanding at the workers that are ready.",
             )?,
-            users: Mutex::default(),
+            holders: Holders::default(),
+            workers_of: Mutex::default(),
         })
     }
 
-    /// Removes the series that only this pool had.
-    fn leave(&self, [pipeline, stage]: &[String; 2]) {
-        let mut users = self.users.lock();
-        if let Entry::Occupied(mut pools) = users.stages.entry([pipeline.clone(), stage.clone()]) {
-            *pools.get_mut() -= 1;
-            if *pools.get() == 0 {
-                pools.remove();
-                self.remove([pipeline, stage]);
-            }
-        }
-        if let Entry::Occupied(mut named) = users.names.entry(stage.clone()) {
-            named.get_mut().0 -= 1;
-            if named.get().0 == 0 {
-                let (_, workers) = named.remove();
+    fn remove(&self, owner: &Owner) {
+        match owner {
+            Owner::Stage([pipeline, stage]) => self.remove_stage([pipeline, stage]),
+            Owner::Name(stage) => {
+                let workers = self.workers_of.lock().remove(stage).unwrap_or_default();
                 workers
                     .iter()
                     .for_each(|worker| self.service.remove([stage, worker]));
@@ -190,7 +189,7 @@ impl Stages {
         }
     }
 
-    fn remove(&self, labels: [&str; 2]) {
+    fn remove_stage(&self, labels: [&str; 2]) {
         let gauges = [
             &self.workers,
             &self.ready,
@@ -221,7 +220,6 @@ impl PoolMetrics {
     pub(crate) fn worker(&self, replica: ReplicaId) -> WorkerMetrics {
         let number = replica.0.to_string();
         let [_, stage] = &self.stage;
-        let mut users = self.stages.users.lock();
         let labels = [stage.as_str(), number.as_str()];
         let service = &self.stages.service;
         let metrics = WorkerMetrics {
@@ -231,9 +229,9 @@ impl PoolMetrics {
                 (sizes, service.batch_duration.with_label_values(&labels))
             }),
         };
-        if let Some((_, workers)) = users.names.get_mut(stage) {
-            workers.insert(number);
-        }
+        // This pool holds the name, so nobody removes what was just made.
+        let mut workers_of = self.stages.workers_of.lock();
+        workers_of.entry(stage.clone()).or_default().insert(number);
         metrics
     }
 
@@ -250,7 +248,8 @@ impl PoolMetrics {
 
 impl Drop for PoolMetrics {
     fn drop(&mut self) {
-        self.stages.leave(&self.stage);
+        let remove = |owner: &Owner| self.stages.remove(owner);
+        self.stages.holders.release(&Owner::of(&self.stage), remove);
     }
 }
 
