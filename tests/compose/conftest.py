@@ -7,7 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from harness import ROOT, WANTED, Host, compose, has_engine, left_behind
+from harness import COMPOSE, ROOT, WANTED, Host, compose, has_engine, left_behind
 
 # The queries of dashboards and alerts, which are asked here once more where there is a real cluster.
 sys.path.append(str(ROOT / "tests/observability"))
@@ -31,9 +31,11 @@ def measured() -> list[str]:
 def started(measured: list[str]) -> Iterator[float]:
     """The cluster, just started from nothing; when that was. Nothing of it is left at the end."""
     if not has_engine():
+        missing = f"no Docker engine answers, or there is no `{' '.join(COMPOSE)}`"
         if os.environ.get("MOSEC_TEST_MUST_DOCKER"):
-            pytest.fail("no Docker engine answers")
-        pytest.skip("no Docker engine answers")
+            pytest.fail(missing)
+        pytest.skip(missing)
+    measured.append(f"{' '.join(COMPOSE)} {compose('version', '--short').strip()}")
     compose("down", "--volumes", "--remove-orphans")
     began = monotonic()
     compose("build")

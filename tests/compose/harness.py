@@ -21,6 +21,8 @@ PROJECT = "mosec-test"
 GATEWAYS = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
 MEMBERS = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
 PROMETHEUS = "http://127.0.0.1:9090"
+# The command that is tested: `docker-compose` 1.29 or later, or `docker compose`.
+COMPOSE = tuple(os.environ.get("MOSEC_TEST_COMPOSE", "docker-compose").split())
 # Those that the others are started for. Grafana is left out: its image cannot be had without a registry.
 WANTED = ("gateway-1", "gateway-2", "agent-1", "agent-2", "prometheus")
 # Services that end when they have done their part.
@@ -43,14 +45,13 @@ def logs(container: str) -> str:
 
 
 def has_engine() -> bool:
-    if not (shutil.which("docker") and shutil.which("docker-compose")):
-        return False
-    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    commands = (["docker", "info"], [*COMPOSE, "version"])
+    return all(shutil.which(one[0]) and not subprocess.run(one, capture_output=True).returncode for one in commands)
 
 
 def compose(*args: str) -> str:
     """Runs docker-compose, which has to end well; its standard output."""
-    command = ["docker-compose", "--project-name", PROJECT, *args]
+    command = [*COMPOSE, "--project-name", PROJECT, *args]
     # Services of OCR need OpenCV's libraries.
     own = {"MOSEC_ARTIFACTS": "prebuilt", "MOSEC_AGENT_PACKAGES": "libgl1 libglib2.0-0"}
     done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
@@ -60,13 +61,13 @@ def compose(*args: str) -> str:
 
 def containers() -> dict[str, dict[str, Any]]:
     """What the engine says of each service's container."""
-    ids = compose("ps", "-q").split()
+    ids = compose("ps", "--all", "-q").split()
     found = json.loads(docker("inspect", *ids)) if ids else []
     return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
 
 
 def container(service: str) -> str:
-    return compose("ps", "-q", service).strip()
+    return compose("ps", "--all", "-q", service).strip()
 
 
 def is_well(service: str, state: dict[str, Any]) -> bool:
