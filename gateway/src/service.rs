@@ -11,7 +11,7 @@ use mosec_telemetry::{register_identity, register_process};
 use mosec_types::Revision;
 use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_types::traffic::Counts;
-use mosec_wire::control::{ClientConfig, ControlClient, SavedTopology, keep_fresh};
+use mosec_wire::control::{ClientConfig, ControlClient, GatewayReport, SavedTopology, keep_fresh};
 use mosec_wire::quic::{QuicConnector, Settings};
 use mosec_wire::tls::LiveIdentity;
 use tokio::time::MissedTickBehavior;
@@ -20,8 +20,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::{Config, Gateway, Port};
 
-/// Time between reports to the control plane, by which it judges rollouts and tells people which nodes cannot be reached.
+/// Time between reports to the control plane, by which it judges rollouts and tells people which gateways there are and which nodes
+/// cannot be reached.
 const REPORT: Duration = Duration::from_secs(1);
+/// What the last report may take.
+const LAST_REPORT: Duration = Duration::from_secs(1);
 
 /// A gateway with its port, its links and its control plane.
 pub struct Service {
@@ -105,32 +108,38 @@ impl Service {
     }
 }
 
-/// Reports what has become of the revisions' requests, and which nodes cannot be reached, until `stop`. A report that is lost
-/// is made good by the next.
+/// Reports that this gateway is there, what has become of the revisions' requests, and which nodes cannot be reached, until `stop`.
+/// A report that is lost is made good by the next.
 async fn report(
     control: ControlClient,
     counts: impl Fn() -> Vec<(Revision, Counts)> + Send + 'static,
     outages: Outages,
     stop: CancellationToken,
 ) {
-    let name = format!("{:032x}", rand::random::<u128>());
+    let run = format!("{:032x}", rand::random::<u128>());
+    let send = async |ends| {
+        let report = GatewayReport {
+            run: &run,
+            counts: &counts(),
+            unreachable: &outages.list(MAX_UNREACHABLE),
+            ends,
+        };
+        if let Err(error) = control.report_traffic(&report).await {
+            tracing::debug!(%error, "requests could not be reported");
+        }
+    };
     let mut tick = tokio::time::interval(REPORT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        let (counts, unreachable) = (counts(), outages.list(MAX_UNREACHABLE));
-        // What was reported before is forgotten where nothing follows it.
-        if counts.is_empty() && unreachable.is_empty() {
-            continue;
+            () = stop.cancelled() => break,
         }
         tokio::select! {
-            reported = control.report_traffic(&name, &counts, &unreachable) => if let Err(error) = reported {
-                tracing::debug!(%error, "requests could not be reported");
-            },
-            () = stop.cancelled() => return,
+            () = send(false) => {}
+            () = stop.cancelled() => break,
         }
     }
+    // Without it, people take the gateway for lost. No end has to wait for it.
+    let _ = tokio::time::timeout(LAST_REPORT, send(true)).await;
 }

@@ -7,6 +7,7 @@ mod bundles;
 mod claims;
 mod custody;
 mod embedded;
+mod gateways;
 mod identity;
 mod leave;
 mod logs;

@@ -102,9 +102,9 @@ def test_a_picture_is_read_at_both_gateways(host: Host, clients: Clients) -> Non
 
 
 def are_up(status: dict[str, Any]) -> bool:
-    """Whether all members and nodes are there."""
-    there = [*status.get("members", ()), *status.get("nodes", ())]
-    return len(there) == 5 and all(one["health"] == "up" for one in there)
+    """Whether all members, nodes and gateways are there."""
+    there = [one for kind in ("members", "nodes", "gateways") for one in status.get(kind, ())]
+    return len(there) == 7 and all(one["health"] == "up" for one in there)
 
 
 def is_whole(status: dict[str, Any]) -> bool:
@@ -181,8 +181,8 @@ class GatewayKilled(Fault):
     takes_gateway = True
 
     def is_told(self, status: dict[str, Any]) -> bool:
-        """Gateways are not in it, and nodes and members are as well as before: Prometheus has to tell."""
-        return are_up(status)
+        health = {gateway["name"]: gateway["health"] for gateway in status.get("gateways", ())}
+        return health == {self.service: "lost", "gateway-2": "up"}
 
 
 FAULTS = (LeaderKilled, AgentKilled, GatewayKilled, AgentCutOff)

@@ -45,9 +45,11 @@ impl Daemon {
         kill_process(pid_of(self.pid())?, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
-    /// Kills the process at once and waits for its end.
+    /// Kills the process at once, if it has not ended, and waits for its end.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.signal(Signal::KILL)?;
+        if self.child.try_wait()?.is_none() {
+            self.signal(Signal::KILL)?;
+        }
         self.child.wait()?;
         Ok(())
     }

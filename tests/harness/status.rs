@@ -31,9 +31,12 @@ impl Status {
 
     /// Names and health of the agents.
     pub fn nodes(&self) -> Vec<(String, String)> {
-        rows(&self.0["nodes"])
-            .map(|node| (text(&node["name"]), text(&node["health"])))
-            .collect()
+        rows(&self.0["nodes"]).map(health).collect()
+    }
+
+    /// Names and health of the gateways.
+    pub fn gateways(&self) -> Vec<(String, String)> {
+        rows(&self.0["gateways"]).map(health).collect()
     }
 
     /// Nodes that cannot be reached, each with from where, and at which address.
@@ -66,6 +69,10 @@ impl Status {
             .map(worker)
             .collect()
     }
+}
+
+fn health(row: &Value) -> (String, String) {
+    (text(&row["name"]), text(&row["health"]))
 }
 
 fn worker(replica: &Value) -> Worker {

@@ -7,6 +7,7 @@ use mosec_types::topology::{Node, Phase, Placement};
 use mosec_wire::control::proto;
 
 use super::Api;
+use crate::reconcile::gateways::Gateway;
 use crate::reconcile::lease::Leases;
 use crate::reconcile::reach::Found;
 use crate::reconcile::rollout::{is_placed, plan_of};
@@ -67,12 +68,25 @@ pub(super) fn build(api: &Api) -> proto::StatusResponse {
         term: metrics.current_term,
         version: model.version,
         cluster_id: api.cluster_id.clone(),
+        gateways: api
+            .leadership
+            .with(|tenure| tenure.gateways.list(Instant::now()).map(gateway_status).collect())
+            .unwrap_or_default(),
     }
 }
 
 fn silence_ms(heard: Instant) -> u64 {
     let silence = Instant::now().saturating_duration_since(heard);
     silence.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+fn gateway_status(gateway: Gateway<'_>) -> proto::GatewayStatus {
+    proto::GatewayStatus {
+        name: gateway.name.to_owned(),
+        build: gateway.build.to_owned(),
+        silent_ms: gateway.silent.as_millis().try_into().unwrap_or(u64::MAX),
+        is_lost: gateway.is_lost(),
+    }
 }
 
 fn node_status(node: &Node, leases: Option<&Leases>, unreachable: &[Found<'_>]) -> proto::NodeStatus {

@@ -1,4 +1,4 @@
-//! Reports of gateways: what they have seen of the revisions' requests, and which nodes they cannot reach.
+//! Reports of gateways: that they are there, what they have seen of the revisions' requests, and which nodes they cannot reach.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,12 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, forward, invalid};
 use crate::access;
+use crate::reconcile::GatewayReport;
 
 /// Longest name of a gateway's run.
 const MAX_NAME_BYTES: usize = 128;
+/// Longest version of a gateway's build.
+const MAX_BUILD_BYTES: usize = 64;
 /// What of a run's name tells it from others, where its gateway has no name.
 const SHOWN_OF_RUN: usize = 8;
 /// Most revisions of one report: more than gateways route at a time.
@@ -30,6 +33,11 @@ pub(super) async fn report(
         let problem = format!("expected 1 to {MAX_NAME_BYTES} bytes, found {found}");
         return Err(invalid("gateway", problem));
     }
+    let build = message.build.as_deref().unwrap_or_default();
+    if build.len() > MAX_BUILD_BYTES {
+        let problem = format!("expected at most {MAX_BUILD_BYTES} bytes, found {}", build.len());
+        return Err(invalid("build", problem));
+    }
     if message.revisions.len() > MAX_REVISIONS {
         let found = message.revisions.len();
         return Err(invalid(
@@ -40,16 +48,16 @@ pub(super) async fn report(
     // Nobody checks a name without certificates, and then there is none.
     let run = message.gateway.get(..SHOWN_OF_RUN).unwrap_or(&message.gateway);
     let name = Some(name.as_str()).filter(|name| !name.is_empty());
-    let from = format!("gateway/{}", name.unwrap_or(run));
-    let unreachable = unreachable(&message.unreachable);
+    let report = GatewayReport {
+        run: message.gateway.clone(),
+        name: name.unwrap_or(run).to_owned(),
+        build: message.build.clone(),
+        ends: message.ends,
+        counts: counts(&message.revisions),
+        unreachable: unreachable(&message.unreachable),
+    };
     let leads = api.handle.leading_term().is_some();
-    if leads
-        && api
-            .leadership
-            .report(&message.gateway, counts(&message.revisions))
-    {
-        api.leadership
-            .note_unreachable(&message.gateway, &from, unreachable);
+    if leads && api.leadership.report(report) {
         return Ok(Response::new(proto::TrafficAck {}));
     }
     let send = |mut client: forward::Client, request| async move { client.report_traffic(request).await };

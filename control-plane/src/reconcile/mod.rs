@@ -3,6 +3,7 @@
 //! [`lease`] and [`rollout`] decide, this carries out. It runs on every member and does nothing but on the leader. One
 //! task; its memory is a [`Tenure`], which begins and ends with leadership and which the API shares.
 
+pub mod gateways;
 pub mod lease;
 pub mod reach;
 pub mod retire;
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::gateways::Gateways;
 use self::lease::{LeaseTiming, Leases, Unleased};
 use self::reach::Reach;
 use self::retire::Retiring;
@@ -40,6 +42,7 @@ pub struct Tenure {
     term: u64,
     pub leases: Leases,
     pub traffic: Traffic,
+    pub gateways: Gateways,
     pub reach: Reach,
     pub watched: Watched,
     retiring: Retiring,
@@ -54,6 +57,7 @@ impl Tenure {
             term,
             leases,
             traffic: Traffic::default(),
+            gateways: Gateways::default(),
             reach: Reach::default(),
             watched: Watched::default(),
             retiring: Retiring::default(),
@@ -90,6 +94,21 @@ impl Tenure {
     }
 }
 
+/// What a gateway reports.
+pub struct GatewayReport {
+    /// Names one run of it, with which its counts began.
+    pub run: String,
+    /// Its name, as people know it.
+    pub name: String,
+    /// Absent where it does not report all the time, so that its silence says nothing.
+    pub build: Option<String>,
+    /// It ends with this report.
+    pub ends: bool,
+    pub counts: BTreeMap<Revision, Counts>,
+    /// All nodes that it cannot reach now.
+    pub unreachable: Vec<Unreachable>,
+}
+
 /// The current tenure, shared between the loop and the API.
 #[derive(Default)]
 pub struct Leadership {
@@ -117,13 +136,23 @@ impl Leadership {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Takes a gateway's report of its requests; false where this member does not lead.
-    pub fn report(&self, gateway: &str, counts: BTreeMap<Revision, Counts>) -> bool {
+    /// Takes a gateway's report; false where this member does not lead.
+    pub fn report(&self, report: GatewayReport) -> bool {
         let mut tenure = self.tenure.lock();
-        let traffic = tenure.as_mut().map(|tenure| &mut tenure.traffic);
-        traffic
-            .map(|traffic| traffic.report(gateway, counts, Instant::now()))
-            .is_some()
+        let Some(tenure) = tenure.as_mut() else {
+            return false;
+        };
+        let now = Instant::now();
+        let GatewayReport { run, name, .. } = report;
+        if report.ends {
+            tenure.gateways.ended(&name, &run);
+        } else if let Some(build) = &report.build {
+            tenure.gateways.heard(&name, &run, build, now);
+        }
+        tenure.traffic.report(&run, report.counts, now);
+        let from = format!("gateway/{name}");
+        tenure.reach.report(&run, &from, report.unreachable, now);
+        true
     }
 
     /// Takes note of the nodes that somebody cannot reach, where this member leads. `reporter` tells its reports from those

@@ -1,10 +1,12 @@
-//! Reports of nodes that cannot be reached.
+//! Reports of gateways, and of nodes that cannot be reached.
 
 use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_wire::control::proto;
 use mosec_wire::tls::Role;
 
 use crate::harness::{Cluster, eventually};
+
+const RUN: &str = "0123456789abcdef";
 
 fn report(nodes: usize, address: &str) -> proto::TrafficReport {
     let found = proto::UnreachableNode {
@@ -13,7 +15,7 @@ fn report(nodes: usize, address: &str) -> proto::TrafficReport {
         cause: "no answer".into(),
     };
     proto::TrafficReport {
-        gateway: "0123456789abcdef".into(),
+        gateway: RUN.into(),
         name: "somebody-else".into(),
         unreachable: vec![found; nodes],
         ..Default::default()
@@ -68,4 +70,48 @@ async fn who_cannot_reach_a_node_is_called_as_its_certificate_says() {
         is_told(member, wrong, &expected).await;
         is_told(member, report(0, ""), &[]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_are_listed_as_their_certificates_call_them() {
+    let cluster = Cluster::start_secure(3).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.followers().await[0];
+    let gateway = cluster.ca.as_ref().unwrap().issue(Role::Gateway, "g").unwrap();
+    let is_told = async |member, report: proto::TrafficReport, expected: &[(&str, &str)]| {
+        eventually("the report is taken", async || {
+            let mut service = cluster.service(member, Some(&gateway));
+            service.report_traffic(report.clone()).await.ok()?;
+            let status = cluster.client(&[leader]).status().await.ok()?;
+            let found: Vec<_> = status
+                .gateways
+                .iter()
+                .map(|gateway| (gateway.name.as_str(), gateway.build.as_str()))
+                .collect();
+            (found == expected).then_some(())
+        })
+        .await;
+    };
+    let built = |build: &str| proto::TrafficReport {
+        build: Some(build.into()),
+        ..report(0, "")
+    };
+    for member in [leader, follower] {
+        // One that does not say what it is reports only now and then.
+        is_told(member, report(0, ""), &[]).await;
+        is_told(member, built("0.9.0"), &[("g", "0.9.0")]).await;
+        is_told(
+            member,
+            proto::TrafficReport {
+                ends: true,
+                ..built("0.9.0")
+            },
+            &[],
+        )
+        .await;
+    }
+    let mut service = cluster.service(leader, Some(&gateway));
+    let refused = service.report_traffic(built(&"9".repeat(65))).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert_eq!(refused.message(), "build: expected at most 64 bytes, found 65");
 }

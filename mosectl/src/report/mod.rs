@@ -34,6 +34,7 @@ pub(crate) struct Report {
     pub(crate) term: u64,
     pub(crate) members: Vec<MemberReport>,
     pub(crate) nodes: Vec<NodeReport>,
+    pub(crate) gateways: Vec<GatewayReport>,
     /// Each revision of each pipeline.
     pub(crate) pipelines: Vec<RevisionReport>,
 }
@@ -50,6 +51,18 @@ pub(crate) struct MemberReport {
     pub(crate) silent_ms: Option<u64>,
     /// `up`, or `lost` where the leader's last message did not reach it.
     pub(crate) health: &'static str,
+}
+
+/// One gateway that has reported to this leader, and has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct GatewayReport {
+    pub(crate) name: String,
+    /// `up`, or `lost` where it has not reported for 3 s.
+    pub(crate) health: &'static str,
+    /// Milliseconds since its last report to this leader.
+    pub(crate) silent_ms: u64,
+    /// Version of the build that it runs.
+    pub(crate) build: String,
 }
 
 /// One node agent.
@@ -181,7 +194,13 @@ impl TryFrom<proto::StatusResponse> for Report {
             leader: leader == Some(member.id),
             matched: member.matched,
             silent_ms: member.silent_ms,
-            health: if member.is_lost { "lost" } else { "up" },
+            health: up_or_lost(member.is_lost),
+        };
+        let gateway = |gateway: proto::GatewayStatus| GatewayReport {
+            name: gateway.name,
+            health: up_or_lost(gateway.is_lost),
+            silent_ms: gateway.silent_ms,
+            build: gateway.build,
         };
         Ok(Self {
             cluster: response.cluster_id,
@@ -190,15 +209,40 @@ impl TryFrom<proto::StatusResponse> for Report {
             term: response.term,
             members: response.members.into_iter().map(member).collect(),
             nodes: with_replicas(nodes, &pipelines),
+            gateways: response.gateways.into_iter().map(gateway).collect(),
             pipelines,
         })
     }
 }
 
+fn up_or_lost(is_lost: bool) -> &'static str {
+    if is_lost { "lost" } else { "up" }
+}
+
 impl Watched for Report {
     fn ageless(&self) -> Self {
         Self {
+            members: self.members.ageless(),
             nodes: self.nodes.ageless(),
+            gateways: self.gateways.ageless(),
+            ..self.clone()
+        }
+    }
+}
+
+impl Watched for MemberReport {
+    fn ageless(&self) -> Self {
+        Self {
+            silent_ms: self.silent_ms.map(|_| 0),
+            ..self.clone()
+        }
+    }
+}
+
+impl Watched for GatewayReport {
+    fn ageless(&self) -> Self {
+        Self {
+            silent_ms: 0,
             ..self.clone()
         }
     }

@@ -31,6 +31,7 @@ pub(crate) fn render(report: &Report) -> String {
     section(&mut text, replicas(&report.pipelines), "");
     section(&mut text, nodes(report), "no nodes");
     unreachable(&mut text, &report.nodes);
+    section(&mut text, gateways(report), "");
     section(&mut text, members(report), "");
     for revision in &report.pipelines {
         details(&mut text, revision);
@@ -139,6 +140,19 @@ fn nodes(report: &Report) -> Table {
 
 fn heard(silent_ms: Option<u64>) -> String {
     silent_ms.map_or_else(dash, |millis| format!("{:.1}s ago", millis as f64 / 1000.0))
+}
+
+fn gateways(report: &Report) -> Table {
+    let mut table = table(&["GATEWAY", "HEALTH", "HEARD", "BUILD"]);
+    for gateway in &report.gateways {
+        table.add_row([
+            printable(&gateway.name),
+            gateway.health.to_owned(),
+            heard(Some(gateway.silent_ms)),
+            printable(&gateway.build),
+        ]);
+    }
+    table
 }
 
 fn members(report: &Report) -> Table {

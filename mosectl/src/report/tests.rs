@@ -140,6 +140,20 @@ pub(crate) fn response() -> proto::StatusResponse {
         term: 3,
         version: 12,
         cluster_id: "test".into(),
+        gateways: vec![
+            proto::GatewayStatus {
+                name: "edge-1".into(),
+                build: "0.1.0".into(),
+                silent_ms: 640,
+                is_lost: false,
+            },
+            proto::GatewayStatus {
+                name: "edge-2".into(),
+                build: "0.1.0".into(),
+                silent_ms: 61_200,
+                is_lost: true,
+            },
+        ],
     }
 }
 
@@ -224,6 +238,10 @@ NODE  HEALTH   ADDRESS         HEARD     LABELS
 a     up       127.0.0.1:7443  0.4s ago  gpu=h200
 b     suspect  127.0.0.1:7443  -         gpu=h200
 
+GATEWAY  HEALTH  HEARD      BUILD
+edge-1   up      0.6s ago   0.1.0
+edge-2   lost    61.2s ago  0.1.0
+
 MEMBER  HEALTH  ADDRESS         HEARD     ROLE      LOG
 1       up      127.0.0.1:7400  -         leader    12
 2       lost    127.0.0.1:7401  5.2s ago  follower  -
@@ -297,6 +315,23 @@ fn an_error_cannot_reach_into_the_terminal() {
 }
 
 #[test]
+fn time_alone_changes_nothing_that_is_watched() {
+    let mut later = response();
+    for member in &mut later.members {
+        member.silent_ms = member.silent_ms.map(|millis| millis + 1000);
+    }
+    for node in &mut later.nodes {
+        node.silent_ms = node.silent_ms.map(|millis| millis + 1000);
+    }
+    for gateway in &mut later.gateways {
+        gateway.silent_ms += 1000;
+    }
+    let later = Report::try_from(later).unwrap();
+    assert_ne!(report(), later);
+    assert_eq!(report().ageless(), later.ageless());
+}
+
+#[test]
 fn the_json_is_this_object() {
     let json = serde_json::to_value(report()).unwrap();
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -304,6 +339,7 @@ fn the_json_is_this_object() {
         keys(&json),
         [
             "cluster",
+            "gateways",
             "leader",
             "members",
             "nodes",
@@ -354,4 +390,7 @@ fn the_json_is_this_object() {
     assert_eq!(json["nodes"][0], node);
     let member = serde_json::json!({"id": 1, "address": "127.0.0.1:7400", "leader": true, "matched": 12, "silent_ms": null, "health": "up"});
     assert_eq!(json["members"][0], member);
+    let gateway =
+        serde_json::json!({"name": "edge-2", "health": "lost", "silent_ms": 61_200, "build": "0.1.0"});
+    assert_eq!(json["gateways"][1], gateway);
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mosec_types::traffic::Counts;
-use mosec_types::{NodeId, PipelineName, PipelineSpec, Revision, Unreachable};
+use mosec_types::{NodeId, PipelineName, PipelineSpec};
 
 use super::client::{ControlClient, ControlError, Service};
 use super::proto;
@@ -89,32 +88,5 @@ impl ControlClient {
         };
         let send = |mut client: Service, request| async move { client.plan(request).await };
         self.call(request, send).await
-    }
-
-    /// Tells the leader what has become of the revisions' requests, and which nodes cannot be reached.
-    ///
-    /// `gateway`: names one run of the gateway, with which the counts began. `unreachable`: all there are now, up to
-    /// [`MAX_UNREACHABLE`](mosec_types::reach::MAX_UNREACHABLE).
-    pub async fn report_traffic(
-        &self,
-        gateway: &str,
-        counts: &[(Revision, Counts)],
-        unreachable: &[Unreachable],
-    ) -> Result<(), ControlError> {
-        let of_revision = |(revision, counts): &(Revision, Counts)| proto::RevisionTraffic {
-            revision: revision.0,
-            requests: counts.requests,
-            errors: counts.errors,
-            slow: counts.slow,
-        };
-        let request = proto::TrafficReport {
-            gateway: gateway.to_owned(),
-            revisions: counts.iter().map(of_revision).collect(),
-            name: String::new(),
-            unreachable: unreachable.iter().map(Into::into).collect(),
-        };
-        let send = |mut client: Service, request| async move { client.report_traffic(request).await };
-        self.call(request, send).await?;
-        Ok(())
     }
 }

@@ -15,6 +15,7 @@ mod logs;
 mod members;
 mod people;
 mod renew;
+mod reports;
 mod saved;
 mod watch;
 
@@ -28,6 +29,7 @@ pub use join::{JOIN_TRY_TIMEOUT, JoinError, JoinTarget, host_name, identity_in, 
 pub use logs::{Asked, MAX_CHUNK_BYTES, MAX_POSITIONS};
 pub use people::TokenSpec;
 pub use renew::keep_fresh;
+pub use reports::GatewayReport;
 pub use saved::{SavedError, SavedTopology};
 
 /// Generated from `proto/control.proto`.
