@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mosec_telemetry::{Described, Series};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use mosec_telemetry::{Counters, Described, Gauges, Series};
+use prometheus::{IntCounter, IntGauge};
 
 use crate::census::{Census, Finish};
 
@@ -27,11 +27,11 @@ pub(crate) struct Metrics {
     pub(crate) leases_lost: IntCounter,
     pub(crate) store_bytes: IntGauge,
     pipelines: IntGauge,
-    replication_lag: IntGaugeVec,
-    nodes: IntGaugeVec,
-    replicas: IntGaugeVec,
-    rollouts: IntGaugeVec,
-    finished: IntCounterVec,
+    replication_lag: Gauges,
+    nodes: Gauges,
+    replicas: Gauges,
+    rollouts: Gauges,
+    finished: Counters,
 }
 
 impl Metrics {
@@ -118,7 +118,7 @@ impl Metrics {
         let Some(census) = census else {
             self.pipelines.set(0);
             for gauges in [&self.nodes, &self.replicas, &self.rollouts] {
-                gauges.reset();
+                gauges.clear();
             }
             return;
         };
@@ -139,7 +139,7 @@ impl Metrics {
     pub(crate) fn show_lags(&self, shown: &mut BTreeMap<u64, i64>, lags: BTreeMap<u64, i64>) {
         for member in shown.keys().filter(|member| !lags.contains_key(member)) {
             // It was shown before.
-            let _ = self.replication_lag.remove_label_values(&[&member.to_string()]);
+            self.replication_lag.remove(&[&member.to_string()]);
         }
         for (member, lag) in &lags {
             self.replication_lag

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use mosec_dispatch::DispatchMetrics;
-use mosec_telemetry::{Described, Series, ServiceSeries};
+use mosec_telemetry::{Counters, Described, Series, ServiceSeries};
 use mosec_types::ErrorCode;
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, IntCounter, IntGauge};
 
 use crate::revisions::Revisions;
 use crate::routes::Route;
@@ -13,7 +13,7 @@ use crate::routes::Route;
 pub(crate) struct Metrics {
     /// Of its own: in one process with workers, both have series of one family.
     series: Series,
-    throughput: IntCounterVec,
+    throughput: Counters,
     duration: Histogram,
     pub(crate) remaining: IntGauge,
     pub(crate) connections: IntGauge,

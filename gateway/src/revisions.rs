@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mosec_telemetry::{Holders, Series};
+use mosec_telemetry::{Counters, Histograms, Holders, Series};
 use mosec_types::topology::Deployment;
 use mosec_types::{ErrorCode, PipelineSpec, Revision, Span, SpanKind, Topology};
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec};
+use prometheus::{Histogram, HistogramOpts, IntCounter};
 
 use crate::by_revision::ByRevision;
 use crate::routes::Route;
@@ -44,10 +44,10 @@ pub(crate) struct Revisions {
 }
 
 struct Families {
-    requests: IntCounterVec,
-    refused: IntCounterVec,
-    seconds: HistogramVec,
-    parts: HistogramVec,
+    requests: Counters,
+    refused: Counters,
+    seconds: Histograms,
+    parts: Histograms,
     /// The revisions that there are.
     holders: Holders<Owner>,
 }
@@ -156,25 +156,25 @@ impl Families {
         match owner {
             Owner::Pipeline(pipeline) => {
                 for code in ErrorCode::all() {
-                    let _ = self.refused.remove_label_values(&[pipeline, code.name()]);
+                    self.refused.remove(&[pipeline, code.name()]);
                 }
                 let gateway = [pipeline, "", SpanKind::Gateway.name()];
-                let _ = self.parts.remove_label_values(&gateway);
+                self.parts.remove(&gateway);
             }
             Owner::Revision(pipeline, revision) => {
                 let revision = revision.to_string();
-                let _ = self.seconds.remove_label_values(&[pipeline, &revision]);
+                self.seconds.remove(&[pipeline, &revision]);
                 for route in &spec.routes {
                     for code in ErrorCode::all() {
                         let status = code.http_status().to_string();
                         let labels = [pipeline, &revision, &route.path, &status];
-                        let _ = self.requests.remove_label_values(&labels);
+                        self.requests.remove(&labels);
                     }
                 }
             }
             Owner::Stage(pipeline, stage) => {
                 for part in PARTS {
-                    let _ = self.parts.remove_label_values(&[pipeline, stage, part.name()]);
+                    self.parts.remove(&[pipeline, stage, part.name()]);
                 }
             }
         }

@@ -2,10 +2,10 @@
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 
-use mosec_telemetry::{Kind, Series};
+use mosec_telemetry::{Kind, Labelled, Series};
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::{Device as NvmlDevice, Nvml};
-use prometheus::{GaugeVec, Opts};
+use prometheus::{Gauge, Opts};
 
 use crate::agent::OBSERVE;
 use crate::host::Device;
@@ -57,18 +57,18 @@ fn reading(device: &NvmlDevice<'_>) -> Reading {
 /// Series of a node's GPUs.
 #[derive(Clone)]
 pub(crate) struct GpuMetrics {
-    utilization: GaugeVec,
-    memory_used: GaugeVec,
-    memory: GaugeVec,
-    temperature: GaugeVec,
-    power: GaugeVec,
+    utilization: Labelled<Gauge>,
+    memory_used: Labelled<Gauge>,
+    memory: Labelled<Gauge>,
+    temperature: Labelled<Gauge>,
+    power: Labelled<Gauge>,
 }
 
 impl GpuMetrics {
     pub(crate) fn new(series: &Series) -> prometheus::Result<Self> {
         let gauges = |name: &str, help: &str| {
             let opts = Opts::new(format!("mosec_agent_gpu_{name}"), help);
-            series.add(Kind::Gauge, GaugeVec::new(opts, &["gpu"])?)
+            series.add(Kind::Gauge, Labelled::new(opts, &["gpu"])?)
         };
         Ok(Self {
             utilization: gauges(
@@ -100,8 +100,7 @@ impl GpuMetrics {
         for (gauge, value) in shown {
             match value {
                 Some(value) => gauge.with_label_values(&[gpu]).set(value),
-                // It may not be there.
-                None => drop(gauge.remove_label_values(&[gpu])),
+                None => gauge.remove(&[gpu]),
             }
         }
     }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use mosec_telemetry::{Counted, Holders, Series, ServiceSeries, whole};
+use mosec_telemetry::{Counted, Counters, Gauges, Histograms, Holders, Series, ServiceSeries, whole};
 use mosec_types::ReplicaId;
 use parking_lot::Mutex;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
 
 use crate::config::Config;
 
@@ -29,13 +29,13 @@ pub(crate) struct AgentMetrics {
 /// Series of all stages of a node.
 struct Stages {
     service: Service,
-    worker_time: HistogramVec,
-    workers: IntGaugeVec,
-    ready: IntGaugeVec,
-    restarts: IntCounterVec,
-    backlog: IntGaugeVec,
-    in_flight: IntGaugeVec,
-    credits: IntGaugeVec,
+    worker_time: Histograms,
+    workers: Gauges,
+    ready: Gauges,
+    restarts: Counters,
+    backlog: Gauges,
+    in_flight: Gauges,
+    credits: Gauges,
     /// The pools that there are.
     holders: Holders<Owner>,
     /// Numbers of the workers that MOSEC's series have of the stages of a name.
@@ -61,9 +61,9 @@ impl Owner {
 
 /// MOSEC's series of stages and their workers.
 struct Service {
-    process_duration: HistogramVec,
-    batch_size: HistogramVec,
-    batch_duration: HistogramVec,
+    process_duration: Histograms,
+    batch_size: Histograms,
+    batch_duration: Histograms,
 }
 
 /// Series of one pool. Dropping it removes those that no other pool has.
@@ -197,12 +197,11 @@ impl Stages {
             &self.in_flight,
             &self.credits,
         ];
-        // All of them were made together; one that is gone is as it should be.
         for gauge in gauges {
-            let _ = gauge.remove_label_values(&labels);
+            gauge.remove(&labels);
         }
-        let _ = self.restarts.remove_label_values(&labels);
-        let _ = self.worker_time.remove_label_values(&labels);
+        self.restarts.remove(&labels);
+        self.worker_time.remove(&labels);
     }
 }
 
@@ -210,7 +209,7 @@ impl Service {
     fn remove(&self, labels: [&str; 2]) {
         // The latter two are only there of stages that form batches.
         for histogram in [&self.process_duration, &self.batch_size, &self.batch_duration] {
-            let _ = histogram.remove_label_values(&labels);
+            histogram.remove(&labels);
         }
     }
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mosec_telemetry::{Kind, Series};
+use mosec_telemetry::{Counters, Kind, Series};
 use mosec_types::NodeId;
 use mosec_wire::{LinkError, LinkStats};
 use parking_lot::Mutex;
-use prometheus::{IntCounter, IntCounterVec};
+use prometheus::IntCounter;
 
 use crate::LinkTarget;
 use crate::scrape::{self, Named, Reading};
@@ -62,7 +62,7 @@ const COUNTERS: [Named; 6] = [
 pub(crate) struct LinkMetrics {
     open: Open,
     opened: IntCounter,
-    lost: IntCounterVec,
+    lost: Counters,
     pub(crate) resets: IntCounter,
     /// Zero where there is no socket.
     receive_buffer_bytes: Arc<AtomicUsize>,

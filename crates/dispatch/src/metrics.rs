@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use mosec_telemetry::{Kind, Series};
+use mosec_telemetry::{Counters, Histograms, Kind, Series};
 use mosec_types::ErrorCode;
 use parking_lot::Mutex;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
 
 use crate::StageConfig;
 use crate::link_metrics::LinkMetrics;
@@ -42,13 +42,13 @@ struct Known {
 }
 
 struct Families {
-    queue_wait: HistogramVec,
-    batch_wait: HistogramVec,
-    batches: IntCounterVec,
-    batch_size: HistogramVec,
-    refusals: IntCounterVec,
-    losses: IntCounterVec,
-    handed_over: IntCounterVec,
+    queue_wait: Histograms,
+    batch_wait: Histograms,
+    batches: Counters,
+    batch_size: Histograms,
+    refusals: Counters,
+    losses: Counters,
+    handed_over: Counters,
 }
 
 /// A dispatcher, for whoever asks how it stands.
@@ -223,16 +223,13 @@ impl Families {
     fn remove(&self, labels: &Labels) {
         let [pipeline, stage] = labels;
         for code in ErrorCode::all() {
-            // Most have none.
-            let _ = self
-                .refusals
-                .remove_label_values(&[pipeline.as_str(), stage, code.name()]);
+            self.refusals.remove(&[pipeline.as_str(), stage, code.name()]);
         }
         for histograms in [&self.queue_wait, &self.batch_wait, &self.batch_size] {
-            let _ = histograms.remove_label_values(labels);
+            histograms.remove(labels);
         }
         for counters in [&self.batches, &self.losses, &self.handed_over] {
-            let _ = counters.remove_label_values(labels);
+            counters.remove(labels);
         }
     }
 }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use mosec_telemetry::{Kind, Series};
+use mosec_telemetry::{Kind, Labelled, Measured, Series};
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{CounterVec, GaugeVec, Opts};
+use prometheus::{Counter, Gauge, Opts};
 
 /// One thing's labels, and its values in the order of the families.
 pub(crate) type Reading = (Vec<String>, Vec<f64>);
@@ -26,79 +26,65 @@ pub(crate) fn register(
     read: impl Fn() -> Vec<Reading> + Send + Sync + 'static,
 ) -> prometheus::Result<()> {
     let read: Arc<Read> = Arc::new(read);
-    let opts = families.iter().map(|&(name, help)| Opts::new(name, help));
     match kind {
-        Kind::Counter => {
-            let families = opts.map(|opts| CounterVec::new(opts, labels));
-            series.add(kind, Scraped::new(families.collect::<Result<_, _>>()?, read))?;
-        }
-        _ => {
-            let families = opts.map(|opts| GaugeVec::new(opts, labels));
-            series.add(kind, Scraped::new(families.collect::<Result<_, _>>()?, read))?;
-        }
+        Kind::Counter => series.add_mixed(|_| kind, Scraped::<Counter>::new(families, labels, read)?),
+        _ => series.add_mixed(|_| kind, Scraped::<Gauge>::new(families, labels, read)?),
     }
-    Ok(())
 }
 
-#[derive(Clone)]
-struct Scraped<F> {
-    families: Arc<Mutex<Vec<F>>>,
-    /// The same, for their descriptions.
-    described: Vec<F>,
+struct Scraped<M: Measured> {
+    families: Vec<Labelled<M>>,
+    /// For whoever fills and empties them.
+    scrape: Mutex<()>,
     read: Arc<Read>,
 }
 
-impl<F: Clone> Scraped<F> {
-    fn new(families: Vec<F>, read: Arc<Read>) -> Self {
-        Self {
-            described: families.clone(),
-            families: Arc::new(Mutex::new(families)),
+impl<M: Measured<Opts = Opts>> Scraped<M> {
+    fn new(families: &[Named], labels: &[&str], read: Arc<Read>) -> prometheus::Result<Self> {
+        let families = families
+            .iter()
+            .map(|&(name, help)| Labelled::new(Opts::new(name, help), labels));
+        Ok(Self {
+            families: families.collect::<Result<_, _>>()?,
+            scrape: Mutex::default(),
             read,
-        }
+        })
     }
 }
 
-trait Family: Collector {
-    fn put(&self, labels: &[String], value: f64);
-    fn clear(&self);
+trait Put: Measured {
+    /// Gives a series that has just been made its value.
+    fn put(&self, value: f64);
 }
 
-impl Family for GaugeVec {
-    fn put(&self, labels: &[String], value: f64) {
-        self.with_label_values(labels).set(value);
-    }
-
-    fn clear(&self) {
-        self.reset();
+impl Put for Gauge {
+    fn put(&self, value: f64) {
+        self.set(value);
     }
 }
 
-impl Family for CounterVec {
-    fn put(&self, labels: &[String], value: f64) {
-        self.with_label_values(labels).inc_by(value);
-    }
-
-    fn clear(&self) {
-        self.reset();
+impl Put for Counter {
+    fn put(&self, value: f64) {
+        self.inc_by(value);
     }
 }
 
-impl<F: Family> Collector for Scraped<F> {
+impl<M: Put> Collector for Scraped<M> {
     fn desc(&self) -> Vec<&Desc> {
-        self.described.iter().flat_map(F::desc).collect()
+        self.families.iter().flat_map(Labelled::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         // Read first: whoever is asked may take its time. Of several scrapes at once each sees a whole reading.
         let readings = (self.read)();
-        let families = self.families.lock();
+        let _scrape = self.scrape.lock();
         for (labels, values) in &readings {
-            for (family, &value) in families.iter().zip(values) {
-                family.put(labels, value);
+            for (family, &value) in self.families.iter().zip(values) {
+                family.with_label_values(labels).put(value);
             }
         }
-        let collected = families.iter().flat_map(F::collect).collect();
-        families.iter().for_each(F::clear);
+        let collected = self.families.iter().flat_map(Labelled::collect).collect();
+        self.families.iter().for_each(Labelled::clear);
         collected
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
+
+use crate::labelled::{Counters, Gauges, Histograms};
 
 /// The series of a process. Clones share them.
 #[derive(Clone, Default)]
@@ -54,8 +54,8 @@ impl Series {
         self.add(Kind::Counter, IntCounter::new(name, help)?)
     }
 
-    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        self.add(Kind::Counter, IntCounterVec::new(Opts::new(name, help), labels)?)
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Counters> {
+        self.add(Kind::Counter, Counters::new(Opts::new(name, help), labels)?)
     }
 
     pub fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
@@ -73,16 +73,16 @@ impl Series {
         self.add_mixed(|_| Kind::Gauge, Read { gauge, read })
     }
 
-    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.add(Kind::Gauge, IntGaugeVec::new(Opts::new(name, help), labels)?)
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Gauges> {
+        self.add(Kind::Gauge, Gauges::new(Opts::new(name, help), labels)?)
     }
 
     pub fn histogram(&self, opts: HistogramOpts) -> prometheus::Result<Histogram> {
         self.add(Kind::Histogram, Histogram::with_opts(opts)?)
     }
 
-    pub fn histograms(&self, opts: HistogramOpts, labels: &[&str]) -> prometheus::Result<HistogramVec> {
-        self.add(Kind::Histogram, HistogramVec::new(opts, labels)?)
+    pub fn histograms(&self, opts: HistogramOpts, labels: &[&str]) -> prometheus::Result<Histograms> {
+        self.add(Kind::Histogram, Histograms::new(opts, labels)?)
     }
 
     /// Registers a collector of families of one kind, and gives it back as a handle.

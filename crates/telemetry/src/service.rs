@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge};
+use prometheus::{Histogram, HistogramOpts, IntGauge};
 
-use crate::Series;
+use crate::{Counters, Histograms, Series};
 
 /// Buckets of times where the service has no timeout of its own: up to nine minutes.
 const DEFAULT_BUCKETS: usize = 20;
@@ -35,7 +35,7 @@ impl Default for ServiceSeries {
 
 impl ServiceSeries {
     /// Answered requests.
-    pub fn throughput(&self, series: &Series) -> prometheus::Result<IntCounterVec> {
+    pub fn throughput(&self, series: &Series) -> prometheus::Result<Counters> {
         series.counters(
             &self.name("throughput_total"),
             "service inference endpoint throughput.",
@@ -61,7 +61,7 @@ impl ServiceSeries {
     }
 
     /// Times of batches, in the same family.
-    pub fn batch_process_duration(&self, series: &Series) -> prometheus::Result<HistogramVec> {
+    pub fn batch_process_duration(&self, series: &Series) -> prometheus::Result<Histograms> {
         series.histograms(self.process_duration()?, &STAGE_LABELS)
     }
 
@@ -76,14 +76,14 @@ impl ServiceSeries {
     }
 
     /// Requests of a batch.
-    pub fn batch_size(&self, series: &Series) -> prometheus::Result<HistogramVec> {
+    pub fn batch_size(&self, series: &Series) -> prometheus::Result<Histograms> {
         let buckets = prometheus::exponential_buckets(1.0, 2.0, BATCH_SIZE_BUCKETS)?;
         let opts = self.opts("batch_size", "batch size for each connection in each stage.");
         series.histograms(opts.buckets(buckets), &STAGE_LABELS)
     }
 
     /// Times that batches waited for more requests.
-    pub fn batch_duration(&self, series: &Series) -> prometheus::Result<HistogramVec> {
+    pub fn batch_duration(&self, series: &Series) -> prometheus::Result<Histograms> {
         let opts = self.opts(
             "batch_duration_second",
             "dynamic batching duration for each connection in each stage.",
