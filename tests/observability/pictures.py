@@ -40,9 +40,8 @@ POINTS = 240
 class Board:
     """One dashboard on its way to a picture."""
 
-    def __init__(self, board: dict, source: Source, minutes: float) -> None:
-        self.board, self.source = board, source
-        self.end = time.time()
+    def __init__(self, board: dict, source: Source, end: float, minutes: float) -> None:
+        self.board, self.source, self.end = board, source, end
         self.start = self.end - minutes * 60
         self.values = source.values(board)
         self.rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
@@ -126,7 +125,7 @@ class Board:
 
     def _number(self, panel: dict, left: float, top: float, width: float, height: float) -> None:
         [target] = panel["targets"]
-        series = self.source.now(self._filled(target["expr"]))
+        series = self.source.at(self._filled(target["expr"]), self.end)
         defaults = panel["fieldConfig"]["defaults"]
         value = series[0][1][-1][1] if series else math.nan
         text, color = defaults.get("noValue", "No data"), FAINT
@@ -158,7 +157,7 @@ class Board:
         named, titles = keys(panel), columns(panel)
         found: dict[tuple[str, ...], dict[str, float]] = {}
         for target in panel["targets"]:
-            for labels, points in self.source.now(self._filled(target["expr"])):
+            for labels, points in self.source.at(self._filled(target["expr"]), self.end):
                 key = tuple(labels.get(name, "") for name in named)
                 found.setdefault(key, {})[target["refId"]] = points[-1][1]
         lines = []
@@ -277,13 +276,15 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=10, help="how much of the past is shown (default: %(default)s)"
     )
+    parser.add_argument("--ago", type=float, default=0, help="how many minutes ago that ended (default: %(default)s)")
     parser.add_argument("--interval", default="20s", help="what $__rate_interval becomes (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/img", help="folder of the pictures")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    end = time.time() - args.ago * 60
     for name, board in boards().items():
         path = args.out / f"dashboard-{name}.png"
-        figure = Board(board, Source(args.url, args.interval), args.minutes).draw()
+        figure = Board(board, Source(args.url, args.interval), end, args.minutes).draw()
         figure.savefig(path, dpi=80, facecolor=GROUND)
         plt.close(figure)
         print(path)

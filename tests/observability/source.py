@@ -22,6 +22,10 @@ class Source:
         """Each series with its one value."""
         return _series(self._ask("query", query=expr))
 
+    def at(self, expr: str, time: float) -> Series:
+        """The same as it was."""
+        return _series(self._ask("query", query=expr, time=time))
+
     def over(self, expr: str, start: float, end: float, step: float) -> Series:
         return _series(self._ask("query_range", query=expr, start=start, end=end, step=step))
 
