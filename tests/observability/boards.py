@@ -89,10 +89,10 @@ def keys(panel: dict) -> dict[str, str]:
     return {name: made["renameByName"][name] for name in order if not name.startswith("Value")}
 
 
-def override(panel: dict, column: str, name: str):
-    """A property of a table's column, or None."""
+def override(panel: dict, of: str, name: str):
+    """A property of a column or a line by its name, or None."""
     for one in panel["fieldConfig"]["overrides"]:
-        if one["matcher"]["options"] == column:
+        if one["matcher"]["options"] == of:
             for given in one["properties"]:
                 if given["id"] == name:
                     return given["value"]

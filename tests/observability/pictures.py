@@ -29,7 +29,15 @@ from units import shown  # noqa: E402
 GROUND, PANEL, EDGE, TEXT, FAINT = "#111217", "#181b1f", "#2b2f36", "#d5d6db", "#8e9097"
 # Grafana's classic palette, and the names that thresholds use.
 PALETTE = ["#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d", "#ffb357", "#ff7383"]
-NAMED = {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c"}
+NAMED = {
+    "green": "#73bf69",
+    "yellow": "#fade2a",
+    "orange": "#ff9830",
+    "red": "#f2495c",
+    "blue": "#5794f2",
+    "light-blue": "#8ab8ff",
+    "purple": "#b877d9",
+}
 # Inches of one unit of the grid, of which a dashboard has 24 in its width.
 UNIT_WIDTH, UNIT_HEIGHT = 0.8, 0.38
 TITLE, LEGEND = 0.30, 0.19
@@ -77,6 +85,7 @@ class Board:
 
     def _graph(self, panel: dict, left: float, top: float, width: float, height: float) -> None:
         lines = [line for line in self._lines(panel) if any(math.isfinite(value) for _, value in line[1])]
+        colors = [_line_color(panel, name, at) for at, (name, _) in enumerate(lines)]
         shown = min(len(lines), LEGENDS)
         below = 0.3 + LEGEND * math.ceil(shown / 2) + (LEGEND if len(lines) > shown else 0)
         axes = self._axes(left + 0.75, top + 0.08, width - 0.95, height - below - 0.2)
@@ -84,26 +93,24 @@ class Board:
         self._style(axes, panel["fieldConfig"]["defaults"]["unit"])
         custom = panel["fieldConfig"]["defaults"]["custom"]
         if custom.get("stacking", {}).get("mode") == "normal":
-            self._stack(axes, lines)
+            self._stack(axes, lines, colors)
         else:
-            for at, (_, points) in enumerate(lines):
-                color = PALETTE[at % len(PALETTE)]
+            for color, (_, points) in zip(colors, lines, strict=True):
                 axes.plot(*self._xy(points), color=color, linewidth=1.1)
         self._limits(axes, panel, lines)
         for at, (name, _) in enumerate(lines[:shown]):
             x, y = left + 0.2 + (at % 2) * (width - 0.3) / 2, top + height - below + 0.36 + LEGEND * (at // 2)
-            self._text(x, y, "━ ", size=8, color=PALETTE[at % len(PALETTE)])
+            self._text(x, y, "━ ", size=8, color=colors[at])
             self._text(x + 0.2, y, _cut(name, (width - 0.8) / 2), size=7.5)
         if len(lines) > shown:
             self._text(left + 0.2, top + height - 0.13, f"and {len(lines) - shown} more", size=7.5, color=FAINT)
         if not lines:
             axes.text(0.5, 0.5, "No data", transform=axes.transAxes, color=FAINT, ha="center", va="center")
 
-    def _stack(self, axes: Axes, lines: list[tuple[str, list[tuple[float, float]]]]) -> None:
+    def _stack(self, axes: Axes, lines: list[tuple[str, list[tuple[float, float]]]], colors: list[str]) -> None:
         times = sorted({at for _, points in lines for at, _ in points})
         values = [[_finite(dict(points).get(at, 0.0)) for at in times] for _, points in lines]
         if times:
-            colors = [PALETTE[at % len(PALETTE)] for at in range(len(lines))]
             axes.stackplot([_date(at) for at in times], values, colors=colors, alpha=0.75, linewidth=0)
 
     def _limits(self, axes: Axes, panel: dict, lines: list) -> None:
@@ -249,6 +256,12 @@ def color_of(value: float, steps: list[dict]) -> str:
     """The colour of the last threshold that a value has reached."""
     reached = [step["color"] for step in steps if step["value"] is None or value >= step["value"]]
     return NAMED.get(reached[-1], TEXT) if reached and math.isfinite(value) else TEXT
+
+
+def _line_color(panel: dict, name: str, at: int) -> str:
+    """The colour that a line has by its name, or else by its place."""
+    fixed = override(panel, name, "color")
+    return NAMED.get(fixed["fixedColor"], fixed["fixedColor"]) if fixed else PALETTE[at % len(PALETTE)]
 
 
 def _legend(template: str, labels: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Does the control plane lead, keep up and do what it is told?"""
 
 from overview import HIGH, LOW
-from parts import Query, graph, number, states, variable
+from parts import BAD, BEGINS, ENDS, LOOK, NEXT, OVER, WELL, Query, graph, number, states, variable
 from parts import board as made
 
 MEMBER = '{instance=~"$member"}'
@@ -131,6 +131,7 @@ MANAGED = [
         "none",
         Query(of_leader("nodes", "state"), "{{state}}"),
         stacked=True,
+        colors={"up": WELL, "suspect": LOOK, "down": BAD},
     ),
     graph(
         "Replicas",
@@ -138,6 +139,16 @@ MANAGED = [
         "none",
         Query(of_leader("replicas", "state"), "{{state}}"),
         stacked=True,
+        colors={
+            "ready": WELL,
+            "placed": NEXT,
+            "starting": BEGINS,
+            "draining": ENDS,
+            "stopped": OVER,
+            "unknown": LOOK,
+            "unplaced": LOOK,
+            "back-off": BAD,
+        },
     ),
     graph("Pipelines", "Pipelines that are deployed.", "none", Query(f"max({PREFIX}pipelines)", "pipelines")),
     graph(
@@ -146,6 +157,14 @@ MANAGED = [
         "none",
         Query(of_leader("rollouts", "state"), "{{state}}"),
         stacked=True,
+        colors={
+            "serving": WELL,
+            "starting": BEGINS,
+            "canary": "yellow",
+            "rolling": NEXT,
+            "retiring": ENDS,
+            "failed": BAD,
+        },
     ),
     graph(
         "Rollouts finished",
@@ -153,6 +172,7 @@ MANAGED = [
         "none",
         Query(f"sum by (outcome) (increase({PREFIX}rollouts_finished_total[1h]))", "{{outcome}}"),
         stacked=True,
+        colors={"promoted": WELL, "superseded": LOOK, "deleted": OVER, "reverted": BAD},
     ),
 ]
 

@@ -18,6 +18,9 @@ STAT_WIDTH, STAT_HEIGHT = 3, 4
 
 Steps = dict[float, str]
 
+# What states say, whatever they are states of: all is well, something begins or ends, somebody should look.
+WELL, BEGINS, NEXT, ENDS, OVER, LOOK, BAD = "green", "blue", "light-blue", "purple", "#6e7687", "orange", "red"
+
 
 @dataclass
 class Query:
@@ -90,9 +93,10 @@ def graph(
     stacked: bool = False,
     links: Iterable[builders.DashboardLink] = (),
     maximum: float | None = None,
+    colors: dict[str, str] | None = None,
     width: int = WIDTH,
 ) -> timeseries.Panel:
-    """Lines over time. `steps` are thresholds, drawn as lines."""
+    """Lines over time. `steps` are thresholds, drawn as lines; `colors` are of series whose names mean something."""
     panel = timeseries.Panel().title(title).description(description).unit(unit).datasource(SOURCE)
     panel = panel.height(HEIGHT).span(width).min(0).line_width(1).fill_opacity(30 if stacked else 8)
     panel = panel.show_points(common.VisibilityMode.NEVER).data_links(list(links))
@@ -113,6 +117,9 @@ def graph(
     if steps:
         style = common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds(_thresholds(steps)).thresholds_style(style)
+    for name, color in (colors or {}).items():
+        fixed = dashboard.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})
+        panel = panel.override_by_name(name, [fixed])
     for place, query in enumerate(queries):
         target = _target(query.expr, place).range()
         panel = panel.with_target(target.legend_format(query.legend) if query.legend else target)
