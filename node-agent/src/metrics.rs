@@ -33,6 +33,7 @@ struct Stages {
     workers: Gauges,
     ready: Gauges,
     restarts: Counters,
+    redispatched: Counters,
     backlog: Gauges,
     in_flight: Gauges,
     credits: Gauges,
@@ -75,6 +76,7 @@ pub(crate) struct PoolMetrics {
     workers: IntGauge,
     pub(crate) ready: Share,
     pub(crate) restarts: IntCounter,
+    pub(crate) redispatched: IntCounter,
     pub(crate) backlog: IntGauge,
     in_flight: IntGauge,
     pub(crate) credits: Share,
@@ -127,6 +129,7 @@ impl AgentMetrics {
             workers: stages.workers.with_label_values(&labels),
             ready: Share::of(stages.ready.with_label_values(&labels)),
             restarts: stages.restarts.with_label_values(&labels),
+            redispatched: stages.redispatched.with_label_values(&labels),
             backlog: stages.backlog.with_label_values(&labels),
             in_flight: stages.in_flight.with_label_values(&labels),
             credits: Share::of(stages.credits.with_label_values(&labels)),
@@ -158,6 +161,11 @@ impl Stages {
             restarts: series.counters(
                 "mosec_agent_worker_restarts_total",
                 "Worker processes that were started again.",
+                &STAGE,
+            )?,
+            redispatched: series.counters(
+                "mosec_agent_redispatched_total",
+                "Requests that the node gave to another of its workers as theirs was lost.",
                 &STAGE,
             )?,
             backlog: gauges(
@@ -200,7 +208,9 @@ impl Stages {
         for gauge in gauges {
             gauge.remove(&labels);
         }
-        self.restarts.remove(&labels);
+        for counters in [&self.restarts, &self.redispatched] {
+            counters.remove(&labels);
+        }
         self.worker_time.remove(&labels);
     }
 }

@@ -168,6 +168,10 @@ impl Pool {
             for (request, code) in verdict.fail {
                 request.fail(code);
             }
+            if loss != Loss::Refused {
+                let again = verdict.retry.iter().map(|requests| requests.len() as u64);
+                self.metrics.redispatched.inc_by(again.sum());
+            }
             for requests in verdict.retry {
                 // The parts share the lost batch's slot, and with it its credit.
                 let slot = lost.slot.clone();

@@ -213,9 +213,11 @@ BATCHES = [
     ),
     graph(
         "Sent again and handed over",
-        "Requests a second sent to another replica as theirs was lost, and handed over to the next revision.",
+        "Requests a second sent to another replica as theirs was lost, by whoever sent them or within the node,"
+        " and handed over to the next revision.",
         "reqps",
         Query(rate("mosec_dispatch_redispatched_total", BY_STAGE, STAGE), STAGE_NAME + " sent again"),
+        Query(rate("mosec_agent_redispatched_total", BY_STAGE, STAGE), STAGE_NAME + " sent again within the node"),
         Query(rate("mosec_dispatch_handed_over_total", BY_STAGE, STAGE), STAGE_NAME + " handed over"),
     ),
 ]

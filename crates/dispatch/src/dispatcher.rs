@@ -18,7 +18,7 @@ use rand::Rng as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::state::{Outbox, Slot, State};
+use self::state::{Outbox, Slot, State, is_movable};
 use crate::batch::{self, Decision, Supply};
 use crate::credit;
 use crate::custody::{self, Loss};
@@ -470,19 +470,26 @@ impl Inner {
             }
             request.arrived = now;
         }
-        self.metrics
-            .losses
-            .inc_by(verdict.retry.iter().map(|batch| batch.len() as u64).sum());
         self.update(|state, outbox, now| {
             outbox.answers.extend(verdict.fail);
             if state.is_draining() {
-                let retry = std::mem::take(&mut verdict.retry);
-                state.retry.extend(retry);
                 state.hand_back(now, outbox);
+                let movable = verdict.retry.iter_mut();
+                let movable =
+                    movable.flat_map(|batch| batch.extract_if(.., |request| is_movable(request, now)));
+                outbox.given_back.extend(movable);
+                verdict.retry.retain(|batch| !batch.is_empty());
             }
             if state.closed {
-                state.take_all(ErrorCode::Draining, outbox);
+                let rest = verdict.retry.into_iter().flatten();
+                outbox
+                    .answers
+                    .extend(rest.map(|request| (request, ErrorCode::Draining)));
                 return;
+            }
+            if loss != Loss::Refused {
+                let again = verdict.retry.iter().map(|batch| batch.len() as u64);
+                self.metrics.losses.inc_by(again.sum());
             }
             let slot = state.targets.iter_mut().find(|slot| &slot.id == target);
             if let Some(slot) = slot.filter(|_| loss == Loss::Refused) {

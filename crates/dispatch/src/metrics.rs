@@ -211,7 +211,8 @@ impl Families {
             )?,
             losses: counters(
                 "mosec_dispatch_redispatched_total",
-                "Requests sent again after their replica was lost.",
+                "Requests queued again as the replica that had them, or the link to it, was lost. Those that a node \
+                 gave to another worker of its own are in `mosec_agent_redispatched_total`.",
             )?,
             handed_over: counters(
                 "mosec_dispatch_handed_over_total",

@@ -8,6 +8,7 @@ use mosec_types::spec::Batching;
 use mosec_types::{Revision, SpanKind, StageIndex, StageKey};
 use tokio::sync::oneshot;
 
+use crate::custody::Loss;
 use crate::tests::{Kept, request, spec};
 use crate::*;
 
@@ -107,6 +108,51 @@ async fn revisions_share_the_series_of_their_stage() {
         [1.0, 1.0, 10.0, 2.0, 3.0, 2.0, 3.0],
         "it takes no more"
     );
+}
+
+/// A client who sends elsewhere what is given back.
+struct Movable;
+
+impl Respond for Movable {
+    fn respond(self: Box<Self>, _: Outcome) {}
+
+    fn is_wanted(&self) -> bool {
+        true
+    }
+
+    fn takes_back(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_a_replica_was_lost_with_is_sent_again() {
+    let bench = Bench::new();
+    let dispatcher = bench.dispatcher(2, Duration::from_secs(1));
+    bench.window(&dispatcher, 9, 9);
+    let found = || ["redispatched_total", "handed_over_total"].map(|name| bench.value(name).unwrap());
+    let lose = |loss| {
+        for batch in bench.target.take() {
+            batch.home.lost(batch.requests, loss);
+        }
+    };
+    let _outcomes = [1, 2].map(|id| submit(&dispatcher, id));
+    lose(Loss::Refused);
+    assert_eq!(found(), [0.0, 0.0], "none had begun");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    lose(Loss::Worker);
+    assert_eq!(found(), [2.0, 0.0]);
+    let (reply, _) = oneshot::channel();
+    dispatcher.submit(Request {
+        reply: Reply::new(Movable),
+        ..request(3, reply)
+    });
+    dispatcher.hand_back();
+    lose(Loss::Link);
+    assert_eq!(found(), [4.0, 1.0], "the third goes to another revision");
+    dispatcher.close(mosec_types::ErrorCode::Draining);
+    lose(Loss::Link);
+    assert_eq!(found(), [4.0, 1.0], "those that are left fail");
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,6 +50,19 @@ async fn a_dead_workers_requests_go_to_another_each_alone() {
     }
     assert_eq!((upstream.credits(), upstream.losses()), (0, vec![]));
     assert_eq!(dying.worker.outstanding(), 0);
+    assert_eq!(pool.metrics.redispatched.get(), 2);
+}
+
+#[tokio::test]
+async fn what_waited_behind_a_dead_workers_batch_goes_on_for_the_first_time() {
+    let bench = Bench::new();
+    let (pool, dying, upstream) = one(&bench);
+    let _outcomes = [["a", "b"], ["c", "d"]].map(|texts| upstream.send(&pool, 0, &texts));
+    let heir = bench.worker(&pool);
+    dying.die();
+    let first = heir.take_texts();
+    assert_eq!(first, Some(vec!["a".into()]), "the worker was at this one");
+    assert_eq!(pool.metrics.redispatched.get(), 2);
 }
 
 #[tokio::test]

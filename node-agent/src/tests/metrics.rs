@@ -40,6 +40,7 @@ async fn a_stage_has_its_series() {
         ("credits", depth),
         ("in_flight_batches", 1),
         ("ready_workers", 1),
+        ("redispatched_total", 0),
         ("worker_restarts_total", 0),
         ("worker_seconds_count", 1),
         ("workers", 1),

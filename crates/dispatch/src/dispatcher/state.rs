@@ -179,8 +179,7 @@ impl State {
 
     /// Takes out the requests that can be sent elsewhere: with those that are lost, they keep the count of their losses.
     pub(super) fn hand_back(&mut self, now: Instant, outbox: &mut Outbox) {
-        let is_movable = |request: &Request| request.reply.takes_back() && request.is_live(now);
-        let movable = self.extract(is_movable, &mut outbox.released);
+        let movable = self.extract(|request| is_movable(request, now), &mut outbox.released);
         outbox.given_back.extend(movable);
     }
 
@@ -200,4 +199,9 @@ impl State {
         let all = self.retry.drain(..).flatten().chain(queued);
         outbox.answers.extend(all.map(|request| (request, code)));
     }
+}
+
+/// Whether a request can be sent elsewhere.
+pub(super) fn is_movable(request: &Request, now: Instant) -> bool {
+    request.reply.takes_back() && request.is_live(now)
 }
