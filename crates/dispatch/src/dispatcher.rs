@@ -82,7 +82,10 @@ impl Dispatcher {
     /// Refuses a request whose payload is not there yet, where it is certain that [`submit`](Self::submit) would.
     pub fn refuse_early(&self) -> Option<ErrorCode> {
         let code = self.0.state.lock().refusal(self.0.config.grace, Instant::now())?;
-        self.0.metrics.refused(code);
+        // One that drains refuses nobody yet: by the time the payload is there it may have a successor.
+        if code != ErrorCode::Draining {
+            self.0.metrics.refused(code);
+        }
         Some(code)
     }
 

@@ -206,7 +206,8 @@ impl Families {
             batch_size: series.histograms(batch_size.buckets(sizes), &LABELS)?,
             refusals: series.counters(
                 "mosec_dispatch_refused_total",
-                "Requests that a stage's queue did not take, by the name of the error.",
+                "Requests that a stage's queue did not take, by the name of the error. What a draining one refuses may \
+                 still go to its successor.",
                 &[LABELS[0], LABELS[1], "reason"],
             )?,
             losses: counters(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mosec_telemetry::{Series, render};
 use mosec_types::spec::Batching;
-use mosec_types::{Revision, SpanKind, StageIndex, StageKey};
+use mosec_types::{ErrorCode, Revision, SpanKind, StageIndex, StageKey};
 use tokio::sync::oneshot;
 
 use crate::custody::Loss;
@@ -57,6 +57,15 @@ impl Bench {
 
     fn page(&self) -> String {
         render(&[&self.series])
+    }
+
+    /// How many the stage has refused for this reason.
+    fn refused(&self, reason: &str) -> Option<f64> {
+        let labels = format!("{{pipeline=\"p\",reason=\"{reason}\",stage=\"S_0\"}} ");
+        let start = format!("mosec_dispatch_refused_total{labels}");
+        let page = self.page();
+        let line = page.lines().find_map(|line| line.strip_prefix(&start));
+        line.map(|value| value.parse().unwrap())
     }
 
     /// The value of a stage's series.
@@ -150,7 +159,7 @@ async fn only_what_a_replica_was_lost_with_is_sent_again() {
     dispatcher.hand_back();
     lose(Loss::Link);
     assert_eq!(found(), [4.0, 1.0], "the third goes to another revision");
-    dispatcher.close(mosec_types::ErrorCode::Draining);
+    dispatcher.close(ErrorCode::Draining);
     lose(Loss::Link);
     assert_eq!(found(), [4.0, 1.0], "those that are left fail");
 }
@@ -171,8 +180,18 @@ async fn a_queue_refuses_once_all_its_limit_is_taken() {
     }
     assert_eq!((found(), dispatcher.refuse_early()), ([3.0, 9.0, 10.0], None));
     outcomes.push(submit(&dispatcher, 10));
-    let full = Some(mosec_types::ErrorCode::QueueFull);
+    let full = Some(ErrorCode::QueueFull);
     assert_eq!((found(), dispatcher.refuse_early()), ([4.0, 10.0, 10.0], full));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_while_it_drains_is_refused_once() {
+    let bench = Bench::new();
+    let dispatcher = bench.dispatcher(1, Duration::from_secs(1));
+    dispatcher.hand_back();
+    assert_eq!(dispatcher.refuse_early(), Some(ErrorCode::Draining));
+    let _outcome = submit(&dispatcher, 1);
+    assert_eq!(bench.refused("draining"), Some(1.0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,9 +210,9 @@ async fn the_last_dispatcher_of_a_stage_takes_its_series_along() {
             .take()
             .into_iter()
             .flat_map(|batch| batch.requests)
-            .for_each(|request| request.fail(mosec_types::ErrorCode::Ok));
+            .for_each(|request| request.fail(ErrorCode::Ok));
         outcome.await.unwrap();
-        assert_eq!(old.refuse_early(), Some(mosec_types::ErrorCode::NoReplica));
+        assert_eq!(old.refuse_early(), Some(ErrorCode::NoReplica));
         assert!(bench.page().contains("reason=\"no_replica\""));
         drop(old);
         // Its timer lets go of it within a second.
