@@ -224,6 +224,7 @@ impl Inner {
     fn admit_held(&self, request: Request, hold: Hold) {
         self.update(|state, outbox, _| {
             if state.closed {
+                self.metrics.refused(ErrorCode::Draining);
                 outbox.answers.push((request, ErrorCode::Draining));
                 return outbox.released.push(hold);
             }

@@ -195,6 +195,23 @@ async fn a_request_that_comes_while_it_drains_is_refused_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_closed_dispatcher_counts_all_that_it_refuses() {
+    let bench = Bench::new();
+    let dispatcher = bench.dispatcher(1, Duration::from_secs(1));
+    dispatcher.close(ErrorCode::Draining);
+    let mut outcomes = vec![submit(&dispatcher, 1)];
+    let mut another = |id| {
+        let (reply, outcome) = oneshot::channel();
+        outcomes.push(outcome);
+        request(id, reply)
+    };
+    dispatcher.submit_held(another(2), Arc::new(()));
+    dispatcher.submit_unheld(another(3));
+    assert!(dispatcher.offer_again(another(4)).is_some());
+    assert_eq!(bench.refused("draining"), Some(4.0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_dispatcher_of_a_stage_takes_its_series_along() {
     let bench = Bench::new();
     let before = bench.page();
