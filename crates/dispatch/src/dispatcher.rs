@@ -315,17 +315,13 @@ impl Inner {
                 // It waits for a replica from here on, and for more requests only meanwhile.
                 state.collecting_since = None;
             }
-            let mut collected = None;
+            let mut closed = false;
             let batch = if state.retry.is_empty() {
                 let limits = self.config.limits;
                 let view = state.queue.view(limits, state.batch_time.mean());
                 match batch::decide(view, limits, supply, now) {
                     Decision::Close(_) => {
-                        let since = state.collecting_since.take();
-                        let waited =
-                            since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-                        self.metrics.batch_wait.observe(waited.as_secs_f64());
-                        collected = Some(waited);
+                        closed = true;
                         state.queue.take_batch(limits, &mut outbox.released)
                     }
                     Decision::WaitUntil(at) => {
@@ -342,10 +338,19 @@ impl Inner {
             } else {
                 break;
             };
-            let requests = self.keep_live(batch, outbox, now, collected);
-            if requests.is_empty() {
+            let mut requests = keep_live(batch, outbox, now);
+            let Some(oldest) = requests.first() else {
                 continue;
-            }
+            };
+            let collected = closed.then(|| {
+                // Those who came before it are over, or left with another batch.
+                let since = state
+                    .collecting_since
+                    .take()
+                    .map(|since| since.max(oldest.arrived));
+                since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+            });
+            self.note_waits(&mut requests, now, collected);
             let mut rng = rand::rng();
             let Some(index) = pick::pick(&loads, [rng.random(), rng.random()]) else {
                 state.retry.push_front(requests);
@@ -391,34 +396,24 @@ impl Inner {
         }
     }
 
-    /// Ends what is over and notes the queue's share of the others' time, and the batch's, which was `collected` for so long.
-    fn keep_live(
-        &self,
-        batch: Vec<Request>,
-        outbox: &mut Outbox,
-        now: Instant,
-        collected: Option<Duration>,
-    ) -> Vec<Request> {
-        let mut live = Vec::with_capacity(batch.len());
-        for mut request in batch {
-            if !request.is_live(now) {
-                outbox.answers.push((request, ErrorCode::DeadlineExceeded));
-                continue;
-            }
+    /// Notes how long the requests of a batch waited, and the batch, which was `collected` for so long.
+    fn note_waits(&self, batch: &mut [Request], now: Instant, collected: Option<Duration>) {
+        if let Some(collected) = collected {
+            self.metrics.batch_wait.observe(collected.as_secs_f64());
+        }
+        for request in batch {
             let waited = now.saturating_duration_since(request.arrived);
             self.metrics.queue_wait.observe(waited.as_secs_f64());
             if request.traced {
                 // Who came last was there for a part of it only.
                 let for_batch = collected.unwrap_or_default().min(waited);
-                self.note(&mut request, SpanKind::Queue, waited - for_batch);
+                self.note(request, SpanKind::Queue, waited - for_batch);
                 if !for_batch.is_zero() {
-                    self.note(&mut request, SpanKind::Batch, for_batch);
+                    self.note(request, SpanKind::Batch, for_batch);
                 }
                 request.arrived = now;
             }
-            live.push(request);
         }
-        live
     }
 
     fn note(&self, request: &mut Request, kind: SpanKind, time: Duration) {
@@ -502,6 +497,14 @@ impl Inner {
             state.retry.extend(verdict.retry);
         });
     }
+}
+
+/// Ends what is over of a batch, and gives back the rest.
+fn keep_live(mut batch: Vec<Request>, outbox: &mut Outbox, now: Instant) -> Vec<Request> {
+    let over = batch.extract_if(.., |request| !request.is_live(now));
+    let over = over.map(|request| (request, ErrorCode::DeadlineExceeded));
+    outbox.answers.extend(over);
+    batch
 }
 
 async fn run_timer(dispatcher: Weak<Inner>) {

@@ -1,6 +1,8 @@
 //! The series of dispatchers, as a scrape has them.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use mosec_telemetry::{Series, render};
@@ -289,6 +291,44 @@ async fn a_batch_that_may_go_behind_another_waits_for_a_replica() {
     // The first found the replica free.
     assert_eq!(tenths(batches.remove(1)), [vec![(SpanKind::Queue, 20)]]);
     assert_waits(&bench, [2.0, 0.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_those_who_left_does_not_count() {
+    let bench = Bench::new();
+    let dispatcher = bench.slow_dispatcher(Batching::Adaptive);
+    drop(submit(&dispatcher, 1));
+    bench.window(&dispatcher, 1, 1);
+    assert_eq!(dispatcher.queued(), 0);
+    assert_eq!(bench.value("batches_total"), Some(0.0));
+    assert_eq!(bench.value("batch_wait_seconds_count"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_waits_whoever_left_before_it() {
+    let bench = Bench::new();
+    let mut config = bench.slow_dispatcher(Batching::Window).config().clone();
+    // Each goes alone.
+    config.limits.max_bytes = 1;
+    let dispatcher = Dispatcher::new(config, &bench.metrics);
+    bench.window(&dispatcher, 1, 1);
+    let first = submit(&dispatcher, 1);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let _second = submit(&dispatcher, 2);
+    pass(Duration::from_secs(2));
+    drop(first);
+    // Both windows have ended.
+    bench.window(&dispatcher, 1, 1);
+    let expected = [vec![(SpanKind::Queue, 0), (SpanKind::Batch, 20)]];
+    assert_eq!(tenths(bench.target.take().remove(0)), expected);
+    assert_waits(&bench, [2.0, 2.0]);
+}
+
+/// Lets time pass before any task sees it.
+fn pass(time: Duration) {
+    let mut context = Context::from_waker(Waker::noop());
+    let advance = pin!(tokio::time::advance(time));
+    assert!(advance.poll(&mut context).is_pending());
 }
 
 /// Where the time of a batch's requests went, in tenths of a second.
