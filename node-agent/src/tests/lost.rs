@@ -6,17 +6,18 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mosec_dispatch::custody::Loss;
 use mosec_dispatch::{Outcome, Respond};
-use mosec_types::ErrorCode;
+use mosec_types::{ErrorCode, SpanKind};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
-use super::bench::{Bench, Upstream, answered, request_of, within};
+use super::bench::{Bench, Upstream, answered, request, request_of, within};
 use super::pool::{OK, one};
 use crate::workers::read_ring;
 
@@ -51,6 +52,27 @@ async fn a_dead_workers_requests_go_to_another_each_alone() {
     assert_eq!((upstream.credits(), upstream.losses()), (0, vec![]));
     assert_eq!(dying.worker.outstanding(), 0);
     assert_eq!(pool.metrics.redispatched.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_times_of_a_request_whose_worker_died_add_up() {
+    let bench = Bench::new();
+    let (pool, dying, upstream) = one(&bench);
+    let (mut request, mut outcome) = request(0, Bytes::from_static(b"a"));
+    request.traced = true;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    upstream.send_requests(&pool, vec![request]);
+    let heir = bench.worker(&pool);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    dying.die();
+    let batch = heir.take().unwrap();
+    heir.answer(&batch, &[(0, OK, "A")]);
+    let spans = outcome.try_recv().unwrap().spans.into_iter();
+    let of_agent: Vec<_> = spans
+        .filter(|span| span.kind == SpanKind::Agent)
+        .map(|span| span.micros)
+        .collect();
+    assert_eq!(of_agent, [1_000_000, 2_000_000]);
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ impl Timing {
     }
 }
 
-/// Notes the time between a batch's arrival in this process and its place in the ring.
+/// Notes the time between a batch's arrival in this process, or its last worker's ring, and its place in the ring.
 pub(super) fn note_agent(mut request: Request, stage: StageIndex, now: Instant) -> Request {
     if request.traced {
         let waited = now.saturating_duration_since(request.arrived);
@@ -68,6 +68,8 @@ pub(super) fn note_agent(mut request: Request, stage: StageIndex, now: Instant) 
             stage,
             micros: span_micros(waited),
         });
+        // If it is lost, what it waits for from here on is noted after this.
+        request.arrived = now;
     }
     request
 }
