@@ -20,8 +20,6 @@ MAY_BE_EMPTY = {
     r"mosec_agent_gpu_": "no GPU",
     r'code!~"2\.\."': "nothing failed",
     r"mosec_gateway_refused_total": "nothing was refused",
-    r"mosec_dispatch_refused_total": "nothing was refused",
-    r"mosec_link_lost_total": "no link was lost",
     r"mosec_control_plane_rollouts_finished_total": "no rollout has ended",
     r"\(ALERTS": "no alert fires",
 }

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use mosec_telemetry::{Counters, Kind, Series};
 use mosec_types::NodeId;
+use mosec_wire::frame::FrameError;
 use mosec_wire::{LinkError, LinkStats};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
@@ -93,14 +95,18 @@ impl LinkMetrics {
             let known = (bytes > 0).then(|| (Vec::new(), vec![bytes as f64]));
             known.into_iter().collect()
         })?;
+        let lost = series.counters(
+            "mosec_link_lost_total",
+            "Links to nodes that broke while they were wanted, by reason.",
+            &["reason"],
+        )?;
+        for error in ends() {
+            lost.with_label_values(&[error.name()]);
+        }
         Ok(Self {
             open,
             opened: series.counter("mosec_link_opened_total", "Links to nodes that were opened.")?,
-            lost: series.counters(
-                "mosec_link_lost_total",
-                "Links to nodes that broke while they were wanted, by reason.",
-                &["reason"],
-            )?,
+            lost,
             resets: series.counter(
                 "mosec_link_resets_total",
                 "Batches called back from their node as nobody waited for them any more.",
@@ -133,6 +139,15 @@ impl LinkMetrics {
     pub(crate) fn lost(&self, error: &LinkError) {
         self.lost.with_label_values(&[error.name()]).inc();
     }
+}
+
+/// How links that were open end. Their reasons are shown before the first of them: what comes into being at 1 has no rate.
+fn ends() -> [LinkError; 3] {
+    [
+        LinkError::Lost(String::new()),
+        LinkError::Silent(Duration::ZERO),
+        LinkError::Protocol(FrameError::Truncated),
+    ]
 }
 
 /// A link that is open. Ends with its drop.

@@ -413,6 +413,12 @@ async fn a_links_series_are_there_while_it_is_open() {
     };
     let shown = || mosec_telemetry::render(&[&series]).contains("{node=");
     assert!(has(&["mosec_link_receive_buffer_bytes 4096"]) && !shown());
+    let never = ["lost", "silent", "protocol"]
+        .map(|reason| format!("mosec_link_lost_total{{reason=\"{reason}\"}} 0"));
+    assert!(
+        has(&never.each_ref().map(String::as_str)),
+        "before the first of them"
+    );
 
     links.set_nodes([far()]);
     until(|| {

@@ -15,6 +15,9 @@ use crate::scrape::{self, Reading};
 /// Names of the labels of a stage's series.
 const LABELS: [&str; 2] = ["pipeline", "stage"];
 
+/// Why requests are refused. Shown before the first of them: what comes into being at 1 has no rate.
+const REFUSALS: [ErrorCode; 3] = [ErrorCode::QueueFull, ErrorCode::NoReplica, ErrorCode::Draining];
+
 /// A pipeline's name and a stage's. Revisions of the pipeline share them, and so their series.
 type Labels = [String; 2];
 
@@ -155,6 +158,11 @@ impl DispatchMetrics {
         let known = live.entry(labels.clone()).or_default();
         let number = known.last().map_or(0, |last| last.number + 1);
         known.push(Known { number, dispatcher });
+        let [pipeline, stage] = &labels;
+        for code in REFUSALS {
+            let labels = [pipeline.as_str(), stage, code.name()];
+            families.refusals.with_label_values(&labels);
+        }
         StageMetrics {
             queue_wait: families.queue_wait.with_label_values(&labels),
             batch_wait: families.batch_wait.with_label_values(&labels),
@@ -224,7 +232,7 @@ impl Families {
 
     fn remove(&self, labels: &Labels) {
         let [pipeline, stage] = labels;
-        for code in ErrorCode::all() {
+        for code in REFUSALS {
             self.refusals.remove(&[pipeline.as_str(), stage, code.name()]);
         }
         for histograms in [&self.queue_wait, &self.batch_wait, &self.batch_size] {

@@ -231,8 +231,10 @@ async fn the_last_dispatcher_of_a_stage_takes_its_series_along() {
             .flat_map(|batch| batch.requests)
             .for_each(|request| request.fail(ErrorCode::Ok));
         outcome.await.unwrap();
+        let refused = || ["queue_full", "no_replica", "draining"].map(|reason| bench.refused(reason));
+        assert_eq!(refused(), [Some(0.0); 3], "before the first of them");
         assert_eq!(old.refuse_early(), Some(ErrorCode::NoReplica));
-        assert!(bench.page().contains("reason=\"no_replica\""));
+        assert_eq!(refused(), [Some(0.0), Some(1.0), Some(0.0)]);
         drop(old);
         // Its timer lets go of it within a second.
         tokio::time::sleep(Duration::from_secs(2)).await;
