@@ -47,13 +47,17 @@ struct State {
 pub(crate) struct Slot {
     worker: Arc<Worker>,
     pool: Arc<Pool>,
-    _counted: Counted,
     _credit: Credit,
 }
 
 impl Slot {
     pub(crate) fn deliver(&self) -> &Deliver {
         &self.pool.deliver
+    }
+
+    /// Counts its batch among those that workers have, for as long as what it gives lives.
+    pub(crate) fn in_flight(&self) -> Counted {
+        self.pool.metrics.in_flight()
     }
 }
 
@@ -274,7 +278,6 @@ impl Pool {
         Arc::new(Slot {
             worker: worker.clone(),
             pool: self.clone(),
-            _counted: self.metrics.in_flight(),
             _credit: credit,
         })
     }

@@ -60,7 +60,7 @@ NOW = [
         f"sum(mosec_agent_workers{HERE}) - sum(mosec_agent_ready_workers{HERE})",
         steps={1: LOW},
     ),
-    number("Batches", "Batches that the nodes work on.", "none", f"sum(mosec_agent_in_flight_batches{HERE})"),
+    number("Batches", "Batches that the nodes' workers have.", "none", f"sum(mosec_agent_in_flight_batches{HERE})"),
     number(
         "Arena in use",
         "Shared memory in use, as a share of what it may grow to; of the fullest node.",
@@ -148,7 +148,7 @@ BATCHES = [
     ),
     graph(
         "In flight",
-        "Batches that the agent has taken and not answered.",
+        "Batches that workers have, in their ring or at work.",
         "none",
         Query(each("mosec_agent_in_flight_batches"), NAME),
         links=TO_PIPELINE,

@@ -35,6 +35,8 @@ async fn a_dead_workers_requests_go_to_another_each_alone() {
         Some((OK, "B".into())),
         "what was answered stays answered"
     );
+    let in_flight = || bench.gauge("mosec_agent_in_flight_batches", "A");
+    assert_eq!(in_flight(), 2.0, "not the dead worker's");
     for (index, text) in [(0, "a"), (2, "c")] {
         assert_eq!(
             upstream.credits(),
@@ -50,7 +52,7 @@ async fn a_dead_workers_requests_go_to_another_each_alone() {
         assert_eq!(answered(&mut outcomes[index]), Some((OK, text.into())));
     }
     assert_eq!((upstream.credits(), upstream.losses()), (0, vec![]));
-    assert_eq!(dying.worker.outstanding(), 0);
+    assert_eq!((dying.worker.outstanding(), in_flight()), (0, 0.0));
     assert_eq!(pool.metrics.redispatched.get(), 2);
 }
 

@@ -88,6 +88,11 @@ async fn a_full_next_stage_holds_the_credit_of_the_one_before() {
         assert_eq!(upstream.credits(), held, "after {text}");
     }
     assert_eq!(worker.worker.outstanding(), 1);
+    assert_eq!(
+        bench.gauge("mosec_agent_in_flight_batches", "A"),
+        0.0,
+        "all are done"
+    );
     let first = next.0.lock().pop().unwrap();
     drop(first.credit);
     assert_eq!(

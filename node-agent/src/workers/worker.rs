@@ -10,6 +10,7 @@ use mosec_dispatch::{Home, Payload, Request};
 use mosec_shm_ring::{
     AgentChannel, ItemPayload, Prepared, RequestError, RequestItem, Response, ResponseItem, now_micros,
 };
+use mosec_telemetry::Counted;
 use mosec_types::{ErrorCode, ReplicaId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -70,6 +71,8 @@ struct Flight {
     home: Arc<dyn Home>,
     slot: Arc<Slot>,
     sent: Instant,
+    /// Not the slot's, which lives on while an answer waits for room at the next stage.
+    _counted: Counted,
 }
 
 /// A batch that the worker had when it died, less what it had answered.
@@ -211,6 +214,7 @@ impl Worker {
             Flight {
                 requests,
                 home,
+                _counted: slot.in_flight(),
                 slot,
                 sent,
             },
