@@ -12,6 +12,7 @@ use mosec_types::topology::Deployment;
 use mosec_types::{ReplicaId, StageKey, Topology, WorkerStatus};
 use parking_lot::RwLock;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::code::{self, Code};
@@ -255,8 +256,9 @@ impl Agent {
         }
     }
 
-    /// Brings the gauges that are read, not counted, up to date, and forgets old output.
+    /// Brings the gauges that are read, not counted, up to date, and forgets old output and what GPUs did.
     fn observe(&self) {
+        self.0.gpus.forget_old(Instant::now());
         let metrics = &self.0.metrics;
         if let Some(output) = &self.0.output {
             output.expire();

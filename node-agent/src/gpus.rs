@@ -1,14 +1,21 @@
 //! What the GPUs of this node do, for people who look at them.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use mosec_telemetry::{Kind, Labelled, Series};
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::{Device as NvmlDevice, Nvml};
+use parking_lot::Mutex;
 use prometheus::{Gauge, Opts};
+use tokio::time::Instant;
 
 use crate::agent::OBSERVE;
 use crate::host::Device;
+
+/// How old readings get before they are no longer shown, as the driver may hang: some looks, as it takes its time at others.
+const STALE: Duration = OBSERVE.saturating_mul(10);
 
 /// What a GPU does now. Absent is what it does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -62,6 +69,8 @@ pub(crate) struct GpuMetrics {
     memory: Labelled<Gauge>,
     temperature: Labelled<Gauge>,
     power: Labelled<Gauge>,
+    /// When a GPU was read last; `None` where nothing is shown. One that hangs keeps the others from being read.
+    read: Arc<Mutex<Option<Instant>>>,
 }
 
 impl GpuMetrics {
@@ -85,6 +94,7 @@ impl GpuMetrics {
                 "Temperature of the GPU in degrees Celsius.",
             )?,
             power: gauges("power_watts", "Power that the GPU draws in watts.")?,
+            read: Arc::default(),
         })
     }
 
@@ -108,6 +118,25 @@ impl GpuMetrics {
     fn observe(&self, devices: &[Device], source: &impl Read) {
         for (number, device) in devices.iter().enumerate() {
             self.show(&number.to_string(), source.read(&device.id));
+            *self.read.lock() = Some(Instant::now());
+        }
+    }
+
+    /// Shows nothing any more where the last reading is too old.
+    pub(crate) fn forget_old(&self, now: Instant) {
+        let mut read = self.read.lock();
+        let is_old = |at: &mut Instant| now.saturating_duration_since(*at) > STALE;
+        if read.take_if(is_old).is_none() {
+            return;
+        }
+        for gauge in [
+            &self.utilization,
+            &self.memory_used,
+            &self.memory,
+            &self.temperature,
+            &self.power,
+        ] {
+            gauge.clear();
         }
     }
 }
@@ -221,6 +250,14 @@ mod tests {
         let left = shown(&series);
         assert!(left.iter().all(|line| line.contains("gpu=\"0\"")), "{left:?}");
         assert_eq!(left.len(), 4, "{left:?}");
+        // The driver hangs.
+        let read = Instant::now();
+        metrics.forget_old(read + STALE / 2);
+        assert_eq!(shown(&series), left);
+        metrics.forget_old(read + STALE * 2);
+        assert_eq!(shown(&series), Vec::<String>::new());
+        metrics.observe(&two(), &source);
+        assert_eq!(shown(&series), left, "it goes on");
     }
 
     /// Where there is a driver. What it tells of its own GPUs is as the fake's.
