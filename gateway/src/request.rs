@@ -291,7 +291,13 @@ async fn receive(
         reader.discard().await;
         return Err(ErrorCode::Draining);
     };
-    let mut body = reader.read(|| shared.refuse_early(route)).await?;
+    let refuse = || {
+        let code = shared.refuse_early(route)?;
+        // As that of a request whose body came with its head. What its client takes for the rest is not the service's time.
+        shared.note(route, code, Duration::ZERO);
+        Some(code)
+    };
+    let mut body = reader.read(refuse).await?;
     // Nothing is nothing in any coding.
     if let Some((codings, coding)) = coding.filter(|_| !body.is_empty()) {
         let memory = &shared.body_memory;

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use mosec_types::{ErrorCode, PipelineSpec, Span, SpanKind, StageIndex};
+use mosec_dispatch::Window;
+use mosec_types::traffic::Counts;
+use mosec_types::{ErrorCode, PipelineSpec, Revision, Span, SpanKind, StageIndex};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::bench::{Bench, answer, eventually, key, only, spec};
 use crate::client::{BOTH, Version, body};
+use crate::raw::{open, until};
 
 #[tokio::test]
 async fn requests_are_counted_by_what_they_were_answered() {
@@ -134,4 +138,35 @@ async fn a_client_that_does_not_ask_is_not_told() {
     let (request, _credit) = only(bench.batch().await);
     answer(request, ErrorCode::Ok, "");
     assert_eq!(client.await.unwrap().header("server-timing"), None);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_whether_the_body_came_with_the_head_or_not() {
+    let bench = Bench::start(spec()).await;
+    bench.grant(key(1, 0), Window::default());
+    eventually("its replicas are lost", async || {
+        let dispatcher = bench.registry.dispatcher(key(1, 0));
+        dispatcher.is_some_and(|stage| stage.refuse_early() == Some(ErrorCode::NoReplica))
+    })
+    .await;
+    for (told, rest) in [
+        (1, "content-length: 3\r\n\r\nabc"),
+        (2, "content-length: 3\r\n\r\n"),
+        (3, "expect: 100-continue\r\ncontent-length: 3\r\n\r\n"),
+    ] {
+        let request = format!("POST /inference HTTP/1.1\r\nhost: x\r\n{rest}");
+        let mut client = open(&bench, request.as_bytes()).await;
+        if told == 2 {
+            eventually("it is noted", async || (bench.traffic)()[0].1.requests == told).await;
+            client.write_all(b"abc").await.unwrap();
+        }
+        let answer = until(&mut client, "no ready replica").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let counts = Counts {
+            requests: told,
+            errors: told,
+            ..Default::default()
+        };
+        assert_eq!((bench.traffic)(), [(Revision(1), counts)], "{rest}");
+    }
 }
