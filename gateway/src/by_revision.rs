@@ -19,12 +19,13 @@ impl<T> ByRevision<T> {
     /// not have.
     pub(crate) fn follow(&self, topology: &Topology, make: impl Fn(&Deployment) -> T) {
         let mut known = self.0.write();
-        known.retain(|&revision, _| topology.deployment(revision).is_some());
         let taking = |deployment: &&Deployment| deployment.phase.takes_requests();
         for deployment in topology.deployments.iter().filter(taking) {
             let missing = || make(deployment);
             known.entry(deployment.revision).or_insert_with(missing);
         }
+        // Last: what a revision shares with the one that takes its place is held on to.
+        known.retain(|&revision, _| topology.deployment(revision).is_some());
     }
 
     /// Looks at what a revision has; not where it is gone, whose last answers are not counted.

@@ -162,6 +162,11 @@ async fn a_request_whose_client_left_counts_as_one() {
 #[tokio::test]
 async fn the_series_of_a_revision_go_with_it_and_no_late_answer_brings_them_back() {
     let bench = Bench::start(spec()).await;
+    let early = bench.post(Version::Http1, "{}");
+    answer(only(bench.batch().await).0, ErrorCode::Ok, "early");
+    assert_eq!(early.await.unwrap().text(), "early");
+    let mut client = bench.client(Version::Http1).await;
+    client.request("POST", "/inference", body(vec![0; 2048])).await;
     let late = bench.post(Version::Http1, "{}");
     let (request, credit) = only(bench.batch().await);
     bench.grant(key(2, 0), ONE);
@@ -173,7 +178,16 @@ async fn the_series_of_a_revision_go_with_it_and_no_late_answer_brings_them_back
         bench.page().await.contains("revision=\"2\"")
     })
     .await;
-    assert!(!bench.page().await.contains("revision=\"1\""));
+    let page = bench.page().await;
+    assert!(!page.contains("revision=\"1\""), "{page}");
+    // The pipeline was there all the time, and so is what its revisions share.
+    for shared in [
+        "mosec_gateway_refused_total{pipeline=\"echo\",reason=\"body_too_large\"} 1",
+        "mosec_gateway_part_seconds_count{part=\"gateway\",pipeline=\"echo\",stage=\"\"} 1",
+        "mosec_gateway_part_seconds_count{part=\"queue\",pipeline=\"echo\",stage=\"Echo_1\"} 1",
+    ] {
+        assert!(page.contains(&format!("\n{shared}\n")), "{shared}: {page}");
+    }
     answer(request, ErrorCode::Ok, "late");
     drop(credit);
     assert_eq!(late.await.unwrap().text(), "late");
