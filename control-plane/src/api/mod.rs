@@ -266,7 +266,7 @@ impl control_plane_server::ControlPlane for Api {
         request: Request<proto::WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
         let expiry = access::expiry(access::caller(&request));
-        let updates = watch::follow(self.clone(), request.get_ref());
+        let updates = watch::follow(self.clone(), request.get_ref())?;
         Ok(Response::new(Box::pin(updates.take_until(expiry))))
     }
 

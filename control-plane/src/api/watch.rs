@@ -21,10 +21,16 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sends what has changed since what the caller has, and each change from then on.
+///
+/// Errors: this member has no topology to send.
 pub(super) fn follow(
     api: Api,
     request: &proto::WatchTopologyRequest,
-) -> impl Stream<Item = Result<proto::TopologyUpdate, Status>> + use<> {
+) -> Result<impl Stream<Item = Result<proto::TopologyUpdate, Status>> + use<>, Status> {
+    if !api.handle.has_state() {
+        // Another one may have, and an empty topology would be taken for the cluster's.
+        return Err(Status::unavailable("this member has nothing of its cluster yet"));
+    }
     let model = api.model.clone();
     let counted = Counted::new(&api.metrics.watch_clients);
     let have = (request.from_version > 0).then_some(Have::Told {
@@ -40,13 +46,13 @@ pub(super) fn follow(
         poor_since: None,
         _counted: counted,
     };
-    stream::unfold(Some(watcher), |watcher| async {
+    Ok(stream::unfold(Some(watcher), |watcher| async {
         let mut watcher = watcher?;
         match watcher.next().await {
             Ok(update) => Some((Ok(update), Some(watcher))),
             Err(status) => Some((Err(status), None)),
         }
-    })
+    }))
 }
 
 struct Watcher {

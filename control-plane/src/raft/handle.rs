@@ -180,6 +180,12 @@ impl Handle {
         }
     }
 
+    /// Whether the state is a cluster's: not where the cluster is yet to be founded, or this member to be added to it or
+    /// brought level. What there is then looks as a cluster without pipelines does.
+    pub fn has_state(&self) -> bool {
+        self.raft.metrics().borrow().last_applied.is_some()
+    }
+
     fn not_leader(&self, forward: ForwardToLeader<MemberId, BasicNode>) -> ProposeError {
         let leader = forward.leader_id.map(|id| {
             let logged = forward.leader_node.as_ref().map_or("", |node| node.addr.as_str());

@@ -205,3 +205,28 @@ async fn a_member_that_nobody_talks_to_stops_at_once() {
         begun.elapsed()
     );
 }
+
+/// Its topology is empty, and whoever took it for the cluster's would serve nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_nobody_has_added_yet_sends_no_topology() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    cluster.start_another(2, &[1]).await;
+    for from_version in [0, 7] {
+        let request = proto::WatchTopologyRequest {
+            from_version,
+            ..Default::default()
+        };
+        let refused = cluster.service(2, None).watch_topology(request).await;
+        let status = refused.expect_err("it has nothing to send");
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unavailable, "this member has nothing of its cluster yet")
+        );
+    }
+    let admin = cluster.client(&[1]);
+    let revision = admin.deploy(&pipeline("early", 1), None).await.unwrap();
+    let mut watch = Watch::start(&cluster.client(&[2]), Topology::default());
+    cluster.change(&admin, 2, true).await.unwrap();
+    watch.until_revision(revision, |_| true).await;
+}
