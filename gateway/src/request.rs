@@ -401,6 +401,12 @@ fn enqueue(
     sent: &Sent,
 ) -> Result<(Queued, Awaited), ErrorCode> {
     let traced = http.contains_key(TRACE_HEADER);
+    // One that was let in has had its place.
+    let count_refusal = |route: &Route, code| {
+        if !sent.was_let_in {
+            shared.metrics.revisions.refused(route, code);
+        }
+    };
     let mut is_last_try = false;
     loop {
         let (reply, answer) = Awaited::new(route);
@@ -438,12 +444,11 @@ fn enqueue(
         let is_gone = dispatcher.is_none() || code == ErrorCode::Draining;
         if !is_gone || is_last_try {
             shared.note(route, code, sent.arrived.elapsed());
-            if !sent.was_let_in {
-                shared.metrics.revisions.refused(route, code);
-            }
+            count_refusal(route, code);
             return Err(code);
         }
-        *route = shared.successor(route, http)?;
+        let successor = shared.successor(route, http);
+        *route = successor.inspect_err(|&code| count_refusal(route, code))?;
         is_last_try = true;
     }
 }

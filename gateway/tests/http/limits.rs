@@ -364,3 +364,29 @@ async fn a_request_whose_revision_ends_while_its_body_comes_goes_to_the_next() {
     answer(request, ErrorCode::Ok, "new");
     until(&mut slow, "new").await;
 }
+
+#[tokio::test]
+async fn a_request_whose_revision_ends_without_a_successor_is_counted_as_refused() {
+    let bench = bench_with(Config::default(), spec()).await;
+    let mut slow = open(
+        &bench,
+        b"POST /inference HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n123",
+    )
+    .await;
+    eventually("it is in flight", async || bench.in_flight().await == 1.0).await;
+    // It is over, but not forgotten yet.
+    bench
+        .topology
+        .send(topology(2, vec![deployment(1, spec(), Phase::Retiring)]))
+        .unwrap();
+    eventually("the revision is gone", async || {
+        bench.registry.dispatcher(key(1, 0)).is_none()
+    })
+    .await;
+    slow.write_all(b"456").await.unwrap();
+    let answer = until(&mut slow, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    let labels = "pipeline=\"echo\",reason=\"unknown_route\"";
+    let refused = format!("mosec_gateway_refused_total{{{labels}}}");
+    assert_eq!(bench.series(&refused).await, 1.0);
+}
