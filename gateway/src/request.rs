@@ -419,8 +419,8 @@ fn enqueue(
             headers: headers::collect(&route.headers, http),
             payload: Payload::Bytes(sent.body.clone()),
             losses: sent.losses,
-            // The series tell of all requests.
-            traced: true,
+            // The series tell of all requests but streams, of which nobody is told where their time went.
+            traced: !route.streams,
             spans: Vec::new(),
             stream: Stream::new(route.spec.timeout),
             reply,

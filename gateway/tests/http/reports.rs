@@ -141,6 +141,25 @@ async fn a_client_that_does_not_ask_is_not_told() {
 }
 
 #[tokio::test]
+async fn nobody_is_told_where_the_time_of_a_stream_went() {
+    let mut streaming = spec();
+    streaming.stages[0].streaming = true;
+    let bench = Bench::start(streaming).await;
+    let mut client = bench.client(Version::Http1).await;
+    let asking = client.send("POST", "/inference", &[("mosec-trace", "1")], body("{}"));
+    let (result, ()) = tokio::join!(asking, async {
+        let (request, _credit) = only(bench.batch().await);
+        assert!(!request.traced);
+        assert!(request.spans.is_empty());
+        answer(request, ErrorCode::Ok, "");
+    });
+    assert_eq!(
+        (result.status.as_u16(), result.header("server-timing")),
+        (200, None)
+    );
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_whether_the_body_came_with_the_head_or_not() {
     let bench = Bench::start(spec()).await;
     bench.grant(key(1, 0), Window::default());
