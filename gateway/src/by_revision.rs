@@ -29,10 +29,8 @@ impl<T> ByRevision<T> {
     }
 
     /// Looks at what a revision has; not where it is gone, whose last answers are not counted.
-    pub(crate) fn look(&self, revision: Revision, look: impl FnOnce(&T)) {
-        if let Some(of_revision) = self.0.read().get(&revision) {
-            look(of_revision);
-        }
+    pub(crate) fn look<R>(&self, revision: Revision, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.0.read().get(&revision).map(look)
     }
 
     pub(crate) fn map<R>(&self, each: impl Fn(Revision, &T) -> R) -> Vec<R> {

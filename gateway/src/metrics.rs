@@ -49,15 +49,13 @@ impl Metrics {
 
     /// Counts a request that was answered with this status.
     pub(crate) fn answered(&self, status: u16, route: &Route) {
-        self.count_answer(status, route);
-        self.revisions.ended(route, status);
+        self.count_answer(status, status, route);
     }
 
     /// Counts a request that was answered with a stream, of which this became.
     pub(crate) fn streamed(&self, code: ErrorCode, route: &Route) {
         // As MOSEC counts it: its head said 200, whatever came after.
-        self.count_answer(ErrorCode::Ok.http_status(), route);
-        self.revisions.ended(route, code.http_status());
+        self.count_answer(ErrorCode::Ok.http_status(), code.http_status(), route);
     }
 
     /// Counts a request whose client left before its answer or amid its stream. MOSEC does not.
@@ -65,11 +63,14 @@ impl Metrics {
         self.revisions.ended(route, ErrorCode::Cancelled.http_status());
     }
 
-    /// In MOSEC's series. The labels are bounded, as the path is a route's.
-    fn count_answer(&self, status: u16, route: &Route) {
-        self.throughput
-            .with_label_values(&[status.to_string().as_str(), &route.path])
-            .inc();
+    /// In MOSEC's series by what the head said, and in our own by what became of it.
+    fn count_answer(&self, head: u16, end: u16, route: &Route) {
+        // The labels are bounded, as the path is a route's.
+        let answers = || {
+            self.throughput
+                .with_label_values(&[head.to_string().as_str(), &route.path])
+        };
+        self.revisions.answered(route, head, end, answers);
     }
 
     /// Notes the time of a request that was worked on with success, from its head to its answer.

@@ -1,7 +1,7 @@
 //! Hot path. The series of each revision's requests. They come with their revision and go with it, those that revisions of a
 //! pipeline share with the last one.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mosec_telemetry::{Counters, Histograms, Holders, Series};
@@ -92,6 +92,21 @@ impl Revisions {
     pub(crate) fn ended(&self, route: &Route, status: u16) {
         self.live
             .look(route.first.revision, |series| series.ended(route, status));
+    }
+
+    /// Counts a request whose answer's status was `head`, and of which `end` became. `answers`: the series that MOSEC has of
+    /// such answers; those of revisions that are gone count there, too.
+    pub(crate) fn answered(&self, route: &Route, head: u16, end: u16, answers: impl Fn() -> IntCounter) {
+        let looked = self.live.look(route.first.revision, |series| {
+            series.ended(route, end);
+            match series.answers.get(usize::from(route.index.0)) {
+                Some(kept) if head == 200 => kept.get_or_init(&answers).inc(),
+                _ => answers().inc(),
+            }
+        });
+        if looked.is_none() {
+            answers().inc();
+        }
     }
 
     /// Counts a request that was answered before it had a place in a queue.
@@ -187,6 +202,8 @@ struct RevisionSeries {
     revision: Revision,
     /// By route, those that were answered with 200.
     ok: Vec<IntCounter>,
+    /// The same in MOSEC's series, which is not there before the first of them.
+    answers: Vec<OnceLock<IntCounter>>,
     seconds: Histogram,
     gateway: Histogram,
     /// By stage, and [`PARTS`].
@@ -225,6 +242,7 @@ impl RevisionSeries {
                 .iter()
                 .map(|route| ended(&route.path, "200"))
                 .collect(),
+            answers: spec.routes.iter().map(|_| OnceLock::new()).collect(),
             seconds: families.seconds.with_label_values(&[pipeline, &number]),
             gateway: part("", SpanKind::Gateway),
             parts: spec
