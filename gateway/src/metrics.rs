@@ -73,7 +73,8 @@ impl Metrics {
         self.revisions.answered(route, head, end, answers);
     }
 
-    /// Notes the time of a request that was worked on with success, from its head to its answer.
+    /// Notes the time of a request that was worked on with success, from its head to its answer. That of a stream goes to its
+    /// end, and MOSEC notes it whatever became of the stream.
     pub(crate) fn worked(&self, took: Duration) {
         self.duration.observe(took.as_secs_f64());
     }

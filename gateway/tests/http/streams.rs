@@ -136,6 +136,8 @@ async fn a_stream_that_breaks_is_held_against_its_revision() {
         // For MOSEC it was a success, as its head said so.
         let as_mosec = "mosec_service_throughput_total{code=\"200\",endpoint=\"/inference\"}";
         assert_eq!(bench.series(as_mosec).await, told.0 as f64, "{code}");
+        let durations = "mosec_service_process_duration_second_count{connection=\"total\",stage=\"total\"}";
+        assert_eq!(bench.series(durations).await, told.0 as f64, "{code}");
     }
 }
 
