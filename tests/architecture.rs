@@ -121,8 +121,8 @@ fn no_crate_knows_more_than_it_may() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The files that the hot path's table names, `a/{b,c}.rs` spelt out and folders with all they hold.
-fn hot_path() -> anyhow::Result<Vec<PathBuf>> {
+/// The files that the hot path's table names, `a/{b,c}.rs` spelt out, and the folders.
+fn hot_path() -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let document = std::fs::read_to_string(root().join("ARCHITECTURE.md"))?;
     let (_, table) = document.split_once("## Hot path").context("there is a table")?;
     let table = table.split("\n## ").next().unwrap_or_default();
@@ -131,17 +131,43 @@ fn hot_path() -> anyhow::Result<Vec<PathBuf>> {
         .flat_map(|cell| cell.split('`').skip(1).step_by(2))
         .flat_map(spelt_out)
         .collect();
-    let mut files = Vec::new();
+    let (mut files, mut folders) = (Vec::new(), Vec::new());
     for name in names {
         let path = root().join(&name);
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("{name} is not there"))?;
         if name.ends_with('/') {
             anyhow::ensure!(path.is_dir(), "{name} is no folder");
+            folders.push(path);
         } else {
             anyhow::ensure!(path.is_file(), "{name} is no file");
             files.push(path);
         }
     }
-    Ok(files)
+    Ok((files, folders))
+}
+
+/// All sources of our crates.
+fn sources() -> anyhow::Result<Vec<PathBuf>> {
+    let metadata = metadata()?;
+    let crates = rows(&metadata["packages"]).map(|package| text(&package["manifest_path"]));
+    let mut folders: Vec<_> = crates
+        .map(|manifest| Path::new(&manifest).with_file_name("src"))
+        .filter(|folder| folder.is_dir())
+        .collect();
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir()? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(path);
+            }
+        }
+    }
+    Ok(sources)
 }
 
 fn spelt_out(name: &str) -> Vec<String> {
@@ -157,15 +183,27 @@ fn spelt_out(name: &str) -> Vec<String> {
 
 #[test]
 fn files_on_a_requests_way_say_so() -> anyhow::Result<()> {
-    let files = hot_path()?;
+    let (files, folders) = hot_path()?;
     assert!(files.len() > 8, "the table names files: {files:?}");
-    for file in files {
-        let source = std::fs::read_to_string(&file)?;
+    for file in &files {
         assert!(
-            source.starts_with("//! Hot path."),
+            says_so(file)?,
             "{} does not begin with `//! Hot path.`",
             file.display()
         );
     }
+    for source in sources()? {
+        let source = source.canonicalize()?;
+        let is_named = files.contains(&source) || folders.iter().any(|folder| source.starts_with(folder));
+        assert!(
+            is_named || !says_so(&source)?,
+            "{} is not in the table",
+            source.display()
+        );
+    }
     Ok(())
+}
+
+fn says_so(source: &Path) -> std::io::Result<bool> {
+    Ok(std::fs::read_to_string(source)?.starts_with("//! Hot path."))
 }
