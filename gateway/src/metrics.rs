@@ -7,6 +7,8 @@ use mosec_telemetry::{Counters, Described, Series, ServiceSeries};
 use mosec_types::ErrorCode;
 use prometheus::{Histogram, IntCounter, IntGauge};
 
+use crate::body::Memory;
+use crate::config::Config;
 use crate::revisions::Revisions;
 use crate::routes::Route;
 
@@ -18,13 +20,17 @@ pub(crate) struct Metrics {
     pub(crate) remaining: IntGauge,
     pub(crate) connections: IntGauge,
     pub(crate) refused_connections: IntCounter,
-    pub(crate) body_bytes: IntGauge,
     pub(crate) revisions: Revisions,
 }
 
 impl Metrics {
-    pub(crate) fn new(service: &ServiceSeries) -> prometheus::Result<Self> {
+    pub(crate) fn new(service: &ServiceSeries, body_memory: Memory) -> prometheus::Result<Self> {
         let series = Series::default();
+        series.gauge_read(
+            "mosec_gateway_body_bytes",
+            "Memory of request bodies that are read or not answered yet.",
+            move || mosec_telemetry::whole(body_memory.used_bytes()),
+        )?;
         Ok(Self {
             throughput: service.throughput(&series)?,
             duration: service.request_duration(&series)?,
@@ -33,10 +39,6 @@ impl Metrics {
             refused_connections: series.counter(
                 "mosec_gateway_connections_refused_total",
                 "Connections beyond the bound, which were answered with 503.",
-            )?,
-            body_bytes: series.gauge(
-                "mosec_gateway_body_bytes",
-                "Memory of request bodies that are read or not answered yet.",
             )?,
             revisions: Revisions::new(&series)?,
             series,
@@ -84,7 +86,9 @@ impl Metrics {
 pub fn described_series() -> prometheus::Result<Vec<Described>> {
     let series = Series::default();
     DispatchMetrics::new(&series)?;
-    let mut described = Metrics::new(&ServiceSeries::default())?.series().described();
+    let mut described = Metrics::new(&ServiceSeries::default(), Memory::new(&Config::default()))?
+        .series()
+        .described();
     described.extend(series.described());
     Ok(described)
 }

@@ -91,9 +91,6 @@ fn health(shared: &Shared) -> HttpResponse {
 }
 
 fn metrics(shared: &Shared) -> HttpResponse {
-    let used = shared.body_memory.used_bytes();
-    let body_bytes = &shared.metrics.body_bytes;
-    body_bytes.set(mosec_telemetry::whole(used));
     let text = mosec_telemetry::render(&[shared.metrics.series(), &shared.series]);
     let kind = HeaderValue::from_static(mosec_telemetry::METRICS_TYPE);
     respond::with_type(respond::text(StatusCode::OK, text), kind)

@@ -58,7 +58,8 @@ impl Gateway {
         dispatchers: Registry,
         series: mosec_telemetry::Series,
     ) -> anyhow::Result<Self> {
-        let metrics = Metrics::new(&config.series)?;
+        let body_memory = Memory::new(&config);
+        let metrics = Metrics::new(&config.series, body_memory.clone())?;
         let address = port.local_addr();
         let listener = port
             .listen()
@@ -73,7 +74,7 @@ impl Gateway {
             ids: Ids::new(),
             turns: Turns::default(),
             traffic: Traffic::default(),
-            body_memory: Memory::new(&config),
+            body_memory,
             codings: config.compression.then(Codings::new),
             config: config.clone(),
         });
