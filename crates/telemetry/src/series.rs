@@ -31,7 +31,8 @@ pub struct Described {
 /// How the values of a family move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Only up, from zero at the start of its process.
+    /// Only up, from zero: at the start of its process; of a link, with each new one; of what has holders, as a revision
+    /// or a stage, when it is there again after its last holder went.
     Counter,
     Gauge,
     Histogram,
