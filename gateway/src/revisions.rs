@@ -37,7 +37,7 @@ const REFUSALS: [ErrorCode; 6] = [
 /// Far more spans than any route leads to. An answer that has more says nothing of its parts.
 const MAX_SPANS: usize = 1024;
 
-/// The revisions that there are.
+/// The series of the revisions that there are.
 pub(crate) struct Revisions {
     families: Arc<Families>,
     live: ByRevision<RevisionSeries>,
@@ -48,7 +48,7 @@ struct Families {
     refused: Counters,
     seconds: Histograms,
     parts: Histograms,
-    /// The revisions that there are.
+    /// How many revisions hold the series of each owner, which are made and removed under its lock.
     holders: Holders<Owner>,
 }
 

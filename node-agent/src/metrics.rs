@@ -37,7 +37,7 @@ struct Stages {
     backlog: Gauges,
     in_flight: Gauges,
     credits: Gauges,
-    /// The pools that there are.
+    /// How many pools hold the series of each owner, which are made and removed under its lock.
     holders: Holders<Owner>,
     /// Numbers of the workers that MOSEC's series have of the stages of a name.
     workers_of: Mutex<HashMap<String, BTreeSet<String>>>,
