@@ -25,9 +25,13 @@ impl Traffic {
         self.0.follow(topology, |_| Counter::default());
     }
 
-    /// Counts a request that was answered. `took`: from its head to its answer, or to the first event of one that is a
-    /// stream.
+    /// Counts a request that was answered, unless it was refused for want of room: that says nothing of a revision, and
+    /// beside many such its errors would be few. `took`: from its head to its answer, or to the first event of one that is
+    /// a stream.
     pub(crate) fn note(&self, revision: Revision, spec: &PipelineSpec, code: ErrorCode, took: Duration) {
+        if is_for_want_of_room(code) {
+            return;
+        }
         self.0.look(revision, |counter| {
             counter.requests.fetch_add(1, Ordering::Relaxed);
             if is_fault(code) {
@@ -52,12 +56,16 @@ impl Traffic {
     }
 }
 
+fn is_for_want_of_room(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::QueueFull | ErrorCode::Draining | ErrorCode::BodyMemory
+    )
+}
+
 /// Whether the service or the cluster is to blame, and not the client or the load.
 fn is_fault(code: ErrorCode) -> bool {
-    match code {
-        ErrorCode::QueueFull | ErrorCode::Draining | ErrorCode::BodyMemory => false,
-        code => code.http_status() >= 500 || code.http_status() == 408,
-    }
+    !is_for_want_of_room(code) && (code.http_status() >= 500 || code.http_status() == 408)
 }
 
 #[cfg(test)]

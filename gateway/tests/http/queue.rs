@@ -44,9 +44,13 @@ async fn a_full_queue_refuses_and_goes_on() {
             (None, None)
         );
     }
+    // Of a revision that has much to do they say nothing.
+    let answered = || (bench.traffic)()[0].1.requests;
+    assert_eq!(answered(), 0);
     answer(first, ErrorCode::Ok, "1");
     drop(credit);
     assert_eq!(running.await.unwrap().status, 200);
+    assert_eq!(answered(), 1);
     for client in waiting {
         let (request, _credit) = only(bench.batch().await);
         assert_eq!(text_of(&request), "2");
