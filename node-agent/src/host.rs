@@ -1,9 +1,18 @@
 //! What this host has for workers: GPUs, processors, memory.
 
+use std::path::Path;
+
 use mosec_types::resources::WHOLE_CPU;
 use mosec_types::{Capacity, Gpu, units};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
+
+/// Where a container sees its limit, by the version of the kernel's cgroups. Without a limit the second version says `max`,
+/// and the first a number that no machine has.
+const CONTAINER_LIMITS: [&str; 2] = [
+    "sys/fs/cgroup/memory.max",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes",
+];
 
 /// A GPU of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,18 +87,22 @@ pub fn capacity(devices: &[Device]) -> Capacity {
 
 /// The memory of this machine, or of its container where that has less; zero where neither tells.
 pub fn memory_bytes() -> usize {
+    memory_below(Path::new("/"))
+}
+
+/// As [`memory_bytes`], by the files below this folder.
+fn memory_below(root: &Path) -> usize {
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).ok();
     let of_machine = || {
-        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let text = read("proc/meminfo")?;
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(kib * 1024)
     };
-    let of_container = || {
-        let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
-        text.trim().parse().ok()
-    };
-    let known = [of_machine(), of_container()];
-    known.into_iter().flatten().min().unwrap_or(0)
+    let of_container = |limit: &str| read(limit)?.trim().parse().ok();
+    let limits = CONTAINER_LIMITS.map(of_container);
+    let known = limits.into_iter().chain([of_machine()]);
+    known.flatten().min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -115,5 +128,28 @@ mod tests {
         let capacity = capacity(&devices);
         assert_eq!(capacity.gpus.len(), 2);
         assert!(capacity.cpus >= WHOLE_CPU && capacity.memory > 0);
+    }
+
+    #[test]
+    fn a_container_has_what_it_is_limited_to() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let memory = || memory_below(root.path());
+        assert_eq!(memory(), 0);
+        write("proc/meminfo", "MemTotal:       16777216 kB\nMemFree: 1 kB\n");
+        assert_eq!(memory(), 16 << 30);
+        let [second, first] = CONTAINER_LIMITS;
+        write(first, "9223372036854771712\n");
+        assert_eq!(memory(), 16 << 30);
+        write(first, "8589934592\n");
+        assert_eq!(memory(), 8 << 30);
+        write(second, "max\n");
+        assert_eq!(memory(), 8 << 30);
+        write(second, "4294967296\n");
+        assert_eq!(memory(), 4 << 30);
     }
 }
