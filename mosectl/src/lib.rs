@@ -15,6 +15,7 @@ mod login;
 pub mod manifest;
 mod nearest;
 mod patience;
+mod pipe;
 mod pki;
 mod report;
 mod requirements;

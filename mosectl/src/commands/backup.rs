@@ -12,6 +12,7 @@ use tempfile::NamedTempFile;
 use super::status::Output;
 use crate::connect::{Connection, connect};
 use crate::failure::{Exit, Failure, Result};
+use crate::pipe::{self, Input};
 use crate::report::backup::{self as report, BackupReport};
 use crate::terminal;
 
@@ -19,9 +20,10 @@ use crate::terminal;
 #[command(after_long_help = "\
 Examples:
   mosectl backup /backups/monday.backup
+  mosectl backup - > monday.backup         from a container or over ssh
   mosectl backup --check /backups/monday.backup")]
 pub(crate) struct Args {
-    /// The file to make, which must not be there yet; with --check, the one to look at.
+    /// The file to make, which must not be there yet; with --check, the one to look at. `-` is standard output, or input.
     file: PathBuf,
     /// Look at a file instead: check every byte of it, and say what is in it. Asks no control plane.
     #[arg(long)]
@@ -43,31 +45,64 @@ pub(crate) async fn run(args: Args) -> Result {
         output,
         connection,
     } = args;
-    if !check {
-        if file.exists() {
-            return Err(Failure::usage(format!("{} is there already", file.display())));
-        }
-        let stream = connect(&connection)?.client.backup().await?;
-        keep(stream, &file, allow_missing).await?;
+    if check {
+        let input = Input::open(file)?;
+        let contents = looked_at(input.path()).await?;
+        terminal::print(&rendered(&contents, output)?)?;
+        warn_of(&contents);
+        return refuse(&contents, allow_missing);
     }
-    let contents = looked_at(&file).await?;
-    let report = BackupReport::from(&contents);
-    let text = match output {
+    let is_pipe = pipe::is_pipe(&file);
+    if is_pipe {
+        pipe::refuse_terminal()?;
+    } else if file.exists() {
+        return Err(Failure::usage(format!("{} is there already", file.display())));
+    }
+    let stream = connect(&connection)?.client.backup().await?;
+    let contents = if is_pipe {
+        let (made, contents) = fetched(stream, &std::env::temp_dir(), allow_missing).await?;
+        pipe::write_out(made.path())?;
+        terminal::print_error(&rendered(&contents, output)?);
+        contents
+    } else {
+        let contents = keep(stream, &file, allow_missing).await?;
+        terminal::print(&rendered(&contents, output)?)?;
+        contents
+    };
+    warn_of(&contents);
+    Ok(())
+}
+
+fn rendered(contents: &backup::Contents, output: Output) -> Result<String> {
+    let report = BackupReport::from(contents);
+    Ok(match output {
         Output::Table => report::render(&report),
         Output::Json => serde_json::to_string_pretty(&report).context("cannot write JSON")? + "\n",
-    };
-    terminal::print(&text)?;
-    warn_of(&contents);
-    refuse(&contents, allow_missing)
+    })
 }
 
 /// Writes what arrives to a file beside `path`, which takes the name when all of it is there and checked.
-async fn keep(mut stream: BackupStream, path: &Path, allow_missing: bool) -> Result {
+async fn keep(stream: BackupStream, path: &Path, allow_missing: bool) -> Result<backup::Contents> {
     let dir = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let failed = || format!("cannot write {}", path.display());
+    let (file, contents) = fetched(stream, dir, allow_missing).await?;
+    named(file, path).with_context(failed)?;
+    // Without it, the name itself may be lost with the power.
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.with_context(failed)?;
+    Ok(contents)
+}
+
+/// What arrives, in a file of this folder, checked.
+async fn fetched(
+    mut stream: BackupStream,
+    dir: &Path,
+    allow_missing: bool,
+) -> Result<(NamedTempFile, backup::Contents)> {
+    let failed = || format!("cannot write the backup in {}", dir.display());
     let mut file = tempfile::Builder::new()
         .prefix(".mosec-backup-")
         .tempfile_in(dir)
@@ -78,11 +113,7 @@ async fn keep(mut stream: BackupStream, path: &Path, allow_missing: bool) -> Res
     file.as_file().sync_all().with_context(failed)?;
     let contents = looked_at(file.path()).await?;
     refuse(&contents, allow_missing).inspect_err(|_| warn_of(&contents))?;
-    named(file, path).with_context(failed)?;
-    // Without it, the name itself may be lost with the power.
-    Ok(File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .with_context(failed)?)
+    Ok((file, contents))
 }
 
 /// Says on standard error what a backup lacks.

@@ -9,6 +9,7 @@ use mosec_control_plane::cli::parse_peer;
 use mosec_wire::tls::Identity;
 
 use crate::failure::{Failure, Result};
+use crate::pipe::Input;
 use crate::report::history::date;
 use crate::terminal;
 
@@ -20,7 +21,7 @@ Examples:
   mosectl restore monday.backup --data-dir /var/lib/mosec --cluster-id prod --identity /etc/mosec/identity --node-id 1
   mosectl restore monday.backup --data-dir /var/lib/mosec --cluster-id prod --identity /etc/mosec/identity --node-id 1 --new-members --peers 1=10.0.0.1:7400,2=10.0.0.2:7400,3=10.0.0.3:7400")]
 pub(crate) struct Args {
-    /// The backup.
+    /// The backup. `-` is standard input.
     file: PathBuf,
     /// The member's data folder, empty or not there yet.
     #[arg(long, env = "MOSEC_DATA_DIR", value_name = "DIR")]
@@ -70,8 +71,9 @@ pub(crate) async fn run(args: Args) -> Result {
         ),
         None => None,
     };
+    let input = Input::open(args.file)?;
     let plan = Restore {
-        backup: args.file,
+        backup: input.path().to_owned(),
         data_dir: args.data_dir,
         cluster_id: args.cluster_id,
         member: args.node_id,

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::harness::{MANIFEST, User};
+use crate::harness::{MANIFEST, Ran, User};
 
 fn entries(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir)
@@ -282,5 +282,50 @@ fn a_port_that_is_taken_is_told_with_a_way_out() {
         ran.err
     );
     assert!(ran.err.contains("hint: --port takes another one"), "{}", ran.err);
+    assert_eq!(entries(&user.path("tmp")), [""; 0]);
+}
+
+#[test]
+fn a_backup_goes_through_pipes() {
+    let user = User::new();
+    let up = user.up(&[]);
+    let taken = user.command(&["backup", "-"]).output().unwrap();
+    let told = String::from_utf8(taken.stderr).unwrap();
+    assert!(taken.status.success() && told.contains("all checked"), "{told}");
+    assert_eq!(up.stop(Signal::TERM).0, Some(0));
+    fs::write(user.path("whole"), &taken.stdout).unwrap();
+    fs::write(user.path("half"), &taken.stdout[..taken.stdout.len() / 2]).unwrap();
+    let checked = user.run(&["backup", "--check", "whole"]);
+    assert_eq!((checked.code, &checked.out), (Some(0), &told), "{}", checked.err);
+
+    let piped = |args: &[&str], file: &str| {
+        let input = fs::File::open(user.path(file)).unwrap();
+        Ran::from(user.command(args).stdin(input).output().unwrap())
+    };
+    let checked = piped(&["backup", "--check", "-"], "whole");
+    assert_eq!((checked.code, &checked.out), (Some(0), &told), "{}", checked.err);
+    let checked = piped(&["backup", "--check", "-"], "half");
+    assert!(
+        checked.code == Some(1)
+            && checked.err.contains("standard-input-")
+            && checked.err.contains("cut short"),
+        "{}",
+        checked.err
+    );
+    let cluster = told.split_whitespace().nth(1).unwrap();
+    let restore = [
+        "restore",
+        "-",
+        "--data-dir",
+        "data",
+        "--cluster-id",
+        cluster,
+        "--node-id",
+        "1",
+        "--insecure",
+    ];
+    let restored = piped(&restore, "whole");
+    assert_eq!(restored.code, Some(0), "{}", restored.err);
+    assert!(user.path("data").is_dir() && !user.path("-").exists());
     assert_eq!(entries(&user.path("tmp")), [""; 0]);
 }
