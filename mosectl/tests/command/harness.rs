@@ -51,8 +51,15 @@ impl User {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mosectl"));
-        command.args(args).current_dir(&self.home).stdin(Stdio::null());
+        let mut command = self.program(env!("CARGO_BIN_EXE_mosectl"));
+        command.args(args);
+        command
+    }
+
+    /// Any program, with the user's environment.
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        command.current_dir(&self.home).stdin(Stdio::null());
         for name in ["MOSEC_CONTROL_PLANE", "MOSEC_IDENTITY", "MOSEC_LOG_LEVEL"] {
             command.env_remove(name);
         }

@@ -329,3 +329,41 @@ fn a_backup_goes_through_pipes() {
     assert!(user.path("data").is_dir() && !user.path("-").exists());
     assert_eq!(entries(&user.path("tmp")), [""; 0]);
 }
+
+#[test]
+fn containers_get_new_tokens_where_the_last_ones_will_not_do() {
+    let user = User::new();
+    let up = user.up(&[]);
+    let programs = Path::new(env!("CARGO_BIN_EXE_mosectl")).parent().unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    for role in ["agent", "gateway"] {
+        fs::create_dir_all(user.path("tokens").join(role)).unwrap();
+    }
+    let started = || {
+        let mut command = user.program("sh");
+        command.arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../configs/compose/tokens.sh"
+        ));
+        command.env("PATH", &path).env("TOKENS", user.path("tokens"));
+        let ran = Ran::from(command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ["agent", "gateway"]
+            .map(|role| fs::read_to_string(user.path("tokens").join(role).join("token")).unwrap())
+    };
+    let first = started();
+    assert!(first.iter().all(|token| token.starts_with("mosec1_")));
+    assert_eq!(started(), first, "both are still good");
+    let revoked = user.run(&["token", "revoke", first[0].trim()]);
+    assert_eq!(revoked.code, Some(0), "{}", revoked.err);
+    let later = started();
+    assert!(later[0] != first[0] && later[1] == first[1]);
+    assert_eq!(started(), later);
+    fs::remove_file(user.path("tokens/gateway/token")).unwrap();
+    let last = started();
+    assert!(last[0] == later[0] && last[1] != later[1]);
+    let listed = user.run(&["token", "list", "--output", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 4);
+    assert_eq!(up.stop(Signal::TERM).0, Some(0));
+}
