@@ -134,7 +134,21 @@ fn choose(
 ) -> Result<Target> {
     match (&flags.control_plane[..], &flags.identity) {
         ([], None) => {}
-        ([], Some(_)) => return Err(Failure::usage("--identity is given without --control-plane")),
+        ([], Some(identity)) => {
+            let Some(login) = logged_in()? else {
+                let failure = Failure::usage("--identity is given without --control-plane");
+                return Err(failure.hint(
+                    "`--control-plane HOST:PORT,.. --identity DIR` names cluster and identity; the cluster of a `mosectl \
+                     login` of this user need not be named",
+                ));
+            };
+            let choice = not_up(("the login's", &login.control_plane), find);
+            return Ok(Target {
+                identity: identity.clone(),
+                choice,
+                ..login
+            });
+        }
         (_, None) => {
             let message = "--control-plane is given without --identity, the folder of a person's certificate";
             let hint = "`mosectl login --token` gets one";
@@ -143,13 +157,9 @@ fn choose(
         (addresses, Some(identity)) => {
             let control_plane = addresses.to_vec();
             // What was exported once is easily forgotten, a flag is not.
-            let choice = match is_exported.then(find) {
-                Some(Ok(Found::Running(up))) if up.control_plane != control_plane => {
-                    let taken = ("MOSEC_CONTROL_PLANE's", &control_plane[..]);
-                    Some(between(taken, ("`mosectl up`'s", &up.control_plane)))
-                }
-                _ => None,
-            };
+            let choice = is_exported
+                .then(|| not_up(("MOSEC_CONTROL_PLANE's", &control_plane), find))
+                .flatten();
             return Ok(Target {
                 control_plane,
                 identity: identity.clone(),
@@ -191,6 +201,16 @@ fn choose(
             )),
             (None, _) => missing("no control plane is known: no `mosectl up` is running here".into()),
         },
+    }
+}
+
+/// That it is this cluster and not that of `mosectl up`, where one runs here and is another.
+fn not_up(taken: (&str, &[String]), find: impl FnOnce() -> Result<Found>) -> Option<String> {
+    match find() {
+        Ok(Found::Running(up)) if up.control_plane != taken.1 => {
+            Some(between(taken, ("`mosectl up`'s", &up.control_plane)))
+        }
+        _ => None,
     }
 }
 
@@ -281,6 +301,30 @@ mod tests {
     }
 
     #[test]
+    fn an_identity_alone_is_for_the_cluster_of_the_login() {
+        let logged_in = || {
+            Ok(Some(Target {
+                control_plane: vec!["a:1".into()],
+                identity: "/identity".into(),
+                gateway: None,
+                choice: None,
+            }))
+        };
+        let args = args(&[], Some("/identity.admin-boss"));
+        let target = choose(&args, || Ok(Found::Nothing), logged_in).unwrap();
+        assert_eq!(target.control_plane, ["a:1"]);
+        assert_eq!(target.identity, PathBuf::from("/identity.admin-boss"));
+        assert_eq!(target.choice, None);
+        let target = choose(&args, || Ok(Found::Running(context())), logged_in).unwrap();
+        assert_eq!(
+            target.choice.as_deref(),
+            Some(
+                "cluster: the login's at a:1, not `mosectl up`'s at 127.0.0.1:1 (--control-plane and --identity name one)"
+            )
+        );
+    }
+
+    #[test]
     fn one_of_two_clusters_is_named() {
         let login = Target {
             control_plane: vec!["a:1".into(), "b:1".into()],
@@ -322,6 +366,7 @@ mod tests {
         for args in [args(&["a:1"], None), args(&[], Some("/op"))] {
             let failure = choose(&args, || panic!("the context must not matter"), || Ok(None)).unwrap_err();
             assert_eq!(failure.exit, Exit::Usage, "{failure}");
+            assert!(failure.to_string().contains("hint: "), "{failure}");
         }
     }
 

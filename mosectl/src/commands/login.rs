@@ -101,9 +101,9 @@ pub(crate) async fn run(args: Args) -> Result {
                 identity.save(&kept)?;
                 std::fs::remove_dir_all(&fresh)
                     .with_context(|| format!("cannot remove {}", fresh.display()))?;
-                let kept = kept.display();
+                let (kept, addresses) = (kept.display(), control_plane.join(","));
                 return Err(failure.hint(format!(
-                    "{peer}'s identity is in {kept}: use it with --identity {kept}. A login into a folder of somebody \
+                    "{peer}'s identity is in {kept}: use it with --control-plane {addresses} --identity {kept}. A login into a folder of somebody \
                      else's needs --replace"
                 )));
             }
