@@ -138,7 +138,6 @@ impl Metrics {
     /// Shows by how many entries each of the others is behind, and nothing of members that have left.
     pub(crate) fn show_lags(&self, shown: &mut BTreeMap<u64, i64>, lags: BTreeMap<u64, i64>) {
         for member in shown.keys().filter(|member| !lags.contains_key(member)) {
-            // It was shown before.
             self.replication_lag.remove(&[&member.to_string()]);
         }
         for (member, lag) in &lags {

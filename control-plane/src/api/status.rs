@@ -1,7 +1,7 @@
 //! The leader's view of the cluster, for people and for `mosectl`.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mosec_types::topology::{Node, Phase, Placement};
 use mosec_wire::control::proto;
@@ -76,7 +76,10 @@ pub(super) fn build(api: &Api) -> proto::StatusResponse {
 }
 
 fn silence_ms(heard: Instant) -> u64 {
-    let silence = Instant::now().saturating_duration_since(heard);
+    millis(Instant::now().saturating_duration_since(heard))
+}
+
+fn millis(silence: Duration) -> u64 {
     silence.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
@@ -84,7 +87,7 @@ fn gateway_status(gateway: Gateway<'_>) -> proto::GatewayStatus {
     proto::GatewayStatus {
         name: gateway.name.to_owned(),
         build: gateway.build.to_owned(),
-        silent_ms: gateway.silent.as_millis().try_into().unwrap_or(u64::MAX),
+        silent_ms: millis(gateway.silent),
         is_lost: gateway.is_lost(),
     }
 }

@@ -12,8 +12,8 @@ pub const LOST_AFTER: Duration = Duration::from_secs(3);
 /// How long one that is lost is shown: who looks after an incident still sees it, and one that will not come back goes.
 pub const SHOWN_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// Most gateways that are kept; beyond it, those that were silent for longest are forgotten.
-pub use super::traffic::MAX_GATEWAYS;
+/// Most gateways of which anything is kept; beyond it, those that were silent for longest are forgotten.
+pub const MAX_GATEWAYS: usize = 1024;
 
 /// The gateways that have reported, and have not said that they end.
 #[derive(Debug, Default)]
@@ -51,11 +51,7 @@ impl Gateways {
             heard: now,
         };
         self.known.insert(name.to_owned(), known);
-        if self.known.len() > MAX_GATEWAYS {
-            let silent = self.known.iter().min_by_key(|(_, known)| known.heard);
-            let silent = silent.map(|(name, _)| name.clone());
-            silent.and_then(|name| self.known.remove(&name));
-        }
+        bound(&mut self.known, |known| known.heard);
     }
 
     /// Forgets a gateway of which a `run` has said that it ends, unless another one has begun.
@@ -73,6 +69,15 @@ impl Gateways {
             silent: now.saturating_duration_since(known.heard),
         });
         gateways.filter(|gateway| gateway.silent < SHOWN_FOR)
+    }
+}
+
+/// Forgets what is beyond [`MAX_GATEWAYS`], after one was added. `heard`: when a gateway reported last.
+pub(super) fn bound<T>(gateways: &mut BTreeMap<String, T>, heard: impl Fn(&T) -> Instant) {
+    if gateways.len() > MAX_GATEWAYS {
+        let silent = gateways.iter().min_by_key(|(_, gateway)| heard(gateway));
+        let silent = silent.map(|(name, _)| name.clone());
+        silent.and_then(|name| gateways.remove(&name));
     }
 }
 

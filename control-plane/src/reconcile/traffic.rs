@@ -6,8 +6,7 @@ use std::time::Instant;
 use mosec_types::Revision;
 use mosec_types::traffic::Counts;
 
-/// Most gateways whose reports are kept; beyond it, those that were silent for longest are forgotten.
-pub const MAX_GATEWAYS: usize = 1024;
+use super::gateways;
 
 /// The last report of each gateway. Counts grow from the gateway's start, so a leader that has just begun is told
 /// all there is to know by the next reports.
@@ -27,11 +26,7 @@ impl Traffic {
     pub fn report(&mut self, gateway: &str, counts: BTreeMap<Revision, Counts>, now: Instant) {
         let report = Report { heard: now, counts };
         self.gateways.insert(gateway.to_owned(), report);
-        if self.gateways.len() > MAX_GATEWAYS {
-            let silent = self.gateways.iter().min_by_key(|(_, report)| report.heard);
-            let silent = silent.map(|(name, _)| name.clone());
-            silent.and_then(|name| self.gateways.remove(&name));
-        }
+        gateways::bound(&mut self.gateways, |report| report.heard);
     }
 
     /// All requests of a revision.
@@ -49,6 +44,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::reconcile::gateways::MAX_GATEWAYS;
 
     fn counts(requests: u64) -> BTreeMap<Revision, Counts> {
         let counts = Counts {
