@@ -2,11 +2,9 @@
 
 use mosec_types::reach::MAX_UNREACHABLE;
 use mosec_wire::control::proto;
-use mosec_wire::tls::Role;
+use mosec_wire::tls::{Identity, Role};
 
 use crate::harness::{Cluster, eventually};
-
-const RUN: &str = "0123456789abcdef";
 
 fn report(nodes: usize, address: &str) -> proto::TrafficReport {
     let found = proto::UnreachableNode {
@@ -15,11 +13,28 @@ fn report(nodes: usize, address: &str) -> proto::TrafficReport {
         cause: "no answer".into(),
     };
     proto::TrafficReport {
-        gateway: RUN.into(),
+        gateway: "0123456789abcdef".into(),
         name: "somebody-else".into(),
         unreachable: vec![found; nodes],
         ..Default::default()
     }
+}
+
+/// Makes a member take a gateway's report, again where the leader has changed, until the status is as wanted.
+async fn tell(
+    cluster: &Cluster,
+    [member, leader]: [u64; 2],
+    gateway: &Identity,
+    report: proto::TrafficReport,
+    is_wanted: impl Fn(&proto::StatusResponse) -> bool,
+) {
+    eventually("the report is taken", async || {
+        let mut service = cluster.service(member, Some(gateway));
+        service.report_traffic(report.clone()).await.ok()?;
+        let status = cluster.client(&[leader]).status().await.ok()?;
+        is_wanted(&status).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,13 +58,10 @@ async fn who_cannot_reach_a_node_is_called_as_its_certificate_says() {
 
     // A leader that changes forgets what it was told; gateways say it again each second.
     let is_told = async |member, report: proto::TrafficReport, expected: &[proto::UnreachableFrom]| {
-        eventually("the report is taken", async || {
-            let mut service = cluster.service(member, Some(&gateway));
-            service.report_traffic(report.clone()).await.ok()?;
-            let status = cluster.client(&[leader]).status().await.ok()?;
+        tell(&cluster, [member, leader], &gateway, report, |status| {
             let node = &status.nodes[0];
             assert_eq!(node.unreachable.len(), node.unreachable_from as usize);
-            (node.unreachable == expected).then_some(())
+            node.unreachable == expected
         })
         .await;
     };
@@ -79,16 +91,10 @@ async fn gateways_are_listed_as_their_certificates_call_them() {
     let follower = cluster.followers().await[0];
     let gateway = cluster.ca.as_ref().unwrap().issue(Role::Gateway, "g").unwrap();
     let is_told = async |member, report: proto::TrafficReport, expected: &[(&str, &str)]| {
-        eventually("the report is taken", async || {
-            let mut service = cluster.service(member, Some(&gateway));
-            service.report_traffic(report.clone()).await.ok()?;
-            let status = cluster.client(&[leader]).status().await.ok()?;
-            let found: Vec<_> = status
-                .gateways
-                .iter()
-                .map(|gateway| (gateway.name.as_str(), gateway.build.as_str()))
-                .collect();
-            (found == expected).then_some(())
+        tell(&cluster, [member, leader], &gateway, report, |status| {
+            let gateways = status.gateways.iter();
+            let found = gateways.map(|gateway| (gateway.name.as_str(), gateway.build.as_str()));
+            found.eq(expected.iter().copied())
         })
         .await;
     };

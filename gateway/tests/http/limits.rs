@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mosec_gateway::Config;
-use mosec_types::topology::Phase;
+use mosec_types::topology::{Deployment, Phase};
 use mosec_types::{ErrorCode, PipelineSpec};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -338,23 +338,26 @@ async fn a_client_that_does_not_read_its_answer_is_dropped() {
     assert!(rest(&mut deaf).await.len() < 32 << 20);
 }
 
-#[tokio::test]
-async fn a_request_whose_revision_ends_while_its_body_comes_goes_to_the_next() {
-    let bench = bench_with(Config::default(), spec()).await;
-    let mut slow = open(
-        &bench,
+/// A client whose body has come by half when its revision ends, and `deployment` is all that there is then.
+async fn amid_its_body(bench: &Bench, deployment: Deployment) -> TcpStream {
+    let slow = open(
+        bench,
         b"POST /inference HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n123",
     )
     .await;
     eventually("it is in flight", async || bench.in_flight().await == 1.0).await;
-    bench
-        .topology
-        .send(topology(2, vec![deployment(2, spec(), Phase::Serving)]))
-        .unwrap();
+    bench.topology.send(topology(2, vec![deployment])).unwrap();
     eventually("the old revision is gone", async || {
         bench.registry.dispatcher(key(1, 0)).is_none()
     })
     .await;
+    slow
+}
+
+#[tokio::test]
+async fn a_request_whose_revision_ends_while_its_body_comes_goes_to_the_next() {
+    let bench = bench_with(Config::default(), spec()).await;
+    let mut slow = amid_its_body(&bench, deployment(2, spec(), Phase::Serving)).await;
     bench.grant(key(2, 0), ONE);
     slow.write_all(b"456").await.unwrap();
     let batch = bench.batch().await;
@@ -368,21 +371,8 @@ async fn a_request_whose_revision_ends_while_its_body_comes_goes_to_the_next() {
 #[tokio::test]
 async fn a_request_whose_revision_ends_without_a_successor_is_counted_as_refused() {
     let bench = bench_with(Config::default(), spec()).await;
-    let mut slow = open(
-        &bench,
-        b"POST /inference HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n123",
-    )
-    .await;
-    eventually("it is in flight", async || bench.in_flight().await == 1.0).await;
     // It is over, but not forgotten yet.
-    bench
-        .topology
-        .send(topology(2, vec![deployment(1, spec(), Phase::Retiring)]))
-        .unwrap();
-    eventually("the revision is gone", async || {
-        bench.registry.dispatcher(key(1, 0)).is_none()
-    })
-    .await;
+    let mut slow = amid_its_body(&bench, deployment(1, spec(), Phase::Retiring)).await;
     slow.write_all(b"456").await.unwrap();
     let answer = until(&mut slow, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
